@@ -1,0 +1,1 @@
+//! The CRI services: sandbox and container life cycles, statistics, reconciliation.

@@ -1,0 +1,1 @@
+//! The node agent: drives pods of a Kubernetes manifest through the CRI.

@@ -1,0 +1,1 @@
+//! The pod network: netlink, nftables, address leases, host ports.

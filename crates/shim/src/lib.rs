@@ -1,0 +1,1 @@
+//! The per-pod supervisor, its wire protocol and the client for it.

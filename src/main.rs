@@ -1,0 +1,3 @@
+//! vaquita: Kubernetes pods on one bare Linux host.
+
+fn main() {}
