@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .bytes(".runtime.v1.ExecSyncResponse")
+        .skip_debug([".runtime.v1.AuthConfig", ".vaquita.v1.PullImageRequest"])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,14 +1,34 @@
 //! CRI v1 and vaquita's own service: generated clients and servers.
-#![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated code")]
 
 /// `runtime.v1`: the Container Runtime Interface (1.36, with 1.37's additions).
 pub mod cri {
     tonic::include_proto!("runtime.v1");
+
+    impl std::fmt::Debug for AuthConfig {
+        /// Names the user and the server; never prints a secret.
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("AuthConfig")
+                .field("username", &self.username)
+                .field("server_address", &self.server_address)
+                .finish_non_exhaustive()
+        }
+    }
 }
 
 /// `vaquita.v1`: what the command line needs beside the CRI.
 pub mod node {
     tonic::include_proto!("vaquita.v1");
+
+    impl std::fmt::Debug for PullImageRequest {
+        /// Names the image and the user; never prints the password.
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("PullImageRequest")
+                .field("reference", &self.reference)
+                .field("username", &self.username)
+                .finish_non_exhaustive()
+        }
+    }
 }
 
 /// `grpc.health.v1`: the protocol of gRPC probes.
