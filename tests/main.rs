@@ -1,1 +1,3 @@
+//! Tests of the whole system, in one binary.
 
+mod workspace;
