@@ -1,1 +1,16 @@
 //! The CRI services: sandbox and container life cycles, statistics, reconciliation.
+//!
+//! [`Server`] answers `runtime.v1` (kubelet, crictl, the node agent) and `vaquita.v1` (our own command line) on one unix
+//! socket. It holds no process and no stream of a container: those belong to the shim of the pod. What it holds is
+//! rebuilt from the records below the state directory and from the kernel whenever it starts.
+//!
+//! [`check::inventory`] lists every kernel resource of ours with its owner, with or without a running server.
+
+pub mod check;
+mod config;
+mod error;
+mod server;
+
+pub use config::{Config, DemoImage, NetworkConfig};
+pub use error::{Error, Kind, Result};
+pub use server::Server;

@@ -1,0 +1,76 @@
+//! What a server is started with.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// Where a server keeps its things and how it behaves.
+///
+/// Two servers on one host need different `root`, `state`, `socket`, `cgroup_root` and network.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Survives a reboot: images, snapshots. Made with mode 0700.
+    pub root: PathBuf,
+    /// Dies with a reboot: records, sockets, leases. Should be on a tmpfs. Made with mode 0700.
+    pub state: PathBuf,
+    /// The socket of the services, mode 0600.
+    pub socket: PathBuf,
+    /// The built-in pod network. `None`: every pod must use the network of the host.
+    pub network: Option<NetworkConfig>,
+    /// The cgroup, in cgroupfs syntax, below which pods without a `cgroup_parent` get theirs.
+    pub cgroup_root: PathBuf,
+    /// The static executable that shims run, copied into a sealed memory file at start. `None`: the running executable.
+    pub executable: Option<PathBuf>,
+    /// An image that any pull of its reference gets without a registry.
+    pub demo_image: Option<DemoImage>,
+    /// Raise an `oom_score_adj` that this process may not set to the lowest that it may, instead of refusing the container.
+    /// For hosts where root lacks `CAP_SYS_RESOURCE`.
+    pub restrict_oom_score_adj: bool,
+    /// End when for two seconds there has been no pod and no connection.
+    pub idle_exit: bool,
+}
+
+impl Default for Config {
+    /// The one server of a host: `/var/lib/vaquita`, `/run/vaquita`.
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/vaquita".into(),
+            state: "/run/vaquita".into(),
+            socket: "/run/vaquita/vaquita.sock".into(),
+            network: Some(NetworkConfig::default()),
+            cgroup_root: "/vaquita".into(),
+            executable: None,
+            demo_image: None,
+            restrict_oom_score_adj: false,
+            idle_exit: false,
+        }
+    }
+}
+
+/// The built-in bridge network.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// The bridge, and the name of the nftables table. At most 15 bytes.
+    pub bridge: String,
+    /// First address and prefix length of the range that pods get their addresses from.
+    pub subnet: (Ipv4Addr, u8),
+    /// The MTU of the pods' interfaces. `None`: that of the bridge.
+    pub mtu: Option<u32>,
+}
+
+impl Default for NetworkConfig {
+    /// `vaquita0`, `10.210.0.0/16`.
+    fn default() -> Self {
+        Self { bridge: "vaquita0".into(), subnet: (Ipv4Addr::new(10, 210, 0, 0), 16), mtu: None }
+    }
+}
+
+/// An image made of our own executable, at `/bin/vaquita`.
+#[derive(Clone, Debug)]
+pub struct DemoImage {
+    /// What a manifest calls it.
+    pub reference: String,
+    /// What a container runs that gives no command.
+    pub entrypoint: Vec<String>,
+    /// Other names of the executable in the image, as symbolic links: `/bin/sh` …
+    pub links: Vec<String>,
+}
