@@ -1,0 +1,168 @@
+//! The CRI calls of a pod's life.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint, Uri};
+use vaquita_proto::cri::image_service_client::ImageServiceClient;
+use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
+use vaquita_proto::cri::{self, NamespaceMode};
+
+use crate::AnyError;
+use crate::archive::BUSYBOX;
+
+/// A connection to one daemon's CRI socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    runtime: RuntimeServiceClient<Channel>,
+    image: ImageServiceClient<Channel>,
+}
+
+/// One pod with one container, and what it takes to remove it.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) sandbox: String,
+    pub(crate) container: String,
+}
+
+impl Client {
+    /// Connects at the first call.
+    pub(crate) fn new(socket: &Path) -> Result<Self, AnyError> {
+        let socket = socket.to_owned();
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(
+            move |_: Uri| {
+                let socket = socket.clone();
+                async move {
+                    let stream = tokio::net::UnixStream::connect(socket).await?;
+                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+                }
+            },
+        ));
+        Ok(Self { runtime: RuntimeServiceClient::new(channel.clone()), image: ImageServiceClient::new(channel) })
+    }
+
+    /// The runtime's name and version; fails while the daemon does not answer.
+    pub(crate) async fn version(&self) -> Result<String, AnyError> {
+        let request = cri::VersionRequest { version: "v1".into() };
+        let answer = self.runtime.clone().version(request).await?.into_inner();
+        Ok(format!("{} {}", answer.runtime_name, answer.runtime_version))
+    }
+
+    /// Waits until the image is known.
+    pub(crate) async fn has_image(&self, reference: &str) -> Result<bool, AnyError> {
+        let image = Some(cri::ImageSpec { image: reference.into(), ..Default::default() });
+        let request = cri::ImageStatusRequest { image, verbose: false };
+        Ok(self.image.clone().image_status(request).await?.into_inner().image.is_some())
+    }
+
+    /// RunPodSandbox, CreateContainer, StartContainer.
+    pub(crate) async fn run_pod(&self, name: &str, host_network: bool) -> Result<Pod, AnyError> {
+        let mut runtime = self.runtime.clone();
+        let config = sandbox_config(name, host_network);
+        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let sandbox = runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.clone(),
+            config: Some(container_config()),
+            sandbox_config: Some(config),
+        };
+        let container = runtime.create_container(request).await?.into_inner().container_id;
+        runtime.start_container(cri::StartContainerRequest { container_id: container.clone() }).await?;
+        Ok(Pod { sandbox, container })
+    }
+
+    /// StopContainer(0), RemoveContainer, StopPodSandbox, RemovePodSandbox.
+    pub(crate) async fn remove_pod(&self, pod: &Pod) -> Result<(), AnyError> {
+        let mut runtime = self.runtime.clone();
+        let container_id = pod.container.clone();
+        runtime.stop_container(cri::StopContainerRequest { container_id, timeout: 0 }).await?;
+        runtime.remove_container(cri::RemoveContainerRequest { container_id: pod.container.clone() }).await?;
+        let pod_sandbox_id = pod.sandbox.clone();
+        runtime.stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id }).await?;
+        let pod_sandbox_id = pod.sandbox.clone();
+        runtime.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id }).await?;
+        Ok(())
+    }
+
+    /// Runs `true` in the container.
+    pub(crate) async fn exec_true(&self, pod: &Pod) -> Result<(), AnyError> {
+        let request = cri::ExecSyncRequest {
+            container_id: pod.container.clone(),
+            cmd: vec!["true".into()],
+            timeout: 30,
+        };
+        let answer = self.runtime.clone().exec_sync(request).await?.into_inner();
+        if answer.exit_code == 0 { Ok(()) } else { Err(format!("true ended with {}", answer.exit_code).into()) }
+    }
+
+    /// The number of running containers.
+    pub(crate) async fn running(&self) -> Result<usize, AnyError> {
+        let state = Some(cri::ContainerStateValue { state: cri::ContainerState::ContainerRunning.into() });
+        let filter = Some(cri::ContainerFilter { state, ..Default::default() });
+        let answer = self.runtime.clone().list_containers(cri::ListContainersRequest { filter }).await?;
+        Ok(answer.into_inner().containers.len())
+    }
+}
+
+fn sandbox_config(name: &str, host_network: bool) -> cri::PodSandboxConfig {
+    let network = if host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
+    let options = cri::NamespaceOption {
+        network: network.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
+        ..Default::default()
+    };
+    cri::PodSandboxConfig {
+        metadata: Some(cri::PodSandboxMetadata {
+            name: name.into(),
+            uid: format!("uid-{name}"),
+            namespace: "bench".into(),
+            attempt: 0,
+        }),
+        hostname: if host_network { String::new() } else { name.into() },
+        linux: Some(cri::LinuxPodSandboxConfig {
+            cgroup_parent: format!("/vaquita-bench/{name}"),
+            security_context: Some(cri::LinuxSandboxSecurityContext {
+                namespace_options: Some(options),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn container_config() -> cri::ContainerConfig {
+    cri::ContainerConfig {
+        metadata: Some(cri::ContainerMetadata { name: "main".into(), attempt: 0 }),
+        image: Some(cri::ImageSpec { image: BUSYBOX.into(), ..Default::default() }),
+        command: vec!["sleep".into(), "1000000".into()],
+        linux: Some(cri::LinuxContainerConfig {
+            resources: Some(cri::LinuxContainerResources { cpu_shares: 100, ..Default::default() }),
+            security_context: Some(cri::LinuxContainerSecurityContext {
+                namespace_options: Some(cri::NamespaceOption {
+                    pid: NamespaceMode::Container.into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+        }),
+        ..Default::default()
+    }
+}
+
+/// Asks until `ready` says yes, every 2 ms, for at most `limit`.
+pub(crate) async fn until<F, Fut>(limit: Duration, what: &str, mut ready: F) -> Result<Duration, AnyError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let start = std::time::Instant::now();
+    while !ready().await {
+        if start.elapsed() > limit {
+            return Err(format!("{what}: not within {limit:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(start.elapsed())
+}

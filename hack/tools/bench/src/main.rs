@@ -1,0 +1,107 @@
+//! Measures vaquita beside containerd on one machine in one run.
+//!
+//! Both daemons run at the same time in private directories, with the same image, and each figure is taken from
+//! both in turn, so that the ratio holds even on a noisy machine. Every client call is gRPC over the CRI socket.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
+
+mod archive;
+mod client;
+mod measure;
+mod memory;
+mod peer;
+mod report;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::measure::Settings;
+use crate::peer::Peer;
+use crate::report::Report;
+
+/// Errors are shown to a person and end the run.
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+const USAGE: &str = "\
+usage: hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--out DIR]
+
+  --vaquita BIN   the binary to measure (hack/bench builds and names the release binary)
+  --rounds N      pods measured one after another for each latency (default 40)
+  --pods N        pods alive for the memory and restart figures (default 50)
+  --only PEER     measure one side only
+  --out DIR       write bench.txt, bench.json and bench.svg there (default target/bench)";
+
+struct Options {
+    vaquita: PathBuf,
+    out: PathBuf,
+    only: Option<String>,
+    settings: Settings,
+}
+
+fn main() -> ExitCode {
+    match options(std::env::args().skip(1)).and_then(|options| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(mut args: impl Iterator<Item = String>) -> Result<Options, AnyError> {
+    let mut options = Options {
+        vaquita: PathBuf::from("target/x86_64-unknown-linux-gnu/release/vaquita"),
+        out: PathBuf::from("target/bench"),
+        only: None,
+        settings: Settings { rounds: 40, pods: 50 },
+    };
+    while let Some(flag) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{flag} needs a value\n{USAGE}"));
+        match flag.as_str() {
+            "--vaquita" => options.vaquita = value()?.into(),
+            "--rounds" => options.settings.rounds = value()?.parse()?,
+            "--pods" => options.settings.pods = value()?.parse()?,
+            "--only" => options.only = Some(value()?),
+            "--out" => options.out = value()?.into(),
+            "-h" | "--help" => {
+                println!("{USAGE}");
+                #[allow(clippy::exit, reason = "help ends the program")]
+                std::process::exit(0);
+            }
+            other => return Err(format!("unknown argument {other:?}\n{USAGE}").into()),
+        }
+    }
+    Ok(options)
+}
+
+fn run(options: &Options) -> Result<(), AnyError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err("needs root: both daemons make namespaces, cgroups and mounts".into());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let work = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
+    let archives = archive::write(work.path())?;
+    let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
+
+    let mut peers = Vec::new();
+    if wanted("vaquita") {
+        peers.push(Peer::vaquita(&options.vaquita, work.path(), &archives)?);
+    }
+    if wanted("containerd") {
+        peers.push(Peer::containerd(work.path(), &archives)?);
+    }
+    let mut report = Report::new(&peers);
+    let outcome = runtime.block_on(measure::all(&mut peers, &options.settings, &mut report));
+    for peer in peers {
+        peer.stop();
+    }
+    outcome?;
+
+    let text = report.text();
+    print!("{text}");
+    std::fs::create_dir_all(&options.out)?;
+    std::fs::write(options.out.join("bench.txt"), &text)?;
+    std::fs::write(options.out.join("bench.json"), serde_json::to_vec_pretty(&report.json())?)?;
+    std::fs::write(options.out.join("bench.svg"), report.svg())?;
+    println!("written: {0}/bench.txt {0}/bench.json {0}/bench.svg", options.out.display());
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Resident and proportional memory of a daemon and of its helpers.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Memory of a set of processes, in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) processes: usize,
+    pub(crate) rss: u64,
+    pub(crate) pss: u64,
+}
+
+/// One process, from `/proc/PID/smaps_rollup` (proc_pid_smaps(5)).
+pub(crate) fn of(pid: u32) -> Memory {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    Memory { processes: 1, rss: field("Rss:"), pss: field("Pss:") }
+}
+
+/// Everything a daemon started that stays beside the workload: shims, monitors, pause processes.
+///
+/// They are the processes that name the daemon's directory in their command line, and what descends from them,
+/// without the workload itself.
+pub(crate) fn helpers(daemon: u32, dir: &Path, workload: &str) -> Memory {
+    let mut parents = HashMap::new();
+    let mut roots = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some(parent) = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok())
+        else {
+            continue;
+        };
+        parents.insert(pid, parent);
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        if pid != daemon && pid != std::process::id() && command.contains(&dir.display().to_string()) {
+            roots.push(pid);
+        }
+    }
+    let descends = |mut pid: u32| loop {
+        if roots.contains(&pid) {
+            return true;
+        }
+        match parents.get(&pid) {
+            Some(&parent) => pid = parent,
+            None => return false,
+        }
+    };
+    let mut total = Memory::default();
+    for &pid in parents.keys().filter(|&&pid| descends(pid)) {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() != workload {
+            let one = of(pid);
+            total.processes += 1;
+            total.rss += one.rss;
+            total.pss += one.pss;
+        }
+    }
+    total
+}
+
+/// CPU time the whole machine has spent (user, nice, system, irq, softirq), in ms (proc_stat(5)).
+pub(crate) fn machine_cpu_ms() -> u64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let fields: Vec<u64> =
+        text.lines().next().unwrap_or("").split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let ticks: u64 = [0, 1, 2, 5, 6].iter().filter_map(|&index: &usize| fields.get(index)).sum();
+    ticks * 1000 / rustix::param::clock_ticks_per_second()
+}

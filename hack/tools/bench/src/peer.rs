@@ -1,0 +1,204 @@
+//! The two daemons, each in private directories with its own network.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::AnyError;
+use crate::archive::{Archives, BUSYBOX, PAUSE};
+use crate::client::{Client, until};
+
+/// The cgroup below which every pod of a run lies.
+const CGROUP: &str = "vaquita-bench";
+/// How long a daemon may take to answer for the first time.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// A daemon that this program started.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) client: Client,
+    /// The directory that stands in the command lines of this peer's helpers.
+    pub(crate) dir: PathBuf,
+    socket: PathBuf,
+    program: PathBuf,
+    args: Vec<String>,
+    load: Vec<(PathBuf, Vec<String>)>,
+    daemon: Option<Child>,
+}
+
+impl Peer {
+    /// vaquita from the given binary.
+    pub(crate) fn vaquita(program: &Path, work: &Path, archives: &Archives) -> Result<Self, AnyError> {
+        let program = program.canonicalize().map_err(|error| format!("{}: {error}", program.display()))?;
+        let dir = work.join("v");
+        let socket = dir.join("vaquita.sock");
+        let common: Vec<String> = [
+            ("--root", dir.join("root")),
+            ("--state", dir.join("state")),
+            ("--socket", socket.clone()),
+            ("--bridge", "vqbench0".into()),
+            ("--subnet", "10.222.0.0/16".into()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value.display().to_string()])
+        .collect();
+        let mut args = common.clone();
+        args.push("daemon".into());
+        let mut load = common;
+        load.extend(["image".into(), "load".into(), archives.busybox.display().to_string()]);
+        let load = vec![(program.clone(), load)];
+        Self::new("vaquita", program, args, dir, socket, load)
+    }
+
+    /// Debian's containerd with runc and Debian's CNI bridge, host-local and portmap.
+    pub(crate) fn containerd(work: &Path, archives: &Archives) -> Result<Self, AnyError> {
+        let program = PathBuf::from("/usr/bin/containerd");
+        if !program.exists() {
+            return Err("containerd is not installed; install containerd and containernetworking-plugins".into());
+        }
+        let dir = work.join("c");
+        let socket = dir.join("containerd.sock");
+        std::fs::create_dir_all(dir.join("cni"))?;
+        std::fs::write(dir.join("cni/10-bench.conflist"), CNI.replace("@DIR@", &dir.display().to_string()))?;
+        let config = dir.join("config.toml");
+        std::fs::write(&config, CONFIG.replace("@DIR@", &dir.display().to_string()).replace("@PAUSE@", PAUSE))?;
+        let load = [&archives.busybox, &archives.pause]
+            .into_iter()
+            .map(|archive| {
+                let (socket, archive) = (socket.display().to_string(), archive.display().to_string());
+                let args = ["-a", &socket, "-n", "k8s.io", "images", "import", &archive].map(str::to_owned);
+                (PathBuf::from("/usr/bin/ctr"), args.to_vec())
+            })
+            .collect();
+        let args = vec!["-c".into(), config.display().to_string(), "-l".into(), "error".into()];
+        Self::new("containerd", program, args, dir, socket, load)
+    }
+
+    fn new(
+        name: &'static str,
+        program: PathBuf,
+        args: Vec<String>,
+        dir: PathBuf,
+        socket: PathBuf,
+        load: Vec<(PathBuf, Vec<String>)>,
+    ) -> Result<Self, AnyError> {
+        std::fs::create_dir_all(&dir)?;
+        let client = Client::new(&socket)?;
+        Ok(Self { name, client, dir, socket, program, args, load, daemon: None })
+    }
+
+    /// Starts the daemon and returns the time until it answers.
+    pub(crate) async fn start(&mut self) -> Result<Duration, AnyError> {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("daemon.log"))?;
+        let child = Command::new(&self.program)
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("{}: {error}", self.program.display()))?;
+        self.daemon = Some(child);
+        self.client = Client::new(&self.socket)?;
+        let client = self.client.clone();
+        until(START_LIMIT, self.name, || async { client.version().await.is_ok() }).await.map_err(|error| {
+            let log = std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default();
+            format!("{error}; its log:\n{log}").into()
+        })
+    }
+
+    /// Imports the images.
+    pub(crate) async fn load_images(&self) -> Result<(), AnyError> {
+        for (program, args) in &self.load {
+            let output = Command::new(program).args(args).output()?;
+            if !output.status.success() {
+                let text = String::from_utf8_lossy(&output.stderr);
+                return Err(format!("{} {}: {text}", program.display(), args.join(" ")).into());
+            }
+        }
+        if !self.client.has_image(BUSYBOX).await? {
+            return Err(format!("{}: {BUSYBOX} is not there after the import", self.name).into());
+        }
+        Ok(())
+    }
+
+    /// The daemon's process id; 0 when it does not run.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.as_ref().map_or(0, Child::id)
+    }
+
+    /// kill -9 of the daemon, and only of it.
+    pub(crate) fn kill(&mut self) -> Result<(), AnyError> {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill()?;
+            daemon.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the daemon and removes what it left in the cgroup tree and the network.
+    pub(crate) fn stop(mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            if let Some(pid) = i32::try_from(daemon.id()).ok().and_then(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+            let _ = daemon.wait();
+        }
+        for link in ["vqbench0", "cnibench0"] {
+            if Path::new("/sys/class/net").join(link).exists() {
+                let _ = Command::new("ip").args(["link", "delete", link]).status();
+            }
+        }
+        for mount in cgroup_mounts() {
+            remove_groups(&mount.join(CGROUP));
+        }
+    }
+}
+
+fn cgroup_mounts() -> Vec<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields
+        .filter(|fields| fields.get(2).is_some_and(|kind| kind.starts_with("cgroup")))
+        .map(|fields| PathBuf::from(fields[1]))
+        .collect()
+}
+
+fn remove_groups(group: &Path) {
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(group);
+}
+
+const CONFIG: &str = r#"version = 2
+root = "@DIR@/root"
+state = "@DIR@/state"
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+[grpc]
+  address = "@DIR@/containerd.sock"
+[ttrpc]
+  address = "@DIR@/containerd.sock.ttrpc"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "@PAUSE@"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "@DIR@/cni"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+"#;
+
+const CNI: &str = r#"{
+  "cniVersion": "0.4.0",
+  "name": "bench",
+  "plugins": [
+    { "type": "bridge", "bridge": "cnibench0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+      "ipam": { "type": "host-local", "dataDir": "@DIR@/ipam", "ranges": [[{ "subnet": "10.223.0.0/16" }]],
+                "routes": [{ "dst": "0.0.0.0/0" }] } },
+    { "type": "portmap", "capabilities": { "portMappings": true } }
+  ]
+}
+"#;

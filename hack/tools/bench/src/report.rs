@@ -1,0 +1,161 @@
+//! The figures as a text table, as JSON, and as a plot of ratios.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::peer::Peer;
+
+/// Which direction of a figure is the good one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Better {
+    Higher,
+    Lower,
+}
+
+#[derive(Debug)]
+struct Row {
+    name: String,
+    unit: &'static str,
+    better: Better,
+    values: Vec<Option<f64>>,
+}
+
+impl Row {
+    /// How many times better the first column is than the second.
+    fn ratio(&self) -> Option<f64> {
+        let (Some(Some(ours)), Some(Some(theirs))) = (self.values.first(), self.values.get(1)) else { return None };
+        Some(if self.better == Better::Lower { theirs / ours } else { ours / theirs })
+    }
+}
+
+/// Everything that one run has measured.
+#[derive(Debug)]
+pub(crate) struct Report {
+    peers: Vec<(&'static str, String)>,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    /// An empty table with a column for each peer.
+    pub(crate) fn new(peers: &[Peer]) -> Self {
+        Self { peers: peers.iter().map(|peer| (peer.name, String::new())).collect(), rows: Vec::new() }
+    }
+
+    /// What a peer calls itself.
+    pub(crate) fn version(&mut self, peer: &str, version: String) {
+        if let Some(column) = self.peers.iter_mut().find(|(name, _)| *name == peer) {
+            column.1 = version;
+        }
+    }
+
+    /// Enters one figure.
+    pub(crate) fn row(&mut self, name: &str, unit: &'static str, better: Better, peer: &str, value: f64) {
+        let Some(column) = self.peers.iter().position(|(name, _)| *name == peer) else { return };
+        let index = self.rows.iter().position(|row| row.name == name).unwrap_or_else(|| {
+            let values = vec![None; self.peers.len()];
+            self.rows.push(Row { name: name.to_owned(), unit, better, values });
+            self.rows.len() - 1
+        });
+        self.rows[index].values[column] = Some(value);
+    }
+
+    /// The table for people.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!("{}\n\n", machine());
+        for (name, version) in &self.peers {
+            let _ = writeln!(text, "{name}: {version}");
+        }
+        let _ = write!(text, "\n{:<38}", "");
+        for (name, _) in &self.peers {
+            let _ = write!(text, "{name:>14}");
+        }
+        text.push_str("     ratio\n");
+        for row in &self.rows {
+            let _ = write!(text, "{:<38}", row.name);
+            for value in &row.values {
+                let cell = value.map_or_else(|| "-".to_owned(), |value| format!("{} {}", figure(value), row.unit));
+                let _ = write!(text, "{:>14}", cell.trim_end());
+            }
+            match row.ratio() {
+                Some(ratio) => _ = writeln!(text, "{:>9}x", figure(ratio)),
+                None => text.push('\n'),
+            }
+        }
+        text
+    }
+
+    /// The same for programs.
+    pub(crate) fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let values = self.peers.iter().zip(&row.values).map(|((name, _), value)| (*name, json!(value)));
+                let values: serde_json::Map<String, Value> =
+                    values.map(|(name, value)| (name.to_owned(), value)).collect();
+                json!({ "name": row.name, "unit": row.unit, "values": values, "ratio": row.ratio() })
+            })
+            .collect();
+        json!({ "machine": machine(), "rows": rows })
+    }
+
+    /// Bars of how many times better the first peer is, on a logarithmic axis.
+    pub(crate) fn svg(&self) -> String {
+        let bars: Vec<(&Row, f64)> = self.rows.iter().filter_map(|row| Some((row, row.ratio()?))).collect();
+        let (label, width, line, top) = (290.0, 420.0, 24.0, 60.0);
+        let height = f64::from(u32::try_from(bars.len()).unwrap_or(u32::MAX)).mul_add(line, top + 30.0);
+        let most = bars.iter().map(|(_, ratio)| ratio.max(1.0 / ratio)).fold(10.0, f64::max).log10();
+        let x = |ratio: f64| (ratio.log10().clamp(-most, most) / most).mul_add(width / 2.0, label + width / 2.0);
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{height}\" font-family=\"sans-serif\" \
+             font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+             <text x=\"16\" y=\"24\" font-size=\"15\">How many times better than containerd (log scale)</text>\n\
+             <text x=\"16\" y=\"42\" fill=\"#666\">{1}</text>\n",
+            label + width + 90.0,
+            machine()
+        );
+        for (index, (row, ratio)) in bars.iter().enumerate() {
+            let y = f64::from(u32::try_from(index).unwrap_or(u32::MAX)).mul_add(line, top);
+            let (from, to) = (x(1.0).min(x(*ratio)), x(1.0).max(x(*ratio)));
+            let colour = if *ratio >= 1.0 { "#2a7f9e" } else { "#c0504d" };
+            let _ = writeln!(
+                svg,
+                "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\
+                 <rect x=\"{from}\" y=\"{y}\" width=\"{}\" height=\"16\" fill=\"{colour}\"/>\
+                 <text x=\"{}\" y=\"{}\">{}x</text>",
+                label - 8.0,
+                y + 12.0,
+                row.name,
+                (to - from).max(1.0),
+                to + 6.0,
+                y + 12.0,
+                figure(*ratio)
+            );
+        }
+        let _ = writeln!(
+            svg,
+            "<line x1=\"{0}\" y1=\"{top}\" x2=\"{0}\" y2=\"{1}\" stroke=\"#333\"/>\n</svg>",
+            x(1.0),
+            height - 20.0
+        );
+        svg
+    }
+}
+
+/// Three significant digits, no exponent.
+fn figure(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn machine() -> String {
+    let kernel = rustix::system::uname();
+    let release = kernel.release().to_string_lossy();
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let groups = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
+    format!("Linux {release}, {cores} cores, cgroup {groups}")
+}
