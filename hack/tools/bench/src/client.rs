@@ -29,16 +29,19 @@ impl Client {
     /// Connects at the first call.
     pub(crate) fn new(socket: &Path) -> Result<Self, AnyError> {
         let socket = socket.to_owned();
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(
-            move |_: Uri| {
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(
+            tower::service_fn(move |_: Uri| {
                 let socket = socket.clone();
                 async move {
                     let stream = tokio::net::UnixStream::connect(socket).await?;
                     Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
                 }
-            },
-        ));
-        Ok(Self { runtime: RuntimeServiceClient::new(channel.clone()), image: ImageServiceClient::new(channel) })
+            }),
+        );
+        Ok(Self {
+            runtime: RuntimeServiceClient::new(channel.clone()),
+            image: ImageServiceClient::new(channel),
+        })
     }
 
     /// The runtime's name and version; fails while the daemon does not answer.
@@ -59,7 +62,8 @@ impl Client {
     pub(crate) async fn run_pod(&self, name: &str, host_network: bool) -> Result<Pod, AnyError> {
         let mut runtime = self.runtime.clone();
         let config = sandbox_config(name, host_network);
-        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        let request =
+            cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let sandbox = runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.clone(),
@@ -92,7 +96,11 @@ impl Client {
             timeout: 30,
         };
         let answer = self.runtime.clone().exec_sync(request).await?.into_inner();
-        if answer.exit_code == 0 { Ok(()) } else { Err(format!("true ended with {}", answer.exit_code).into()) }
+        if answer.exit_code == 0 {
+            Ok(())
+        } else {
+            Err(format!("true ended with {}", answer.exit_code).into())
+        }
     }
 
     /// The number of running containers.

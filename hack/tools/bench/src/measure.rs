@@ -18,7 +18,11 @@ pub(crate) struct Settings {
 }
 
 /// Starts every peer and fills the report.
-pub(crate) async fn all(peers: &mut [Peer], settings: &Settings, report: &mut Report) -> Result<(), AnyError> {
+pub(crate) async fn all(
+    peers: &mut [Peer],
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<(), AnyError> {
     for peer in peers.iter_mut() {
         let started = peer.start().await?;
         peer.load_images().await?;
@@ -48,7 +52,12 @@ pub(crate) async fn all(peers: &mut [Peer], settings: &Settings, report: &mut Re
     Ok(())
 }
 
-async fn latencies(peer: &Peer, rounds: usize, host_network: bool, report: &mut Report) -> Result<(), AnyError> {
+async fn latencies(
+    peer: &Peer,
+    rounds: usize,
+    host_network: bool,
+    report: &mut Report,
+) -> Result<(), AnyError> {
     let (mut ready, mut gone) = (Vec::new(), Vec::new());
     for round in 0..rounds {
         let start = Instant::now();
@@ -61,8 +70,20 @@ async fn latencies(peer: &Peer, rounds: usize, host_network: bool, report: &mut 
     let network = if host_network { "host network" } else { "own network" };
     for (what, mut times) in [("pod ready", ready), ("teardown", gone)] {
         times.sort();
-        report.row(&format!("{what}, {network}, p50"), "ms", Better::Lower, peer.name, percentile(&times, 50));
-        report.row(&format!("{what}, {network}, p95"), "ms", Better::Lower, peer.name, percentile(&times, 95));
+        report.row(
+            &format!("{what}, {network}, p50"),
+            "ms",
+            Better::Lower,
+            peer.name,
+            percentile(&times, 50),
+        );
+        report.row(
+            &format!("{what}, {network}, p95"),
+            "ms",
+            Better::Lower,
+            peer.name,
+            percentile(&times, 95),
+        );
     }
     Ok(())
 }
@@ -143,7 +164,13 @@ async fn many(peer: &mut Peer, pods: usize, report: &mut Report) -> Result<(), A
         lists.push(start.elapsed());
     }
     lists.sort();
-    report.row(&format!("ListContainers, {pods} pods, p50"), "ms", Better::Lower, peer.name, percentile(&lists, 50));
+    report.row(
+        &format!("ListContainers, {pods} pods, p50"),
+        "ms",
+        Better::Lower,
+        peer.name,
+        percentile(&lists, 50),
+    );
 
     let daemon = memory::of(peer.pid());
     let helpers = memory::helpers(peer.pid(), &peer.dir, "sleep");
@@ -153,7 +180,13 @@ async fn many(peer: &mut Peer, pods: usize, report: &mut Report) -> Result<(), A
     report.row(&format!("daemon RSS, {pods} pods"), "MiB", Better::Lower, peer.name, mib(daemon.rss));
     report.row("helpers PSS, each pod", "KiB", Better::Lower, peer.name, each(helpers.pss));
     report.row("helpers RSS, each pod", "KiB", Better::Lower, peer.name, each(helpers.rss));
-    report.row("helper processes, each pod", "", Better::Lower, peer.name, count(helpers.processes) / count(pods));
+    report.row(
+        "helper processes, each pod",
+        "",
+        Better::Lower,
+        peer.name,
+        count(helpers.processes) / count(pods),
+    );
 
     peer.kill()?;
     let start = Instant::now();

@@ -29,9 +29,12 @@ pub(crate) fn helpers(daemon: u32, dir: &Path, workload: &str) -> Memory {
     let mut parents = HashMap::new();
     let mut roots = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some(parent) = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok())
+        let Some(parent) =
+            stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok())
         else {
             continue;
         };
@@ -67,8 +70,15 @@ pub(crate) fn helpers(daemon: u32, dir: &Path, workload: &str) -> Memory {
 /// CPU time the whole machine has spent (user, nice, system, irq, softirq), in ms (proc_stat(5)).
 pub(crate) fn machine_cpu_ms() -> u64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields: Vec<u64> =
-        text.lines().next().unwrap_or("").split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
+    let fields: Vec<u64> = text
+        .lines()
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|field| field.parse().ok())
+        .collect();
     let ticks: u64 = [0, 1, 2, 5, 6].iter().filter_map(|&index: &usize| fields.get(index)).sum();
-    ticks * 1000 / rustix::param::clock_ticks_per_second()
+    // USER_HZ is 100 wherever this program runs (time(7)).
+    ticks * 10
 }

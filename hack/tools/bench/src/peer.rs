@@ -55,14 +55,19 @@ impl Peer {
     pub(crate) fn containerd(work: &Path, archives: &Archives) -> Result<Self, AnyError> {
         let program = PathBuf::from("/usr/bin/containerd");
         if !program.exists() {
-            return Err("containerd is not installed; install containerd and containernetworking-plugins".into());
+            return Err(
+                "containerd is not installed; install containerd and containernetworking-plugins".into()
+            );
         }
         let dir = work.join("c");
         let socket = dir.join("containerd.sock");
         std::fs::create_dir_all(dir.join("cni"))?;
         std::fs::write(dir.join("cni/10-bench.conflist"), CNI.replace("@DIR@", &dir.display().to_string()))?;
         let config = dir.join("config.toml");
-        std::fs::write(&config, CONFIG.replace("@DIR@", &dir.display().to_string()).replace("@PAUSE@", PAUSE))?;
+        std::fs::write(
+            &config,
+            CONFIG.replace("@DIR@", &dir.display().to_string()).replace("@PAUSE@", PAUSE),
+        )?;
         let load = [&archives.busybox, &archives.pause]
             .into_iter()
             .map(|archive| {

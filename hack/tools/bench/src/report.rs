@@ -24,7 +24,9 @@ struct Row {
 impl Row {
     /// How many times better the first column is than the second.
     fn ratio(&self) -> Option<f64> {
-        let (Some(Some(ours)), Some(Some(theirs))) = (self.values.first(), self.values.get(1)) else { return None };
+        let (Some(Some(ours)), Some(Some(theirs))) = (self.values.first(), self.values.get(1)) else {
+            return None;
+        };
         Some(if self.better == Better::Lower { theirs / ours } else { ours / theirs })
     }
 }
@@ -74,7 +76,8 @@ impl Report {
         for row in &self.rows {
             let _ = write!(text, "{:<38}", row.name);
             for value in &row.values {
-                let cell = value.map_or_else(|| "-".to_owned(), |value| format!("{} {}", figure(value), row.unit));
+                let cell =
+                    value.map_or_else(|| "-".to_owned(), |value| format!("{} {}", figure(value), row.unit));
                 let _ = write!(text, "{:>14}", cell.trim_end());
             }
             match row.ratio() {
@@ -91,7 +94,8 @@ impl Report {
             .rows
             .iter()
             .map(|row| {
-                let values = self.peers.iter().zip(&row.values).map(|((name, _), value)| (*name, json!(value)));
+                let values =
+                    self.peers.iter().zip(&row.values).map(|((name, _), value)| (*name, json!(value)));
                 let values: serde_json::Map<String, Value> =
                     values.map(|(name, value)| (name.to_owned(), value)).collect();
                 json!({ "name": row.name, "unit": row.unit, "values": values, "ratio": row.ratio() })
@@ -106,7 +110,8 @@ impl Report {
         let (label, width, line, top) = (290.0, 420.0, 24.0, 60.0);
         let height = f64::from(u32::try_from(bars.len()).unwrap_or(u32::MAX)).mul_add(line, top + 30.0);
         let most = bars.iter().map(|(_, ratio)| ratio.max(1.0 / ratio)).fold(10.0, f64::max).log10();
-        let x = |ratio: f64| (ratio.log10().clamp(-most, most) / most).mul_add(width / 2.0, label + width / 2.0);
+        let x =
+            |ratio: f64| (ratio.log10().clamp(-most, most) / most).mul_add(width / 2.0, label + width / 2.0);
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{height}\" font-family=\"sans-serif\" \
              font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
