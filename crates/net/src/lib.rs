@@ -1,1 +1,16 @@
 //! The pod network: netlink, nftables, address leases, host ports.
+//!
+//! One [`Network`] is one bridge on the host. A pod gets a veth pair whose inner end is born as `eth0` inside the
+//! pod's network namespace, an address leased from the subnet, and a default route to the bridge. One nftables
+//! table with the bridge's name masquerades what leaves the subnet and forwards host ports. Everything goes
+//! through netlink: no `ip`, `nft` or CNI program is started.
+//!
+//! All calls are synchronous and act in the network namespace of the calling thread.
+
+mod config;
+mod error;
+mod network;
+
+pub use config::{Config, PortMapping, Protocol};
+pub use error::{Error, Kind};
+pub use network::{Attachment, Network, Report, Resource, ResourceKind, inventory, loopback_up};
