@@ -80,6 +80,7 @@ fn run(options: &Options) -> Result<(), AnyError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let work = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
     let archives = archive::write(work.path())?;
+    let _inside = runtime.enter();
     let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
 
     let mut peers = Vec::new();
