@@ -1,15 +1,53 @@
 //! Compiles the definitions with a pure-Rust compiler, so that no `protoc` is needed.
 
+/// The messages that the daemon keeps in its records, as JSON.
+const RECORDED: &[&str] = &[
+    "CDIDevice",
+    "Capability",
+    "ContainerConfig",
+    "ContainerMetadata",
+    "DNSConfig",
+    "Device",
+    "HugepageLimit",
+    "IDMapping",
+    "ImageSpec",
+    "Int64Value",
+    "KeyValue",
+    "LinuxContainerConfig",
+    "LinuxContainerResources",
+    "LinuxContainerSecurityContext",
+    "LinuxContainerUser",
+    "LinuxPodSandboxConfig",
+    "LinuxSandboxSecurityContext",
+    "Mount",
+    "NamespaceOption",
+    "PodSandboxConfig",
+    "PodSandboxMetadata",
+    "PortMapping",
+    "SELinuxOption",
+    "SecurityProfile",
+    "UserNamespace",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sources = ["cri/v1.proto", "vaquita/v1.proto", "health/v1.proto"];
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }
     let descriptors = protox::compile(sources, ["."])?;
-    tonic_prost_build::configure()
+    let mut config = tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .bytes(".runtime.v1.ExecSyncResponse")
-        .skip_debug([".runtime.v1.AuthConfig", ".vaquita.v1.PullImageRequest"])
-        .compile_fds(descriptors)?;
+        .btree_map(".")
+        .field_attribute(".runtime.v1.ContainerConfig.windows", "#[serde(skip)]")
+        .field_attribute(".runtime.v1.PodSandboxConfig.windows", "#[serde(skip)]")
+        .skip_debug([".runtime.v1.AuthConfig", ".vaquita.v1.PullImageRequest"]);
+    for message in RECORDED {
+        config = config.message_attribute(
+            format!(".runtime.v1.{message}"),
+            "#[derive(serde::Serialize, serde::Deserialize)] #[serde(default)]",
+        );
+    }
+    config.compile_fds(descriptors)?;
     Ok(())
 }
