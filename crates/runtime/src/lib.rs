@@ -1,1 +1,29 @@
 //! The OCI runtime: specification, plan, process.
+//!
+//! A container comes to life in two moves. [`Plan::new`] turns an OCI specification into a plan: everything is
+//! validated and every C string, mount, and BPF instruction is prepared; nothing of the machine is touched.
+//! [`create`] clones a process which carries the plan out and then waits; [`StartHandle::start`] lets it execute the
+//! program. [`exec`] adds a process to a running container, and [`sandbox::create`] makes the process that holds the
+//! namespaces of a pod.
+//!
+//! The crate is synchronous and keeps no state: what exists, the kernel knows. The caller owns processes, cgroups and
+//! root filesystems. Nothing allocates, takes a lock or logs between clone and execve.
+//!
+//! What this crate does not do: it makes no root filesystem and no cgroup, configures no network interface, stores no
+//! record, runs no hook.
+
+pub mod defaults;
+pub mod sandbox;
+pub mod seccomp;
+
+mod create;
+mod error;
+mod exec;
+mod handle;
+mod plan;
+
+pub use create::{CreateArgs, Created, ParentOf, Stdio, create};
+pub use error::{Error, Kind};
+pub use exec::{ExecArgs, ExecPlan, Execed, exec};
+pub use handle::StartHandle;
+pub use plan::{Context, Plan};

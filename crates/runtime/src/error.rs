@@ -1,0 +1,92 @@
+//! What can go wrong, for callers (a [`Kind`]) and for people (a sentence that names the call and its arguments).
+
+use core::fmt;
+
+use rustix::io::Errno;
+
+/// A failure of the runtime. Prints what was asked, what failed, and what to do about it where that is known.
+pub struct Error(Box<Inner>);
+
+/// What sort of failure an [`Error`] is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The process to work on is gone.
+    NotFound,
+    /// The specification asks for something that cannot be, or for something unsafe.
+    Invalid,
+    /// Asked for, valid, and not implemented by this runtime or not offered by this kernel.
+    Unsupported,
+    /// The program could not be executed; the container was otherwise in order.
+    Exec(Errno),
+    /// A system call failed.
+    Kernel(Errno),
+    /// The new process died before it had finished its set-up.
+    Died,
+}
+
+impl Error {
+    /// What sort of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The error number, where a system call failed.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self.0.kind {
+            Kind::Exec(errno) | Kind::Kernel(errno) => Some(errno),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message.into())
+    }
+
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unsupported, message.into())
+    }
+
+    pub(crate) fn died(message: impl Into<String>) -> Self {
+        Self::new(Kind::Died, message.into())
+    }
+
+    /// `call` prints as the call did, without the result: `mount("proc", "/proc")`.
+    pub(crate) fn kernel(call: impl fmt::Display, errno: Errno) -> Self {
+        Self::new(Kind::Kernel(errno), format!("{call}: {}", name(errno)))
+    }
+
+    pub(crate) fn exec(call: impl fmt::Display, errno: Errno) -> Self {
+        Self::new(Kind::Exec(errno), format!("{call}: {}", name(errno)))
+    }
+
+    pub(crate) fn new(kind: Kind, message: String) -> Self {
+        Self(Box::new(Inner { kind, message }))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Error({:?}, {:?})", self.0.kind, self.0.message)
+    }
+}
+
+impl core::error::Error for Error {}
+
+struct Inner {
+    kind: Kind,
+    message: String,
+}
+
+/// `ENOENT` rather than `No such file or directory (os error 2)`.
+fn name(errno: Errno) -> String {
+    format!("{errno:?}")
+}
