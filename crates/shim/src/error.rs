@@ -29,6 +29,8 @@ pub enum Kind {
     Exists,
     /// The request cannot be right, whatever the state of the pod.
     Invalid,
+    /// The program could not be executed; all else was in order.
+    Exec(Errno),
     /// A system call failed with this error.
     Kernel(Errno),
     /// No such sandbox, container, exec session or pod directory.
@@ -78,7 +80,7 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         match self.kind {
-            Kind::Kernel(errno) => Some(errno),
+            Kind::Exec(errno) | Kind::Kernel(errno) => Some(errno),
             _ => None,
         }
     }

@@ -38,6 +38,8 @@ pub struct SandboxRequest {
     pub gid: u32,
     /// `oom_score_adj` of the pause process, if it shall differ from the daemon's.
     pub oom_score_adj: Option<i32>,
+    /// Raise that to what this host allows, instead of failing. For hosts that lack `CAP_SYS_RESOURCE`.
+    pub restrict_oom_score_adj: bool,
 }
 
 /// What a container shall be, beside its `config.json` and the mount that is its root.
@@ -59,6 +61,8 @@ pub struct CreateRequest {
     pub tty: bool,
     /// The namespaces of the sandbox that the container joins. Its specification must not name them.
     pub join: Namespaces,
+    /// Raise the specification's `oomScoreAdj` to what this host allows, instead of failing.
+    pub restrict_oom_score_adj: bool,
 }
 
 /// A process to be run inside a container.

@@ -1,1 +1,560 @@
-//! The protocol between client and shim.
+//! The protocol between client and shim, as a pure codec: bytes in, messages out, no I/O.
+//!
+//! A message is one packet of a `SOCK_SEQPACKET` socket: a header of [`HEADER`] bytes, then the body, with file
+//! descriptors beside it. A body of more than [`MAX_INLINE`] bytes travels in a sealed memfd instead, which is then
+//! the last descriptor. A client numbers its requests as it likes; the response carries the number of its request,
+//! and responses come in the order in which the operations end. Events have the number 0.
+//!
+//! ```text
+//! byte  0        1      2                   3                4..8
+//!       version  kind   1: body in a memfd  fds (no memfd)   number, little-endian
+//! ```
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::{
+    ContainerState, CreateRequest, Error, Event, Exit, Exited, Kind, Namespaces, PodState, SandboxRequest,
+    SandboxState, SignalScope, Status,
+};
+
+mod codec;
+use codec::{Reader, Writer};
+
+/// The version of the protocol, the first byte of every packet. Both sides refuse any other.
+pub const VERSION: u8 = 1;
+/// The length of a header in bytes.
+pub const HEADER: usize = 8;
+/// The longest body, in bytes, that travels in the packet itself.
+pub const MAX_INLINE: usize = 32 * 1024;
+/// The longest body, in bytes, that travels at all.
+pub const MAX_BODY: usize = 4 * 1024 * 1024;
+/// The most file descriptors that travel with a message, the memfd not counted.
+pub const MAX_FDS: usize = 3;
+
+const MAX_ID: usize = 256;
+const MAX_PATH: usize = 4096;
+const MAX_TEXT: usize = 16 * 1024;
+const MAX_LIST: usize = 4096;
+
+/// Bytes that are not a message of this protocol, and what is wrong with them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("malformed message: {0}")]
+pub struct Malformed(pub(crate) &'static str);
+
+/// The first bytes of a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Header {
+    /// Which message the body is.
+    pub code: u8,
+    /// How many file descriptors belong to the message.
+    pub fds: u8,
+    /// The number of the request, 0 for an event.
+    pub number: u32,
+    /// The body is in a memfd, behind the other descriptors.
+    pub spilled: bool,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Request<'a> {
+    /// Make the pod's namespaces and pause process. Answer: [`Response::Process`] with pidfd and, if new, netns.
+    CreateSandbox(SandboxRequest),
+    /// Set a container up; the descriptor is its root. Answer: [`Response::Process`] with pidfd.
+    Create(CreateRequest),
+    /// Execute a container's program.
+    Start(&'a str),
+    /// Send a signal.
+    Signal {
+        /// The container.
+        id: &'a str,
+        /// The number of the signal.
+        signal: i32,
+        /// Who gets it.
+        scope: SignalScope,
+    },
+    /// Run a process in a container. Answer: [`Response::Process`], with the terminal's master side if it asked for one.
+    Exec {
+        /// The container.
+        container: &'a str,
+        /// The name of the session.
+        exec_id: &'a str,
+        /// Which of stdin, stdout and stderr are among the descriptors.
+        stdio: [bool; 3],
+        /// The OCI `process` object as JSON, which the shim hands on unread.
+        process: &'a [u8],
+    },
+    /// Kill an exec session.
+    KillExec {
+        /// The container.
+        container: &'a str,
+        /// The name of the session.
+        exec_id: &'a str,
+    },
+    /// Delete a container.
+    Delete(&'a str),
+    /// Delete everything, and end.
+    DeleteSandbox,
+    /// Open the log file anew.
+    ReopenLog(&'a str),
+    /// Describe the pod. Answer: [`Response::State`].
+    State,
+    /// Answer [`Response::Done`] with the network namespace as a descriptor.
+    Netns,
+    /// End, if nothing runs.
+    Shutdown,
+}
+
+/// What the shim answers.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Response {
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed(Failure),
+    /// A process was made.
+    Process {
+        /// Its id in the host's PID namespace.
+        pid: i32,
+    },
+    /// The pod.
+    State(PodState),
+}
+
+/// An [`Error`] on its way.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Failure {
+    /// What kind of error it is.
+    pub kind: Kind,
+    /// Its text.
+    pub message: String,
+}
+
+impl Header {
+    /// The header as the first bytes of a packet.
+    #[must_use]
+    pub fn encode(self) -> [u8; HEADER] {
+        let [a, b, c, d] = self.number.to_le_bytes();
+        [VERSION, self.code, self.spilled.into(), self.fds, a, b, c, d]
+    }
+
+    /// Splits a packet into header and body; the body is empty if it is in a memfd.
+    ///
+    /// # Errors
+    /// When it is no packet of this version of the protocol.
+    pub fn decode(packet: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let (header, body) =
+            packet.split_first_chunk::<HEADER>().ok_or(Malformed("shorter than a header"))?;
+        let [version, code, flags, fds, number @ ..] = *header;
+        if version != VERSION {
+            return Err(Malformed("another version of the protocol"));
+        }
+        if flags > 1 {
+            return Err(Malformed("unknown flags"));
+        }
+        let spilled = flags == 1;
+        if usize::from(fds) > MAX_FDS {
+            return Err(Malformed("too many file descriptors"));
+        }
+        if body.len() > MAX_INLINE || (spilled && !body.is_empty()) {
+            return Err(Malformed("a body that should be in a memfd"));
+        }
+        Ok((Self { code, fds, number: u32::from_le_bytes(number), spilled }, body))
+    }
+}
+
+impl<'a> Request<'a> {
+    /// The code for the header.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::CreateSandbox(_) => 0x01,
+            Self::Create(_) => 0x02,
+            Self::Start(_) => 0x03,
+            Self::Signal { .. } => 0x04,
+            Self::Exec { .. } => 0x05,
+            Self::KillExec { .. } => 0x06,
+            Self::Delete(_) => 0x07,
+            Self::DeleteSandbox => 0x08,
+            Self::ReopenLog(_) => 0x09,
+            Self::State => 0x0a,
+            Self::Netns => 0x0b,
+            Self::Shutdown => 0x0c,
+        }
+    }
+
+    /// How many descriptors must come with it.
+    #[must_use]
+    pub fn fds(&self) -> usize {
+        match self {
+            Self::Create(_) => 1,
+            Self::Exec { stdio, .. } => stdio.iter().filter(|present| **present).count(),
+            _ => 0,
+        }
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        let w = &mut writer;
+        match self {
+            Self::CreateSandbox(request) => put_sandbox_request(w, request),
+            Self::Create(request) => put_create_request(w, request),
+            Self::Start(id) | Self::Delete(id) | Self::ReopenLog(id) => {
+                w.text(id);
+            }
+            Self::Signal { id, signal, scope } => {
+                w.text(id).i32(*signal).bool(*scope == SignalScope::All);
+            }
+            Self::Exec { container, exec_id, stdio, process } => {
+                w.text(container).text(exec_id);
+                stdio.iter().for_each(|present| {
+                    w.bool(*present);
+                });
+                w.bytes(process);
+            }
+            Self::KillExec { container, exec_id } => {
+                w.text(container).text(exec_id);
+            }
+            Self::DeleteSandbox | Self::State | Self::Netns | Self::Shutdown => {}
+        }
+        writer.into_bytes()
+    }
+
+    /// The request that a header and a body are, with strings that point into the body.
+    ///
+    /// # Errors
+    /// When they are none, or the number of descriptors is not right for it.
+    pub fn decode(header: Header, body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(body);
+        let r = &mut reader;
+        let request = match header.code {
+            0x01 => Self::CreateSandbox(sandbox_request(r)?),
+            0x02 => Self::Create(create_request(r)?),
+            0x03 => Self::Start(r.text(MAX_ID)?),
+            0x04 => Self::Signal {
+                id: r.text(MAX_ID)?,
+                signal: r.i32()?,
+                scope: if r.bool()? { SignalScope::All } else { SignalScope::Init },
+            },
+            0x05 => Self::Exec {
+                container: r.text(MAX_ID)?,
+                exec_id: r.text(MAX_ID)?,
+                stdio: [r.bool()?, r.bool()?, r.bool()?],
+                process: r.bytes(MAX_BODY)?,
+            },
+            0x06 => Self::KillExec { container: r.text(MAX_ID)?, exec_id: r.text(MAX_ID)? },
+            0x07 => Self::Delete(r.text(MAX_ID)?),
+            0x08 => Self::DeleteSandbox,
+            0x09 => Self::ReopenLog(r.text(MAX_ID)?),
+            0x0a => Self::State,
+            0x0b => Self::Netns,
+            0x0c => Self::Shutdown,
+            _ => return Err(Malformed("an unknown request")),
+        };
+        r.end()?;
+        if usize::from(header.fds) != request.fds() {
+            return Err(Malformed("not the file descriptors that the request needs"));
+        }
+        Ok(request)
+    }
+}
+
+impl Response {
+    /// The code for the header.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Done => 0x81,
+            Self::Failed(_) => 0x82,
+            Self::Process { .. } => 0x83,
+            Self::State(_) => 0x84,
+        }
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        let w = &mut writer;
+        match self {
+            Self::Done => {}
+            Self::Failed(failure) => put_failure(w, failure),
+            Self::Process { pid } => {
+                w.i32(*pid);
+            }
+            Self::State(state) => put_pod_state(w, state),
+        }
+        writer.into_bytes()
+    }
+
+    /// The response that a header and a body are.
+    ///
+    /// # Errors
+    /// When they are none.
+    pub fn decode(header: Header, body: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(body);
+        let r = &mut reader;
+        let response = match header.code {
+            0x81 => Self::Done,
+            0x82 => Self::Failed(failure(r)?),
+            0x83 => Self::Process { pid: r.i32()? },
+            0x84 => Self::State(pod_state(r)?),
+            _ => return Err(Malformed("an unknown response")),
+        };
+        r.end()?;
+        Ok(response)
+    }
+}
+
+/// The code of the only event in a header.
+pub(crate) const EXITED: u8 = 0xc1;
+
+/// Whether a header is that of an event.
+#[must_use]
+pub fn is_event(header: Header) -> bool {
+    header.code >= 0xc0
+}
+
+/// The body of the event that a process ended.
+#[must_use]
+pub fn encode_exited(exited: &Exited) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.text(&exited.id).option(exited.exec_id.as_ref(), |w, id| {
+        w.text(id);
+    });
+    put_exit(&mut writer, &exited.exit);
+    writer.into_bytes()
+}
+
+/// The event that a header and a body are.
+///
+/// # Errors
+/// When they are none.
+pub fn decode_event(header: Header, body: &[u8]) -> Result<Event, Malformed> {
+    if header.code != EXITED {
+        return Err(Malformed("an unknown event"));
+    }
+    let r = &mut Reader::new(body);
+    let exited = Exited {
+        id: r.text(MAX_ID)?.to_owned(),
+        exec_id: r.option(|r| Ok(r.text(MAX_ID)?.to_owned()))?,
+        exit: exit(r)?,
+    };
+    r.end()?;
+    Ok(Event::Exited(exited))
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let text = error.message();
+        Self { kind: error.kind(), message: text[..text.floor_char_boundary(MAX_TEXT)].to_owned() }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.kind, failure.message)
+    }
+}
+
+fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
+    let SandboxRequest {
+        id,
+        hostname,
+        new,
+        cgroup,
+        sysctls,
+        uid,
+        gid,
+        oom_score_adj,
+        restrict_oom_score_adj,
+    } = request;
+    w.text(id).text(hostname);
+    put_namespaces(w, *new);
+    put_path(w, cgroup);
+    w.list(sysctls, |w, (key, value)| {
+        w.text(key).text(value);
+    });
+    w.u32(*uid)
+        .u32(*gid)
+        .option(*oom_score_adj, |w, adjustment| {
+            w.i32(adjustment);
+        })
+        .bool(*restrict_oom_score_adj);
+}
+
+fn sandbox_request(r: &mut Reader<'_>) -> Result<SandboxRequest, Malformed> {
+    Ok(SandboxRequest {
+        id: r.text(MAX_ID)?.to_owned(),
+        hostname: r.text(MAX_ID)?.to_owned(),
+        new: namespaces(r)?,
+        cgroup: path(r)?,
+        sysctls: r.list(MAX_LIST, |r| Ok((r.text(MAX_PATH)?.to_owned(), r.text(MAX_PATH)?.to_owned())))?,
+        uid: r.u32()?,
+        gid: r.u32()?,
+        oom_score_adj: r.option(Reader::i32)?,
+        restrict_oom_score_adj: r.bool()?,
+    })
+}
+
+fn put_create_request(w: &mut Writer, request: &CreateRequest) {
+    let CreateRequest { id, bundle, cgroup, log_path, stdin, stdin_once, tty, join, restrict_oom_score_adj } =
+        request;
+    w.text(id);
+    put_path(w, bundle);
+    put_path(w, cgroup);
+    w.option(log_path.as_deref(), put_path).bool(*stdin).bool(*stdin_once).bool(*tty);
+    put_namespaces(w, *join);
+    w.bool(*restrict_oom_score_adj);
+}
+
+fn create_request(r: &mut Reader<'_>) -> Result<CreateRequest, Malformed> {
+    Ok(CreateRequest {
+        id: r.text(MAX_ID)?.to_owned(),
+        bundle: path(r)?,
+        cgroup: path(r)?,
+        log_path: r.option(path)?,
+        stdin: r.bool()?,
+        stdin_once: r.bool()?,
+        tty: r.bool()?,
+        join: namespaces(r)?,
+        restrict_oom_score_adj: r.bool()?,
+    })
+}
+
+fn put_namespaces(w: &mut Writer, namespaces: Namespaces) {
+    let Namespaces { ipc, net, pid, user, uts } = namespaces;
+    w.bool(ipc).bool(net).bool(pid).bool(user).bool(uts);
+}
+
+fn namespaces(r: &mut Reader<'_>) -> Result<Namespaces, Malformed> {
+    Ok(Namespaces { ipc: r.bool()?, net: r.bool()?, pid: r.bool()?, user: r.bool()?, uts: r.bool()? })
+}
+
+fn put_path(w: &mut Writer, path: &Path) {
+    w.bytes(path.as_os_str().as_bytes());
+}
+
+fn path(r: &mut Reader<'_>) -> Result<PathBuf, Malformed> {
+    let bytes = r.bytes(MAX_PATH)?;
+    if bytes.contains(&0) {
+        return Err(Malformed("a path with a NUL byte"));
+    }
+    Ok(std::ffi::OsStr::from_bytes(bytes).into())
+}
+
+fn put_exit(w: &mut Writer, exit: &Exit) {
+    let Exit { code, signal, oom, started_at_ns, finished_at_ns } = exit;
+    w.i32(*code)
+        .option(*signal, |w, signal| {
+            w.i32(signal);
+        })
+        .bool(*oom);
+    w.i64(*started_at_ns).i64(*finished_at_ns);
+}
+
+fn exit(r: &mut Reader<'_>) -> Result<Exit, Malformed> {
+    Ok(Exit {
+        code: r.i32()?,
+        signal: r.option(Reader::i32)?,
+        oom: r.bool()?,
+        started_at_ns: r.i64()?,
+        finished_at_ns: r.i64()?,
+    })
+}
+
+fn put_pod_state(w: &mut Writer, state: &PodState) {
+    w.option(state.sandbox.as_ref(), |w, sandbox| {
+        let SandboxState { id, pid, running, created_at_ns } = sandbox;
+        w.text(id).i32(*pid).bool(*running).i64(*created_at_ns);
+    });
+    w.list(&state.containers, |w, container| {
+        let ContainerState { id, status, pid, created_at_ns, started_at_ns, exit, execs, log_lost_bytes } =
+            container;
+        let status = match status {
+            Status::Created => 0,
+            Status::Running => 1,
+            Status::Stopped => 2,
+        };
+        w.text(id).u8(status).i32(*pid).i64(*created_at_ns).i64(*started_at_ns);
+        w.option(exit.as_ref(), put_exit)
+            .list(execs, |w, id| {
+                w.text(id);
+            })
+            .u64(*log_lost_bytes);
+    });
+}
+
+fn pod_state(r: &mut Reader<'_>) -> Result<PodState, Malformed> {
+    let sandbox = r.option(|r| {
+        Ok(SandboxState {
+            id: r.text(MAX_ID)?.to_owned(),
+            pid: r.i32()?,
+            running: r.bool()?,
+            created_at_ns: r.i64()?,
+        })
+    })?;
+    let containers = r.list(MAX_LIST, |r| {
+        Ok(ContainerState {
+            id: r.text(MAX_ID)?.to_owned(),
+            status: match r.u8()? {
+                0 => Status::Created,
+                1 => Status::Running,
+                2 => Status::Stopped,
+                _ => return Err(Malformed("an unknown container status")),
+            },
+            pid: r.i32()?,
+            created_at_ns: r.i64()?,
+            started_at_ns: r.i64()?,
+            exit: r.option(exit)?,
+            execs: r.list(MAX_LIST, |r| Ok(r.text(MAX_ID)?.to_owned()))?,
+            log_lost_bytes: r.u64()?,
+        })
+    })?;
+    Ok(PodState { sandbox, containers })
+}
+
+fn put_failure(w: &mut Writer, failure: &Failure) {
+    let (kind, errno) = match failure.kind {
+        Kind::Kernel(errno) => (0, errno.raw_os_error()),
+        Kind::Busy => (1, 0),
+        Kind::Corrupt => (2, 0),
+        Kind::Denied => (3, 0),
+        Kind::Exists => (4, 0),
+        Kind::Invalid => (5, 0),
+        Kind::NotFound => (6, 0),
+        Kind::State => (7, 0),
+        Kind::Timeout => (8, 0),
+        Kind::Unavailable => (9, 0),
+        Kind::Unsupported => (10, 0),
+        Kind::Exec(errno) => (11, errno.raw_os_error()),
+    };
+    w.u8(kind).i32(errno).text(&failure.message);
+}
+
+fn failure(r: &mut Reader<'_>) -> Result<Failure, Malformed> {
+    let (kind, errno) = (r.u8()?, r.i32()?);
+    let kind = match kind {
+        0 if (1..4096).contains(&errno) => Kind::Kernel(Errno::from_raw_os_error(errno)),
+        1 => Kind::Busy,
+        2 => Kind::Corrupt,
+        3 => Kind::Denied,
+        4 => Kind::Exists,
+        5 => Kind::Invalid,
+        6 => Kind::NotFound,
+        7 => Kind::State,
+        8 => Kind::Timeout,
+        9 => Kind::Unavailable,
+        10 => Kind::Unsupported,
+        11 if (1..4096).contains(&errno) => Kind::Exec(Errno::from_raw_os_error(errno)),
+        _ => return Err(Malformed("an unknown kind of failure")),
+    };
+    Ok(Failure { kind, message: r.text(MAX_TEXT)?.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;
