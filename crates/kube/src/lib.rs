@@ -1,1 +1,16 @@
-//! The node agent: drives pods of a Kubernetes manifest through the CRI.
+//! The node agent: drives the pods of a Kubernetes manifest through the CRI.
+//!
+//! * [`manifest`] reads Pod, ConfigMap and Secret documents strictly and says where they are wrong.
+//! * `worker` is the life of one pod as a pure state machine: time goes in, actions come out.
+//! * [`agent`] performs those actions through the CRI client and on the host's files, and nothing else: it can be
+//!   pointed at any CRI socket.
+//! * [`event`] is what the agent tells while it works; [`api`] are the Kubernetes objects.
+
+pub mod agent;
+pub mod api;
+pub mod client;
+mod error;
+pub mod event;
+pub mod manifest;
+
+pub use self::error::{Error, Kind, Result};
