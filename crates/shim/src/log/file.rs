@@ -1,0 +1,192 @@
+//! Records into a file.
+
+use std::io::{Error as IoError, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::{Error, Kind};
+
+/// The log file of a container.
+///
+/// Records go into the file that was opened last, wherever it was renamed to since. A record that cannot be written,
+/// because the disk is full say, is counted and thrown away: the container must not stand still for it.
+#[derive(Debug)]
+pub struct LogFile {
+    path: PathBuf,
+    fd: OwnedFd,
+    lost: u64,
+}
+
+impl LogFile {
+    /// Opens the file for appending, with mode 0640 if it is new; directories that are missing are made with 0755.
+    ///
+    /// # Errors
+    /// `Invalid` if the path is not that of a regular file, else the error of the call.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self { path: path.to_owned(), fd: open(path)?, lost: 0 })
+    }
+
+    /// Opens the path anew, and writes there from now on. When that fails nothing has changed.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn reopen(&mut self) -> Result<(), Error> {
+        self.fd = open(&self.path)?;
+        Ok(())
+    }
+
+    /// Appends whole records, each ending with a line feed. In the file there are only whole records, whatever fails.
+    pub fn write(&mut self, records: &[u8]) {
+        let mut rest = records;
+        while !rest.is_empty() {
+            match rustix::io::write(&self.fd, rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(_) => {
+                    self.give_up(records, records.len() - rest.len());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// How many bytes could not be written since the log was opened first.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// After `written` bytes of `records` writing failed: takes the beginning of a torn record out of the file again, so
+    /// that the next one stands at the beginning of a line.
+    fn give_up(&mut self, records: &[u8], written: usize) {
+        let whole = memchr::memrchr(b'\n', &records[..written]).map_or(0, |end| end + 1);
+        self.lost += (records.len() - whole) as u64;
+        let torn = (written - whole) as u64;
+        // We alone write to this file: with O_APPEND the offset after a write is the file's end.
+        if torn > 0
+            && let Ok(end) = rustix::fs::seek(&self.fd, SeekFrom::Current(0))
+        {
+            let _ = rustix::fs::ftruncate(&self.fd, end.saturating_sub(torn));
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Error> {
+    let fail = |error| Error::io(error, format_args!("open log file {}", path.display()));
+    if !path.is_absolute() {
+        return Err(Error::new(Kind::Invalid, format!("log path {} is not absolute", path.display())));
+    }
+    let fd = match open_append(path) {
+        Err(Errno::NOENT) => {
+            make_parents(path).map_err(fail)?;
+            open_append(path)
+        }
+        result => result,
+    }
+    .map_err(|errno| fail(errno.into()))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|errno| fail(errno.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Error::new(Kind::Invalid, format!("log path {} is not a regular file", path.display())));
+    }
+    Ok(fd)
+}
+
+fn open_append(path: &Path) -> Result<OwnedFd, Errno> {
+    // O_NONBLOCK only matters for what is refused afterwards: opening a FIFO must not wait for its reader.
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
+    rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::from_raw_mode(0o640))
+}
+
+fn make_parents(path: &Path) -> Result<(), IoError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let parent = path.parent().ok_or(ErrorKind::NotFound)?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn parents_are_made_and_modes_are_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pod/container/0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        log.write(b"one\n");
+        LogFile::open(&path).unwrap().write(b"two\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&path), 0o640);
+        assert_eq!(mode(path.parent().unwrap()), 0o755);
+        assert_eq!(log.lost(), 0);
+    }
+
+    #[test]
+    fn a_renamed_file_gets_the_records_until_it_is_reopened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("0.log"), dir.path().join("0.log.old"));
+        let mut log = LogFile::open(&path).unwrap();
+        log.write(b"one\n");
+        std::fs::rename(&path, &old).unwrap();
+        log.write(b"two\n");
+        log.reopen().unwrap();
+        log.write(b"three\n");
+        assert_eq!(std::fs::read(&old).unwrap(), b"one\ntwo\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"three\n");
+    }
+
+    #[test]
+    fn a_failed_reopen_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path).unwrap();
+        std::fs::rename(&path, dir.path().join("old")).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(log.reopen().unwrap_err().errno(), Some(Errno::ISDIR));
+        log.write(b"one\n");
+        assert_eq!(std::fs::read(dir.path().join("old")).unwrap(), b"one\n");
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(LogFile::open(&fifo).unwrap_err().errno(), Some(Errno::NXIO));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        assert_eq!(LogFile::open(&link).unwrap_err().errno(), Some(Errno::LOOP));
+        assert_eq!(LogFile::open(Path::new("/dev/null")).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(LogFile::open(Path::new("0.log")).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn a_full_disk_tears_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(&dir.path().join("0.log")).unwrap();
+        log.write(b"before\n");
+        // A write that ends within a record cannot be had at will from a healthy disk: do what it does, then fail.
+        let records = b"whole\ntorn record\nnever\n";
+        rustix::io::write(&log.fd, &records[..9]).unwrap();
+        log.give_up(records, 9);
+        assert_eq!(log.lost(), 18);
+        log.write(b"after\n");
+        assert_eq!(std::fs::read(&log.path).unwrap(), b"before\nwhole\nafter\n");
+        assert_eq!(std::fs::metadata(&log.path).unwrap().size(), 19);
+    }
+
+    #[test]
+    fn a_failing_write_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = LogFile::open(&dir.path().join("0.log")).unwrap();
+        log.fd = rustix::fs::open("/dev/full", OFlags::WRONLY, Mode::empty()).unwrap();
+        log.write(b"lost\n");
+        log.write(b"lost too\n");
+        assert_eq!(log.lost(), 14);
+    }
+}
