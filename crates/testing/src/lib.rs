@@ -1,25 +1,101 @@
 //! Helpers for tests that need a real host.
+//!
+//! * [`require_root`] makes a test fail with one clear sentence where it cannot work; nothing is skipped.
+//! * [`unique`] gives names that no other test, running at the same time, has.
+//! * [`temp_dir`] and [`Defer`] clean up when a test fails too.
+//! * [`Leaks`] fails a test that leaves a mount, control group, link, network namespace or process behind.
+
+mod leaks;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Fails the test with one clear sentence unless it runs as root.
-///
-/// Nothing is skipped: a run without root shows as failed what it could not see.
+pub use leaks::Leaks;
+pub use tempfile::TempDir;
+
+/// Panics with one sentence unless the process is root in its user namespace.
 ///
 /// # Panics
-/// When the effective user is not root.
+/// When the effective user id is not 0.
 #[track_caller]
 pub fn require_root() {
-    assert!(rustix::process::geteuid().is_root(), "this test needs root: run `cargo test` as root");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test makes namespaces, mounts and control groups, so it needs root: run `cargo test` as root"
+    );
 }
 
-/// A name that no other test of this or of another run uses at the same time: prefix, process, counter.
-///
-/// It has letters and digits only after the prefix, so it fits cgroups, network namespaces and files; with a
-/// prefix of at most 3 characters it also fits a link (15 bytes).
+/// A name that starts with `prefix` and that no other test on this host has: lower-case letters and digits,
+/// `prefix` plus at most nine characters, so that a prefix of up to six fits a link's name (15 bytes).
 #[must_use]
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{prefix}{:x}x{number:x}", std::process::id())
+    let serial = u64::from(NEXT.fetch_add(1, Ordering::Relaxed) % 1296);
+    let pid = u64::from(std::process::id()) % 60_466_176;
+    // Only the order of digits matters to people: five of the process, two of the serial number.
+    format!("{prefix}x{}{}", base36(pid, 5), base36(serial, 2))
+}
+
+/// A new directory below the system's directory for temporary files, removed when the guard is dropped.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn temp_dir() -> TempDir {
+    tempfile::Builder::new().prefix(&unique("vaquita-")).tempdir().expect("a temporary directory can be made")
+}
+
+/// Runs a closure when dropped, so that a failing test cleans up too.
+#[derive(Debug)]
+pub struct Defer<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Defer<F> {
+    /// Runs `clean_up` when the returned guard goes out of scope, panicking or not.
+    #[must_use = "dropping the guard at once cleans up at once"]
+    pub fn new(clean_up: F) -> Self {
+        Self(Some(clean_up))
+    }
+}
+
+impl<F: FnOnce()> Drop for Defer<F> {
+    fn drop(&mut self) {
+        if let Some(clean_up) = self.0.take() {
+            clean_up();
+        }
+    }
+}
+
+fn base36(mut value: u64, digits: usize) -> String {
+    let mut out = vec![b'0'; digits];
+    for place in out.iter_mut().rev() {
+        *place = b"0123456789abcdefghijklmnopqrstuvwxyz"[(value % 36) as usize];
+        value /= 36;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_short() {
+        let (a, b) = (unique("vq"), unique("vq"));
+        assert_ne!(a, b);
+        assert!(a.starts_with("vqx"));
+        assert!(a.len() <= 15, "{a} is too long for a link");
+    }
+
+    #[test]
+    fn deferred_clean_up_runs_in_a_panic_too() {
+        let ran = std::sync::Arc::new(AtomicU32::new(0));
+        let seen = ran.clone();
+        let result = std::panic::catch_unwind(move || {
+            let _guard = Defer::new(|| {
+                seen.fetch_add(1, Ordering::Relaxed);
+            });
+            panic!("as a failing test does");
+        });
+        assert!(result.is_err());
+        assert_eq!(ran.load(Ordering::Relaxed), 1);
+    }
 }
