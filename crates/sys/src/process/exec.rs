@@ -1,0 +1,153 @@
+//! Running a program: its arguments, the sealed copy it is run from, execveat(2), and leaving without ceremony.
+
+use std::ffi::{CStr, CString, OsStr, c_char};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+
+use crate::syscall::check;
+use crate::{Error, Result};
+
+/// Strings as execve takes them: a null-terminated array of pointers. Built before the clone, so that the child need
+/// not allocate.
+pub struct CStrArray {
+    /// Owns what `pointers` points to. Moving a CString does not move its bytes.
+    strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl CStrArray {
+    /// Copies the strings.
+    ///
+    /// # Errors
+    /// `EINVAL` for a string with a NUL byte inside.
+    pub fn new<S: AsRef<OsStr>>(strings: impl IntoIterator<Item = S>) -> Result<Self> {
+        let strings = strings.into_iter().map(|string| CString::new(string.as_ref().as_bytes()));
+        let strings = strings.collect::<core::result::Result<Vec<_>, _>>().map_err(|error| {
+            let text = String::from_utf8_lossy(&error.into_vec()).into_owned();
+            Error::refused(format!("execve argument {text:?}"), Errno::INVAL, "contains a NUL byte")
+        })?;
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([core::ptr::null()]).collect();
+        Ok(Self { strings, pointers })
+    }
+
+    /// The strings, without the terminating null.
+    pub fn iter(&self) -> impl Iterator<Item = &CStr> {
+        self.strings.iter().map(CString::as_c_str)
+    }
+
+    fn as_ptr(&self) -> *const *const c_char {
+        self.pointers.as_ptr()
+    }
+}
+
+impl std::fmt::Debug for CStrArray {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(&self.strings).finish()
+    }
+}
+
+// SAFETY: the pointers are to bytes that the value owns and never changes.
+unsafe impl Send for CStrArray {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for CStrArray {}
+
+/// Replaces the program by the file `path` below `dir`, or by `dir` itself when `path` is empty. Returns only to say
+/// why it did not. `flags` are `AT_*` of execveat(2); `AT_EMPTY_PATH` is added for an empty path.
+///
+/// Safe between clone and exec: no allocation.
+#[must_use]
+pub fn execveat(dir: BorrowedFd<'_>, path: &CStr, argv: &CStrArray, envp: &CStrArray, flags: i32) -> Errno {
+    let flags = if path.is_empty() { flags | libc::AT_EMPTY_PATH } else { flags };
+    // SAFETY: path is NUL-terminated, both arrays end with a null pointer and their strings live in them.
+    let result = unsafe {
+        libc::syscall(libc::SYS_execveat, dir.as_raw_fd(), path.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags)
+    };
+    check(result).err().unwrap_or(Errno::INVAL)
+}
+
+/// Ends the process at once: no destructor, no atexit handler, no flush. Safe between clone and exec: no allocation.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit never returns and runs nothing of ours.
+    unsafe { libc::_exit(code) }
+}
+
+/// Closes every fd from `first` to `last`. Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `EINVAL` for `first` above `last`; `ENOSYS` before Linux 5.9.
+///
+/// # Safety
+/// Nothing may use those fds afterwards: an `OwnedFd` among them would close somebody else's.
+pub unsafe fn close_range(first: u32, last: u32) -> core::result::Result<(), Errno> {
+    // SAFETY: integers only; the caller answers for the owners.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Marks every fd from `first` to `last` close-on-exec. Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `EINVAL` for `first` above `last` or before Linux 5.11; `ENOSYS` before Linux 5.9.
+pub fn close_range_on_exec(first: u32, last: u32) -> core::result::Result<(), Errno> {
+    // SAFETY: integers only; no fd is closed now.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// A file in memory with these bytes, which nobody can change any more (memfd_create(2), all seals): what a container
+/// reaches of it through `/proc/PID/exe` cannot be overwritten (CVE-2019-5736). Close-on-exec.
+///
+/// # Errors
+/// `ENOMEM`, `EMFILE`; `EPERM` where sysctl vm.memfd_noexec forbids executable ones.
+pub fn sealed_copy(name: &CStr, bytes: &[u8]) -> Result<OwnedFd> {
+    let mut file = memfd(name)?;
+    file.write_all(bytes).map_err(|error| io_error("write", name, &error))?;
+    seal(file, name)
+}
+
+/// A sealed copy of the running executable, see [`sealed_copy`].
+///
+/// # Errors
+/// As [`sealed_copy`], and those of reading `/proc/self/exe`.
+pub fn sealed_self() -> Result<OwnedFd> {
+    let name = c"vaquita";
+    let mut exe =
+        File::open("/proc/self/exe").map_err(|error| io_error("open", c"/proc/self/exe", &error))?;
+    let mut file = memfd(name)?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match exe.read(&mut buffer).map_err(|error| io_error("read", c"/proc/self/exe", &error))? {
+            0 => return seal(file, name),
+            n => file.write_all(&buffer[..n]).map_err(|error| io_error("write", name, &error))?,
+        }
+    }
+}
+
+fn memfd(name: &CStr) -> Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_EXEC says that it is meant to be executed (Linux 6.3, where not saying so is logged); older kernels refuse it.
+    let exec = MemfdFlags::from_bits_retain(0x10);
+    let fd = match rustix::fs::memfd_create(name, flags | exec) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        other => other,
+    };
+    fd.map(File::from).map_err(|errno| {
+        Error::new(format!("memfd_create({name:?}, MFD_CLOEXEC|MFD_ALLOW_SEALING|MFD_EXEC)"), errno)
+    })
+}
+
+fn seal(file: File, name: &CStr) -> Result<OwnedFd> {
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let fd = OwnedFd::from(file);
+    rustix::fs::fcntl_add_seals(&fd, seals)
+        .map_err(|errno| Error::new(format!("fcntl(<memfd {name:?}>, F_ADD_SEALS, ..)"), errno))?;
+    Ok(fd)
+}
+
+fn io_error(call: &str, name: &CStr, error: &std::io::Error) -> Error {
+    let errno = error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+    Error::new(format!("{call}({name:?})"), errno)
+}
