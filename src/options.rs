@@ -1,0 +1,347 @@
+//! The command line.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vaquita_cri::{Config, DemoImage, NetworkConfig};
+
+use crate::applets;
+
+/// Kubernetes pods on one bare Linux host.
+#[derive(Debug, Parser)]
+#[command(name = "vaquita", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Try `vaquita demo`.")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) node: Node,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the pods of Kubernetes manifests, and remove them when they end or on Ctrl-C
+    Run(Run),
+    /// Run a built-in pod: a web server with probes to play with
+    Demo(Demo),
+    /// Run the node as a service: CRI on a unix socket
+    Daemon(Daemon),
+    /// List everything of vaquita on this host with its owner; exit 1 on an orphan
+    Check(Check),
+    /// Pull, load, list and remove images
+    Image(Image),
+    /// Print the version
+    Version,
+    /// The web server of the demo image
+    #[command(hide = true)]
+    DemoServer(DemoServer),
+}
+
+/// Which node to work with. Two nodes on one host differ in all of these.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Node (also from the environment: VAQUITA_ROOT, VAQUITA_STATE, …)")]
+pub(crate) struct Node {
+    /// Directory of what survives a reboot: images, volumes
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_ROOT",
+        value_name = "DIR",
+        default_value = "/var/lib/vaquita"
+    )]
+    root: PathBuf,
+    /// Directory of what dies with a reboot: records, sockets, leases
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_STATE",
+        value_name = "DIR",
+        default_value = "/run/vaquita"
+    )]
+    state: PathBuf,
+    /// Socket of the daemon [default: vaquita.sock in the state directory]
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_SOCKET", value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Bridge of the pod network, and name of its nftables table
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_BRIDGE",
+        value_name = "NAME",
+        default_value = "vaquita0"
+    )]
+    bridge: String,
+    /// Range of the pods' addresses
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_SUBNET",
+        value_name = "CIDR",
+        default_value = "10.210.0.0/16"
+    )]
+    subnet: Subnet,
+    /// MTU of the pods' interfaces [default: that of the bridge]
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_MTU", value_name = "BYTES")]
+    mtu: Option<u32>,
+    /// Cgroup below which everything runs
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CGROUP",
+        value_name = "PATH",
+        default_value = "/vaquita"
+    )]
+    cgroup: PathBuf,
+    /// Where root lacks CAP_SYS_RESOURCE: raise an oom_score_adj that may not be set to the lowest that may,
+    /// instead of refusing the container
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
+    restrict_oom_score_adj: bool,
+}
+
+impl Node {
+    /// The same with absolute paths, as the daemon takes it.
+    pub(crate) fn config(&self) -> Result<Config> {
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()))
+        };
+        let state = absolute(&self.state)?;
+        let socket = self.socket.as_ref().map(absolute).transpose()?;
+        Ok(Config {
+            root: absolute(&self.root)?,
+            socket: socket.unwrap_or_else(|| state.join("vaquita.sock")),
+            state,
+            network: Some(NetworkConfig {
+                bridge: self.bridge.clone(),
+                subnet: (self.subnet.address, self.subnet.prefix),
+                mtu: self.mtu,
+            }),
+            cgroup_root: self.cgroup.clone(),
+            demo_image: Some(DemoImage {
+                reference: crate::demo::IMAGE.into(),
+                entrypoint: vec!["/bin/vaquita".into(), "demo-server".into()],
+                links: applets::NAMES.iter().map(|name| format!("/bin/{name}")).collect(),
+            }),
+            restrict_oom_score_adj: self.restrict_oom_score_adj,
+            ..Config::default()
+        })
+    }
+
+    /// The arguments that make another process work with the same node.
+    pub(crate) fn to_args(&self) -> Result<Vec<std::ffi::OsString>> {
+        let config = self.config()?;
+        let mut args: Vec<std::ffi::OsString> = vec![
+            "--root".into(),
+            config.root.into(),
+            "--state".into(),
+            config.state.into(),
+            "--socket".into(),
+            config.socket.into(),
+            "--bridge".into(),
+            self.bridge.clone().into(),
+            "--subnet".into(),
+            self.subnet.to_string().into(),
+            "--cgroup".into(),
+            self.cgroup.clone().into(),
+        ];
+        if let Some(mtu) = self.mtu {
+            args.extend(["--mtu".into(), mtu.to_string().into()]);
+        }
+        if self.restrict_oom_score_adj {
+            args.push("--restrict-oom-score-adj".into());
+        }
+        Ok(args)
+    }
+}
+
+/// An IPv4 network: `10.210.0.0/16`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Subnet {
+    address: Ipv4Addr,
+    prefix: u8,
+}
+
+impl FromStr for Subnet {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (address, prefix) = text.split_once('/').context("want ADDRESS/PREFIX, as in 10.210.0.0/16")?;
+        let address: Ipv4Addr = address.parse().context("the address is not an IPv4 address")?;
+        let prefix: u8 = prefix.parse().context("the prefix is not a number")?;
+        if !(8..=30).contains(&prefix) {
+            bail!("the prefix must be from 8 to 30, so that it holds a gateway and pods");
+        }
+        let network = address.to_bits() & (u32::MAX << (32 - u32::from(prefix)));
+        if network != address.to_bits() {
+            bail!("bits behind the prefix are set: did you mean {}/{prefix}?", Ipv4Addr::from_bits(network));
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl std::fmt::Display for Subnet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs: one JSON object per line
+    Json,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    every pod ended and succeeded
+  N    a pod failed: the exit status of its container that failed first, 1 where there is none
+  1    something could not be done: the reason is on standard error
+  2    the command line or a manifest is wrong: nothing was started
+  130  ended by Ctrl-C (SIGINT), 143 by SIGTERM, 129 by SIGHUP: the pods are removed all the same";
+
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_STATUS)]
+pub(crate) struct Run {
+    /// Manifests with Pods, and with ConfigMaps and Secrets for them; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// json: events and logs as JSON lines on standard output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = EXIT_STATUS)]
+pub(crate) struct Demo {
+    /// Print the manifest and do nothing else
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// json: events and logs as JSON lines on standard output
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Daemon {
+    /// End when for two seconds there has been no pod and no connection
+    #[arg(long)]
+    pub(crate) idle_exit: bool,
+    /// How the log is written to standard error
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_env = true,
+        env = "VAQUITA_LOG_FORMAT",
+        value_name = "FORMAT"
+    )]
+    pub(crate) log_format: Output,
+    /// What is logged: error, warn, info, debug, trace, or directives such as `info,vaquita_net=debug`
+    #[arg(long, default_value = "info", hide_env = true, env = "VAQUITA_LOG", value_name = "LEVEL")]
+    pub(crate) log_level: String,
+    /// Started by `vaquita run`: own session, and one line on standard output when ready or failed
+    #[arg(long, hide = true)]
+    pub(crate) background: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// json: one object per line
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Image {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+    /// json: one object per line
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Pull an image from its registry
+    Pull {
+        /// As in a manifest: `busybox`, `registry.example/team/app:1.2`, `…@sha256:…`
+        reference: String,
+    },
+    /// List the images that are there
+    Ls,
+    /// Remove images, by reference, digest or id
+    Rm {
+        /// Which ones
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Import the images of a tar file: an OCI layout or a Docker archive, also gzipped
+    Load {
+        /// The file; `-` is standard input
+        file: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoServer {
+    /// Where to listen
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// Seconds from the start until /ready says yes
+    #[arg(long, default_value_t = 0)]
+    pub(crate) ready_after: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_for_another_process_mean_the_same_node() {
+        let args = [
+            "vaquita",
+            "version",
+            "--root",
+            "/r",
+            "--state",
+            "/s",
+            "--subnet",
+            "10.9.0.0/24",
+            "--mtu",
+            "1400",
+        ];
+        let node = Cli::try_parse_from(args).unwrap().node;
+        let mut again: Vec<std::ffi::OsString> = vec!["vaquita".into(), "version".into()];
+        again.extend(node.to_args().unwrap());
+        let other = Cli::try_parse_from(again).unwrap().node;
+        assert_eq!(format!("{:?}", node.config().unwrap()), format!("{:?}", other.config().unwrap()));
+    }
+
+    #[test]
+    fn a_subnet_says_what_is_wrong_with_it() {
+        let error = |text: &str| text.parse::<Subnet>().unwrap_err().to_string();
+        assert_eq!("10.0.0.0/24".parse::<Subnet>().unwrap().to_string(), "10.0.0.0/24");
+        assert!(error("10.0.0.0").contains("ADDRESS/PREFIX"));
+        assert!(error("10.0.0.7/24").contains("did you mean 10.0.0.0/24?"));
+        assert!(error("10.0.0.0/32").contains("from 8 to 30"));
+        assert!(error("a/24").contains("IPv4"));
+    }
+}
