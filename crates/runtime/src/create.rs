@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::LinuxNamespaceType;
 use rustix::process::Pid;
+use vaquita_sys::ns;
 
 use crate::{Error, Plan, StartHandle};
 
@@ -15,7 +15,7 @@ pub struct CreateArgs {
     /// Standard input, output and error.
     pub stdio: Stdio,
     /// Namespaces to join. They take precedence over a path in the specification for the same kind.
-    pub join: Vec<(LinuxNamespaceType, OwnedFd)>,
+    pub join: Vec<(ns::Kind, OwnedFd)>,
     /// Whose child the process is.
     pub parent: ParentOf,
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxSeccomp};
+use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
 use rustix::process::Pid;
+use vaquita_sys::ns;
 
 use crate::{Error, ParentOf};
 
@@ -14,7 +15,7 @@ pub struct SandboxArgs {
     /// The pod's host name; set only where the UTS namespace is new.
     pub hostname: Option<String>,
     /// The namespaces made new; the others are the host's. A mount namespace is always made.
-    pub namespaces: Vec<LinuxNamespaceType>,
+    pub namespaces: Vec<ns::Kind>,
     /// Kernel parameters of the new namespaces, dotted names. Refused when their namespace is the host's or when they belong to none.
     pub sysctls: BTreeMap<String, String>,
     /// User id of the process.
@@ -43,14 +44,14 @@ pub struct Sandbox {
     /// A pidfd of it.
     pub pidfd: OwnedFd,
     /// The new namespaces, open, except the mount namespace.
-    pub namespaces: Vec<(LinuxNamespaceType, OwnedFd)>,
+    pub namespaces: Vec<(ns::Kind, OwnedFd)>,
 }
 
 impl Sandbox {
     /// The pod's network namespace, unless it is the host's.
     #[must_use]
     pub fn netns(&self) -> Option<&OwnedFd> {
-        self.namespaces.iter().find(|(kind, _)| *kind == LinuxNamespaceType::Network).map(|(_, fd)| fd)
+        self.namespaces.iter().find(|(kind, _)| *kind == ns::Kind::Net).map(|(_, fd)| fd)
     }
 }
 

@@ -1,56 +1,20 @@
 //! Seccomp: OCI profiles compiled to BPF, and the profile that containers get by default.
+//!
+//! The meaning of a profile is that which runc gives it through libseccomp:
+//! * an unknown call, or one that an architecture lacks, is left out there; the native architecture is always covered;
+//! * conditions of a rule must all hold, except that a rule with two conditions on one argument is an alternative of each;
+//! * an unconditional rule for a call beats conditional ones, the first of several; a rule that does what the default
+//!   does anyway is no rule;
+//! * a call newer than every call that the profile names fails with ENOSYS, so that programs fall back, unless the
+//!   default allows.
+//!
+//! Where several conditional rules for one call match, the first in the profile decides.
 
-use oci_spec::runtime::{Capability, LinuxSeccomp};
+mod bpf;
+mod compile;
+mod default;
+mod table;
 
-use crate::Error;
-
-/// A compiled profile: what seccomp(2) `SECCOMP_SET_MODE_FILTER` takes.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Program {
-    instructions: Vec<Instruction>,
-    flags: u32,
-}
-
-/// One instruction of classic BPF, laid out as `struct sock_filter`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(C)]
-pub struct Instruction {
-    /// Operation.
-    pub code: u16,
-    /// Instructions to skip when the condition holds.
-    pub jt: u8,
-    /// Instructions to skip when it does not.
-    pub jf: u8,
-    /// Operand.
-    pub k: u32,
-}
-
-impl Program {
-    /// The instructions.
-    #[must_use]
-    pub fn instructions(&self) -> &[Instruction] {
-        &self.instructions
-    }
-
-    /// `SECCOMP_FILTER_FLAG_*` that the profile asks for.
-    #[must_use]
-    pub fn flags(&self) -> u32 {
-        self.flags
-    }
-}
-
-/// Compiles a profile.
-///
-/// # Errors
-/// [`crate::Kind::Invalid`] for a profile that contradicts itself, [`crate::Kind::Unsupported`] for an architecture or action that cannot be had.
-pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
-    let _ = profile;
-    Err(Error::unsupported("not there yet"))
-}
-
-/// The profile a container gets by default, equal in effect to that of containerd and moby for a container with these capabilities (its bounding set).
-#[must_use]
-pub fn runtime_default(capabilities: &[Capability]) -> LinuxSeccomp {
-    let _ = capabilities;
-    LinuxSeccomp::default()
-}
+pub use bpf::Program;
+pub use compile::compile;
+pub use default::runtime_default;

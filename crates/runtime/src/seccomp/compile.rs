@@ -1,0 +1,367 @@
+//! OCI profile to BPF program.
+//!
+//! For each architecture the call numbers are cut into ranges with one outcome each, and a balanced tree of comparisons
+//! finds the range: neighbours that are all allowed are one range, so a verdict takes about ten instructions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall,
+};
+
+use vaquita_sys::seccomp::{MAX_INSTRUCTIONS, SockFilter};
+
+use super::bpf::{self, Condition, Program, Test};
+use super::table;
+use crate::Error;
+
+/// Compiles a profile.
+///
+/// # Errors
+/// [`crate::Kind::Invalid`] for a profile that contradicts itself, [`crate::Kind::Unsupported`] for an architecture or
+/// action that cannot be had.
+pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
+    let default = verdict(profile.default_action(), profile.default_errno_ret(), "defaultErrnoRet")?;
+    let rules = rules(profile)?;
+    let columns = columns(profile)?;
+    let mut sections: BTreeMap<u32, BTreeMap<u32, Outcome>> = BTreeMap::new();
+    for &column in &columns {
+        sections.entry(column.audit).or_default().extend(ranges(column, &rules, default));
+    }
+    if let Some(ranges) = sections.get_mut(&X86_64.audit) {
+        // x86_64 and x32 share an audit number. What is not among the architectures may not be called.
+        ranges.entry(0).or_insert_with(|| Outcome::plain(KILL_PROCESS));
+        ranges.entry(X32_BIT).or_insert_with(|| Outcome::plain(KILL_PROCESS));
+        // What a tracer sets to skip a call; else it would count as a call of x32.
+        ranges.insert(u32::MAX, Outcome::plain(default));
+    }
+    let mut program = vec![bpf::plain(bpf::RETURN, KILL_PROCESS)];
+    for (audit, ranges) in sections {
+        let mut ranges: Vec<(u32, Outcome)> = ranges.into_iter().collect();
+        ranges.dedup_by(|later, earlier| later.1 == earlier.1);
+        let mut section = vec![bpf::plain(bpf::LOAD, bpf::NUMBER)];
+        section.extend(tree(&ranges));
+        program = bpf::either(bpf::EQUAL, audit, &section, &program);
+    }
+    program.insert(0, bpf::plain(bpf::LOAD, bpf::ARCHITECTURE));
+    if program.len() > MAX_INSTRUCTIONS {
+        return Err(Error::unsupported(format!(
+            "the seccomp profile compiles to {} instructions; the kernel takes {}",
+            program.len(),
+            MAX_INSTRUCTIONS
+        )));
+    }
+    Ok(Program { instructions: program, flags: flags(profile)? })
+}
+
+const KILL_PROCESS: u32 = 0x8000_0000;
+const KILL_THREAD: u32 = 0;
+const TRAP: u32 = 0x0003_0000;
+const ERRNO: u32 = 0x0005_0000;
+const TRACE: u32 = 0x7ff0_0000;
+const LOG: u32 = 0x7ffc_0000;
+const ALLOW: u32 = 0x7fff_0000;
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+/// Largest error number (`MAX_ERRNO`, linux/err.h).
+const MAX_ERRNO: u32 = 4095;
+/// Marks a call of x32 (`__X32_SYSCALL_BIT`).
+const X32_BIT: u32 = 0x4000_0000;
+/// ARM's private calls start here (`__ARM_NR_BASE`); they say nothing about how new a profile is.
+const PRIVATE: u32 = 0x000f_0000;
+
+/// Where the numbers of one architecture are found.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Column {
+    /// `AUDIT_ARCH_*` (linux/audit.h).
+    audit: u32,
+    table: usize,
+}
+
+const X86_64: Column = Column { audit: 0xc000_003e, table: 0 };
+const X86: Column = Column { audit: 0x4000_0003, table: 1 };
+const X32: Column = Column { audit: 0xc000_003e, table: 2 };
+const AARCH64: Column = Column { audit: 0xc000_00b7, table: 3 };
+const ARM: Column = Column { audit: 0x4000_0028, table: 4 };
+
+impl Column {
+    /// libseccomp compares 32 bits on these, so that -1 in a profile is -1 there too.
+    fn narrow(self) -> bool {
+        [X86, X32, ARM].contains(&self)
+    }
+
+    fn marker(self) -> u32 {
+        if self == X32 { X32_BIT } else { 0 }
+    }
+
+    fn number(self, name: &str) -> Option<u32> {
+        table::number(name, self.table).map(|number| number | self.marker())
+    }
+}
+
+/// A rule as it applies to any architecture.
+struct Rule<'a> {
+    name: &'a str,
+    conditions: Vec<Condition>,
+    verdict: u32,
+}
+
+/// What happens to a call.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Outcome {
+    conditional: Vec<(Vec<Condition>, u32)>,
+    otherwise: u32,
+}
+
+impl Outcome {
+    fn plain(verdict: u32) -> Self {
+        Self { conditional: Vec::new(), otherwise: verdict }
+    }
+
+    fn code(&self) -> Vec<SockFilter> {
+        let mut code: Vec<SockFilter> = self
+            .conditional
+            .iter()
+            .flat_map(|(conditions, verdict)| bpf::rule(conditions, *verdict))
+            .collect();
+        code.push(bpf::plain(bpf::RETURN, self.otherwise));
+        code
+    }
+}
+
+fn tree(ranges: &[(u32, Outcome)]) -> Vec<SockFilter> {
+    match ranges {
+        [] => vec![bpf::plain(bpf::RETURN, KILL_PROCESS)],
+        [(_, outcome)] => outcome.code(),
+        _ => {
+            let (left, right) = ranges.split_at(ranges.len() / 2);
+            bpf::split(right[0].0, &tree(left), &tree(right))
+        }
+    }
+}
+
+/// The outcome of every number of an architecture: each entry holds from its number to the next entry's.
+fn ranges(column: Column, rules: &[Rule<'_>], default: u32) -> Vec<(u32, Outcome)> {
+    let calls = calls(column, rules, default);
+    let newest = calls.keys().copied().filter(|number| number & !X32_BIT < PRIVATE).max();
+    let unknown = if matches!(default, ALLOW | LOG) { default } else { ERRNO | ENOSYS };
+    let fill = |number: u32| {
+        Outcome::plain(if newest.is_none_or(|newest| number > newest) { unknown } else { default })
+    };
+    let mut out = Vec::new();
+    let mut next = column.marker();
+    for (number, outcome) in calls {
+        if number > next {
+            out.push((next, fill(next)));
+        }
+        out.push((number, outcome));
+        next = number + 1;
+    }
+    out.push((next, fill(next)));
+    out
+}
+
+/// The calls of an architecture which the rules name.
+fn calls(column: Column, rules: &[Rule<'_>], default: u32) -> BTreeMap<u32, Outcome> {
+    let mut calls: BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, Option<u32>)> = BTreeMap::new();
+    for rule in rules {
+        if rule.verdict == default {
+            // No rule, but known to the profile's author: it counts for how new the profile is.
+            column.number(rule.name).map(|number| calls.entry(number).or_default());
+            continue;
+        }
+        if let Some(number) = column.number(rule.name) {
+            let narrow = column.narrow();
+            let conditions =
+                rule.conditions.iter().map(|condition| Condition { narrow, ..*condition }).collect();
+            add(&mut calls, number, conditions, rule.verdict);
+        }
+        if column == X86
+            && let Some((gate, call)) = gated(rule.name)
+            && let Some(number) = column.number(gate)
+        {
+            // The arguments of the inner call are behind a pointer. What cannot be examined is denied rather than allowed.
+            if rule.conditions.is_empty() || rule.verdict != ALLOW {
+                // The upper half of ipc's first argument is a version (ipc(2)).
+                let inner = Condition { argument: 0, test: Test::Masked(0xffff, call), narrow: true };
+                add(&mut calls, number, vec![inner], rule.verdict);
+            }
+        }
+    }
+    calls
+        .into_iter()
+        .map(|(number, (conditional, plain))| {
+            let outcome = match plain {
+                Some(verdict) => Outcome::plain(verdict),
+                None => Outcome { conditional, otherwise: default },
+            };
+            (number, outcome)
+        })
+        .collect()
+}
+
+fn add(
+    calls: &mut BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, Option<u32>)>,
+    number: u32,
+    conditions: Vec<Condition>,
+    verdict: u32,
+) {
+    let (conditional, plain) = calls.entry(number).or_default();
+    if conditions.is_empty() {
+        plain.get_or_insert(verdict);
+    } else {
+        conditional.push((conditions, verdict));
+    }
+}
+
+/// On 32-bit x86, socket and System V IPC calls also come through one gate each (socketcall(2), ipc(2)).
+fn gated(name: &str) -> Option<(&'static str, u64)> {
+    const SOCKET: [&str; 20] = [
+        "socket",
+        "bind",
+        "connect",
+        "listen",
+        "accept",
+        "getsockname",
+        "getpeername",
+        "socketpair",
+        "send",
+        "recv",
+        "sendto",
+        "recvfrom",
+        "shutdown",
+        "setsockopt",
+        "getsockopt",
+        "sendmsg",
+        "recvmsg",
+        "accept4",
+        "recvmmsg",
+        "sendmmsg",
+    ];
+    const IPC: [(&str, u64); 12] = [
+        ("semop", 1),
+        ("semget", 2),
+        ("semctl", 3),
+        ("semtimedop", 4),
+        ("msgsnd", 11),
+        ("msgrcv", 12),
+        ("msgget", 13),
+        ("msgctl", 14),
+        ("shmat", 21),
+        ("shmdt", 22),
+        ("shmget", 23),
+        ("shmctl", 24),
+    ];
+    let socket = SOCKET.iter().zip(1..).find(|(other, _)| **other == name);
+    socket
+        .map(|(_, number)| ("socketcall", number))
+        .or_else(|| IPC.iter().find(|(other, _)| *other == name).map(|(_, number)| ("ipc", *number)))
+}
+
+fn rules(profile: &LinuxSeccomp) -> Result<Vec<Rule<'_>>, Error> {
+    let mut rules = Vec::new();
+    for syscall in profile.syscalls().iter().flatten() {
+        let verdict = verdict(syscall.action(), syscall.errno_ret(), "errnoRet")?;
+        let alternatives = alternatives(syscall)?;
+        for name in syscall.names() {
+            for conditions in &alternatives {
+                rules.push(Rule { name, conditions: conditions.clone(), verdict });
+            }
+        }
+    }
+    Ok(rules)
+}
+
+/// Lists of conditions of which one must hold wholly.
+fn alternatives(syscall: &LinuxSyscall) -> Result<Vec<Vec<Condition>>, Error> {
+    let conditions: Vec<Condition> =
+        syscall.args().iter().flatten().map(condition).collect::<Result<_, _>>()?;
+    let distinct: BTreeSet<u32> = conditions.iter().map(|condition| condition.argument).collect();
+    Ok(if distinct.len() == conditions.len() {
+        vec![conditions]
+    } else {
+        conditions.into_iter().map(|condition| vec![condition]).collect()
+    })
+}
+
+fn condition(arg: &LinuxSeccompArg) -> Result<Condition, Error> {
+    let argument = u32::try_from(arg.index()).ok().filter(|index| *index < 6).ok_or_else(|| {
+        Error::invalid(format!("linux.seccomp: argument index {} is not in 0 to 5", arg.index()))
+    })?;
+    let value = arg.value();
+    let test = match arg.op() {
+        LinuxSeccompOperator::ScmpCmpNe => Test::NotEqual(value),
+        LinuxSeccompOperator::ScmpCmpLt => Test::Less(value),
+        LinuxSeccompOperator::ScmpCmpLe => Test::AtMost(value),
+        LinuxSeccompOperator::ScmpCmpEq => Test::Equal(value),
+        LinuxSeccompOperator::ScmpCmpGe => Test::AtLeast(value),
+        LinuxSeccompOperator::ScmpCmpGt => Test::Greater(value),
+        LinuxSeccompOperator::ScmpCmpMaskedEq => Test::Masked(value, arg.value_two().unwrap_or(0) & value),
+    };
+    Ok(Condition { argument, test, narrow: false })
+}
+
+fn verdict(action: LinuxSeccompAction, errno: Option<u32>, field: &str) -> Result<u32, Error> {
+    let within = |limit: u32| match errno.unwrap_or(EPERM) {
+        value if value <= limit => Ok(value),
+        value => Err(Error::invalid(format!("linux.seccomp: {field} {value} is above {limit}"))),
+    };
+    Ok(match action {
+        LinuxSeccompAction::ScmpActErrno => return Ok(ERRNO | within(MAX_ERRNO)?),
+        LinuxSeccompAction::ScmpActTrace => return Ok(TRACE | within(0xffff)?),
+        _ if errno.is_some() => {
+            return Err(Error::invalid(format!(
+                "linux.seccomp: {field} is given for {action:?}, which returns no error"
+            )));
+        }
+        LinuxSeccompAction::ScmpActAllow => ALLOW,
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => KILL_THREAD,
+        LinuxSeccompAction::ScmpActKillProcess => KILL_PROCESS,
+        LinuxSeccompAction::ScmpActLog => LOG,
+        LinuxSeccompAction::ScmpActTrap => TRAP,
+        LinuxSeccompAction::ScmpActNotify => {
+            return Err(Error::unsupported(
+                "linux.seccomp: SCMP_ACT_NOTIFY (a listener for system calls) is not supported yet",
+            ));
+        }
+    })
+}
+
+fn columns(profile: &LinuxSeccomp) -> Result<BTreeSet<Column>, Error> {
+    let native = if cfg!(target_arch = "x86_64") { X86_64 } else { AARCH64 };
+    let mut columns = BTreeSet::from([native]);
+    for arch in profile.architectures().iter().flatten() {
+        columns.insert(match arch {
+            Arch::ScmpArchNative => native,
+            Arch::ScmpArchX86_64 => X86_64,
+            Arch::ScmpArchX86 => X86,
+            Arch::ScmpArchX32 => X32,
+            Arch::ScmpArchAarch64 => AARCH64,
+            Arch::ScmpArchArm => ARM,
+            // Cannot be executed by any machine this program is built for, so nothing is left unfiltered.
+            _ => continue,
+        });
+    }
+    Ok(columns)
+}
+
+fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
+    let mut bits = 0;
+    for flag in profile.flags().iter().flatten() {
+        bits |= match flag {
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 1,
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 1 << 2,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+                return Err(Error::unsupported(
+                    "linux.seccomp: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a listener, which is not supported yet",
+                ));
+            }
+        };
+    }
+    Ok(bits)
+}
+
+#[cfg(test)]
+mod tests;
