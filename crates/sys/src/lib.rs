@@ -17,6 +17,7 @@ pub mod bpf;
 pub mod cap;
 mod error;
 pub mod fs;
+pub mod memory;
 pub mod mount;
 pub mod ns;
 pub mod process;

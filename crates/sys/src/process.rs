@@ -3,6 +3,7 @@
 mod attr;
 mod clone;
 mod exec;
+mod fork;
 mod wait;
 
 pub use attr::{
@@ -12,4 +13,5 @@ pub use attr::{
 };
 pub use clone::{Clone, CloneFlags, Forked, clone3};
 pub use exec::{CStrArray, close_range, close_range_on_exec, execveat, exit_now, sealed_copy, sealed_self};
+pub use fork::fork_worker;
 pub use wait::{Exit, open_pidfd, reap_any, start_time, try_wait_pidfd, wait_pidfd};

@@ -1,0 +1,122 @@
+//! Memory from the kernel directly, which goes back to it.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use rustix::io::Errno;
+
+use crate::{Error, Result};
+
+/// A zeroed buffer in pages of its own, outside the heap: untouched pages cost nothing, and what was used can be given
+/// back while the buffer is kept. For large buffers of small processes that live long, where the allocator would hold
+/// on to the pages.
+#[derive(Default)]
+pub struct Pages {
+    start: Option<NonNull<u8>>,
+    length: usize,
+}
+
+impl Pages {
+    /// A buffer of `length` bytes.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(length: usize) -> Result<Self> {
+        if length == 0 {
+            return Ok(Self::default());
+        }
+        // SAFETY: a new private mapping, at an address that the kernel chooses, aliases nothing.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(Error::new(format!("mmap(NULL, {length}, .., MAP_ANONYMOUS)"), last_errno()));
+        }
+        Ok(Self { start: NonNull::new(start.cast()), length })
+    }
+
+    /// Gives the memory back to the kernel. The buffer reads as zeroes afterwards.
+    pub fn release(&mut self) {
+        if let Some(start) = self.start {
+            // SAFETY: the whole mapping is ours and private; MADV_DONTNEED makes it zero-filled. `&mut self` proves that
+            // nobody looks at it meanwhile.
+            unsafe { libc::madvise(start.as_ptr().cast(), self.length, libc::MADV_DONTNEED) };
+        }
+    }
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let Some(start) = self.start else { return &[] };
+        // SAFETY: the mapping is `length` readable, initialised (zeroed) bytes, and lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.length) }
+    }
+}
+
+impl DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let Some(start) = self.start else { return &mut [] };
+        // SAFETY: as for deref; `&mut self` makes it the only reference.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if let Some(start) = self.start {
+            // SAFETY: the mapping is ours, of this length, and nothing can refer to it any more.
+            unsafe { libc::munmap(start.as_ptr().cast(), self.length) };
+        }
+    }
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pages({} bytes)", self.length)
+    }
+}
+
+// SAFETY: the mapping is owned, and bound to no thread.
+unsafe impl Send for Pages {}
+// SAFETY: shared references only read.
+unsafe impl Sync for Pages {}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::NOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_there_until_it_is_released() {
+        let mut pages = Pages::new(100_000).unwrap();
+        assert_eq!(pages.len(), 100_000);
+        pages[99_999] = 7;
+        assert_eq!(pages[99_999], 7);
+        pages.release();
+        assert!(pages.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn nothing_is_fine() {
+        assert!(Pages::new(0).unwrap().is_empty());
+        assert!(Pages::default().is_empty());
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        assert_eq!(Pages::new(usize::MAX / 2).unwrap_err().errno(), Errno::NOMEM);
+    }
+}
