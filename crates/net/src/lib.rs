@@ -7,10 +7,19 @@
 //!
 //! All calls are synchronous and act in the network namespace of the calling thread.
 
+mod bridge;
 mod config;
 mod error;
+mod firewall;
+mod host;
+mod inventory;
+mod lease;
+mod link;
+mod netlink;
 mod network;
+mod subnet;
 
 pub use config::{Config, PortMapping, Protocol};
 pub use error::{Error, Kind};
-pub use network::{Attachment, Network, Report, Resource, ResourceKind, inventory, loopback_up};
+pub use inventory::{Resource, ResourceKind, inventory};
+pub use network::{Attachment, Network, Report, loopback_up};

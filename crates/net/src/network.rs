@@ -1,10 +1,19 @@
 //! A bridge with its pods.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::{Config, Error, Kind, PortMapping};
+use crate::firewall::{self, Change, wire};
+use crate::lease::{Lease, Leases};
+use crate::link::{self, POD_LINK, Veth};
+use crate::netlink::{Batch, Socket};
+use crate::subnet::Subnet;
+use crate::{Config, Error, Kind, PortMapping, bridge, host};
+
+/// The longest owner that fits as a comment of an nftables element, with its zero byte.
+const OWNER_ROOM: usize = 127;
 
 /// A bridge on the host, its address leases and its nftables table.
 ///
@@ -12,6 +21,11 @@ use crate::{Config, Error, Kind, PortMapping};
 #[derive(Debug)]
 pub struct Network {
     config: Config,
+    subnet: Subnet,
+    leases: Leases,
+    bridge: Mutex<bridge::Bridge>,
+    /// Held while `route_localnet` is made to fit the leases.
+    localnet: Mutex<()>,
 }
 
 /// What a pod got.
@@ -44,54 +58,31 @@ pub struct Report {
     pub failures: Vec<String>,
 }
 
-/// A thing in the kernel or on disk that belongs to a network.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Resource {
-    /// What it is.
-    pub kind: ResourceKind,
-    /// Its name as the kernel or the file system has it.
-    pub name: String,
-    /// The owner given to [`Network::attach`]. `None` for what all pods share; for the rest it says that nobody owns
-    /// it: an orphan.
-    pub owner: Option<String>,
-}
-
-/// The kinds of [`Resource`].
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-#[non_exhaustive]
-pub enum ResourceKind {
-    /// An address of the bridge. Shared.
-    Address,
-    /// The bridge. Shared.
-    Bridge,
-    /// An element of a host port map.
-    HostPort,
-    /// A file that holds an address.
-    Lease,
-    /// The host's end of a pod's link.
-    Link,
-    /// The nftables table. Shared.
-    Table,
-}
-
-impl ResourceKind {
-    /// Whether it belongs to all pods of the network, so that `owner` is always `None`.
-    #[must_use]
-    pub fn is_shared(self) -> bool {
-        matches!(self, Self::Address | Self::Bridge | Self::Table)
-    }
-}
-
 impl Network {
     /// Makes what is missing of bridge, address, forwarding and nftables table, and reads the leases.
     ///
-    /// Idempotent: what a former daemon left is kept, host ports included; pods notice nothing.
+    /// Idempotent: what a former daemon left is kept, host ports included; pods notice nothing. The only setting of the
+    /// host that changes beside the bridge's own is `net.ipv4.ip_forward`, with a line in the log.
     ///
     /// # Errors
     /// `Invalid` for a configuration that cannot be; `Exists` when the name or the subnet belongs to something else on the
     /// host; `Unsupported` names what the kernel lacks; `Denied` without CAP_NET_ADMIN.
     pub fn open(config: Config) -> Result<Self, Error> {
-        Ok(Self { config })
+        bridge::check_name(&config.bridge)?;
+        let subnet = Subnet::new(config.subnet)?;
+        let leases = Leases::open(&config.leases, subnet)?;
+        let bridge = {
+            let _lock = leases.lock()?;
+            bridge::ensure(&config, subnet)?
+        };
+        host::forward()?;
+        let network = Self { config, subnet, leases, bridge: Mutex::new(bridge), localnet: Mutex::new(()) };
+        network.install()?;
+        network.fit_localnet()?;
+        for obstacle in network.obstacles()? {
+            tracing::warn!("{obstacle}");
+        }
+        Ok(network)
     }
 
     /// Connects the pod whose network namespace is `netns`, under the key `owner` (the sandbox id).
@@ -107,11 +98,16 @@ impl Network {
         netns: BorrowedFd<'_>,
         ports: &[PortMapping],
     ) -> Result<Attachment, Error> {
-        let _ = (owner, netns, ports);
-        Err(Error::new(
-            Kind::Unsupported,
-            format!("attaching to {} is not implemented yet", self.config.bridge),
-        ))
+        check_owner(owner)?;
+        check_ports(ports)?;
+        host::is_not_ours(netns)?;
+        let ip = self.leases.take(owner, ports)?;
+        let connected = self.connect(owner, ip, netns).and_then(|()| self.open_ports(owner, ip, ports));
+        if let Err(error) = connected {
+            self.undo(owner, ports);
+            return Err(error.context(&format!("attach {owner} to {}", self.config.bridge)));
+        }
+        Ok(self.describe(owner, ip, ports))
     }
 
     /// Takes back host ports and address of `owner`. Nothing happens when it has none.
@@ -122,23 +118,70 @@ impl Network {
     /// # Errors
     /// What the kernel or file system said; the lease is then kept, and the call can be repeated.
     pub fn detach(&self, owner: &str) -> Result<(), Error> {
-        let _ = owner;
-        Ok(())
+        let Some((ip, lease)) = self.leases.find(owner) else { return Ok(()) };
+        self.close_ports(owner, ip, &lease.ports)?;
+        self.leases.release(owner)?;
+        self.fit_localnet_after(&lease.ports)
     }
 
     /// What `owner` has, from memory.
     #[must_use]
     pub fn attachment(&self, owner: &str) -> Option<Attachment> {
-        let _ = owner;
-        None
+        let (ip, lease) = self.leases.find(owner)?;
+        Some(self.describe(owner, ip, &lease.ports))
     }
 
-    /// Frees what belongs to owners that are not in `live`, and installs the nftables table anew if it is gone.
+    /// Frees what belongs to owners that are not in `live`, and installs the nftables table anew, so that its elements are
+    /// those of the leases.
     ///
-    /// Goes on after a failure and tells it in the report.
+    /// Goes on after a failure and tells it in the report. Not to be called while something is attached: its owner could
+    /// not be in `live` yet.
     pub fn reconcile(&self, live: &BTreeSet<String>) -> Report {
-        let _ = live;
-        Report::default()
+        let mut report = Report::default();
+        let entries = match self.leases.reload().and_then(|()| self.leases.on_disk()) {
+            Ok(entries) => entries,
+            Err(error) => {
+                report.failures.push(error.to_string());
+                return report;
+            }
+        };
+        let mut leased = BTreeSet::new();
+        for (ip, lease) in entries {
+            let owner = lease.map(|lease| lease.owner).unwrap_or_default();
+            if live.contains(&owner) {
+                leased.insert(owner);
+                continue;
+            }
+            match self.leases.release_address(ip) {
+                Ok(()) => report.freed.push((ip, owner)),
+                Err(error) => report.failures.push(error.to_string()),
+            }
+        }
+        report.missing = live.difference(&leased).cloned().collect();
+        self.sweep_links(live, &mut report);
+        let restored = self.install().and_then(|()| self.fit_localnet());
+        report.failures.extend(restored.err().map(|error| error.to_string()));
+        report
+    }
+
+    /// What on this host keeps pods from the outside that is not ours to change, one sentence each.
+    ///
+    /// nftables asks every chain of a hook, and one that drops cannot be overruled from another: a firewall whose
+    /// `forward` chain has the policy drop needs a rule of its own. Legacy iptables (not the nf_tables one) is not seen.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn obstacles(&self) -> Result<Vec<String>, Error> {
+        let bridge = &self.config.bridge;
+        let chains = wire::dropping_chains(&Socket::netfilter()?)?;
+        let sentence = |chain: &wire::DroppingChain| {
+            let place = format!("{} {} {}", chain.family, chain.table, chain.name);
+            format!(
+                "nftables chain `{place}` drops forwarded packets by policy; unless its rules accept them, pods reach nothing \
+                 beyond this host: nft insert rule {place} iifname {bridge} accept; nft insert rule {place} oifname {bridge} accept"
+            )
+        };
+        Ok(chains.iter().map(sentence).collect())
     }
 
     /// Removes bridge and table when no lease is left; says whether it did.
@@ -148,17 +191,226 @@ impl Network {
     /// # Errors
     /// What the kernel said.
     pub fn close(self) -> Result<bool, Error> {
-        Ok(false)
+        let _lock = self.leases.lock()?;
+        if !self.leases.on_disk()?.is_empty() {
+            return Ok(false);
+        }
+        let netfilter = Socket::netfilter()?;
+        if wire::exists(&netfilter, &self.config.bridge)? {
+            wire::commit(&netfilter, &self.config.bridge, &[Change::DeleteTable])?;
+        }
+        let route = Socket::route()?;
+        if link::find(&route, &self.config.bridge)?.is_some() {
+            let mut batch = Batch::new();
+            link::delete(&mut batch, &self.config.bridge);
+            route.run(&batch)?;
+        }
+        self.leases.remove();
+        Ok(true)
     }
-}
 
-/// Everything that `config`'s network has on this host, sorted. Needs no daemon and changes nothing.
-///
-/// # Errors
-/// What the kernel or file system said.
-pub fn inventory(config: &Config) -> Result<Vec<Resource>, Error> {
-    let _ = config;
-    Ok(Vec::new())
+    /// Makes the pod's link and everything inside the pod.
+    fn connect(&self, owner: &str, ip: Ipv4Addr, netns: BorrowedFd<'_>) -> Result<(), Error> {
+        let name = bridge::link_name(owner);
+        let alias = bridge::link_alias(&self.config.bridge, owner);
+        let mut at = *self.bridge();
+        let veth = |at: bridge::Bridge| Veth {
+            name: &name,
+            alias: &alias,
+            bridge: at.index,
+            mtu: at.mtu,
+            mac: Subnet::mac(ip),
+            netns,
+        };
+        let socket = Socket::route()?;
+        let create = |at| {
+            let mut batch = Batch::new();
+            link::create_veth(&mut batch, &veth(at));
+            socket.run(&batch)
+        };
+        if let Err(error) = create(at) {
+            // Somebody may have removed the bridge; then it is made again and this attempt was the first.
+            let now = link::find(&socket, &self.config.bridge)?.map(|link| link.index);
+            if now == Some(at.index) {
+                return Err(error);
+            }
+            at = self.restore_bridge()?;
+            create(at)?;
+        }
+        let finished = host::no_ipv6(&name)
+            .and_then(|()| {
+                let mut batch = Batch::new();
+                link::configure_port(&mut batch, &veth(at));
+                socket.run(&batch)
+            })
+            .and_then(|()| host::inside(netns, || self.configure_pod(ip)));
+        if finished.is_err() {
+            // The namespace is the caller's and stays, so here the link must be deleted, however long that takes.
+            let mut batch = Batch::new();
+            link::delete(&mut batch, &name);
+            if let Err(error) = socket.run(&batch) {
+                tracing::warn!(%error, "a link of a failed attachment stays until its namespace is closed");
+            }
+        }
+        finished
+    }
+
+    /// Brings up `lo` and `eth0` inside the pod, with address and default route.
+    fn configure_pod(&self, ip: Ipv4Addr) -> Result<(), Error> {
+        host::no_ipv6(POD_LINK)?;
+        let socket = Socket::route()?;
+        let eth0 = link::find(&socket, POD_LINK)?
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("{POD_LINK} is gone from the pod")))?;
+        let mut batch = Batch::new();
+        link::up(&mut batch, "lo");
+        link::add_address(&mut batch, (POD_LINK, eth0.index), ip, self.subnet.prefix());
+        link::up(&mut batch, POD_LINK);
+        link::add_default_route(&mut batch, self.subnet.gateway(), eth0.index);
+        socket.run(&batch)
+    }
+
+    fn open_ports(&self, owner: &str, ip: Ipv4Addr, ports: &[PortMapping]) -> Result<(), Error> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let elements = firewall::elements(owner, ip, ports);
+        let changes: Vec<_> = elements.into_iter().map(Change::AddElement).collect();
+        let socket = Socket::netfilter()?;
+        match wire::commit(&socket, &self.config.bridge, &changes) {
+            // Somebody flushed the ruleset. The table is made anew from the leases, which have these ports already.
+            Err(error) if error.kind() == Kind::NotFound => self.install()?,
+            Err(error) if error.kind() == Kind::Exists => {
+                return Err(self.port_conflict(&socket, ports, error));
+            }
+            added => added?,
+        }
+        self.fit_localnet_after(ports)
+    }
+
+    fn close_ports(&self, owner: &str, ip: Ipv4Addr, ports: &[PortMapping]) -> Result<(), Error> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let changes: Vec<_> =
+            firewall::elements(owner, ip, ports).into_iter().map(Change::DeleteElement).collect();
+        let socket = Socket::netfilter()?;
+        match wire::commit(&socket, &self.config.bridge, &changes) {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            removed => return removed,
+        }
+        // One of them is gone already, so none was removed: a transaction each.
+        for change in &changes {
+            match wire::commit(&Socket::netfilter()?, &self.config.bridge, std::slice::from_ref(change)) {
+                Err(error) if error.kind() == Kind::NotFound => {}
+                removed => removed?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Names who holds the element; another process may have written it.
+    fn port_conflict(&self, socket: &Socket, ports: &[PortMapping], error: Error) -> Error {
+        let held = wire::elements(socket, &self.config.bridge).unwrap_or_default();
+        let wanted = firewall::elements("", Ipv4Addr::UNSPECIFIED, ports);
+        let taken = wanted.iter().zip(ports).find_map(|(wanted, port)| {
+            let holder = held.iter().find(|held| held.key() == wanted.key())?;
+            Some((port, &holder.owner))
+        });
+        match taken {
+            Some((port, owner)) => Error::new(Kind::Busy, format!("host port {port}: taken by {owner}")),
+            None => error.with_kind(Kind::Busy),
+        }
+    }
+
+    /// Takes back what a failed attachment may have left beside its link.
+    fn undo(&self, owner: &str, ports: &[PortMapping]) {
+        let Some((ip, lease)) = self.leases.find(owner) else { return };
+        let freed = self
+            .close_ports(owner, ip, &lease.ports)
+            .and_then(|()| self.leases.release(owner))
+            .and_then(|()| self.fit_localnet_after(ports));
+        if let Err(error) = freed {
+            tracing::warn!(%error, owner, "a failed attachment was not taken back in full");
+        }
+    }
+
+    /// Puts the table in place with the ports of all leases.
+    fn install(&self) -> Result<(), Error> {
+        let ports = |(ip, lease): (Ipv4Addr, Lease)| firewall::elements(&lease.owner, ip, &lease.ports);
+        let elements = self.leases.all().into_iter().flat_map(ports);
+        let changes = firewall::install(&self.config.bridge, self.subnet, elements);
+        let Err(error) = wire::commit(&Socket::netfilter()?, &self.config.bridge, &changes) else {
+            return Ok(());
+        };
+        if error.kind() == Kind::Denied {
+            return Err(error);
+        }
+        let missing = wire::missing_features();
+        if missing.is_empty() {
+            return Err(error);
+        }
+        let needs =
+            format!("this kernel lacks parts of nftables that the pod network needs: {}", missing.join(", "));
+        Err(error.context(&needs).with_kind(Kind::Unsupported))
+    }
+
+    fn sweep_links(&self, live: &BTreeSet<String>, report: &mut Report) {
+        let known: Vec<_> = live.iter().map(String::as_str).collect();
+        let swept = Socket::route().and_then(|socket| {
+            let links = link::list(&socket)?;
+            for port in bridge::ports(&links, &self.config.bridge, Some(self.bridge().index)) {
+                let owner = bridge::owner(port, &self.config.bridge, &known);
+                if owner.is_some_and(|owner| live.contains(&owner)) {
+                    continue;
+                }
+                let mut batch = Batch::new();
+                link::delete(&mut batch, &port.name);
+                match socket.run(&batch) {
+                    Ok(()) => report.links.push(port.name.clone()),
+                    // Its namespace was closed meanwhile.
+                    Err(error) if error.kind() == Kind::NotFound => {}
+                    Err(error) => report.failures.push(error.to_string()),
+                }
+            }
+            Ok(())
+        });
+        report.failures.extend(swept.err().map(|error| error.to_string()));
+    }
+
+    fn restore_bridge(&self) -> Result<bridge::Bridge, Error> {
+        tracing::warn!(bridge = %self.config.bridge, "the bridge was removed by somebody else; making it again");
+        let _lock = self.leases.lock()?;
+        let restored = bridge::ensure(&self.config, self.subnet)?;
+        *self.bridge() = restored;
+        Ok(restored)
+    }
+
+    fn fit_localnet_after(&self, ports: &[PortMapping]) -> Result<(), Error> {
+        if ports.iter().any(firewall::on_loopback) { self.fit_localnet() } else { Ok(()) }
+    }
+
+    /// Routes 127.0.0.0/8 over the bridge as long as a pod has a host port there, and not longer: should somebody flush the
+    /// nftables rules that guard it, the host's loopback services would be open to pods.
+    fn fit_localnet(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.localnet.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = self.leases.all().iter().any(|(_, lease)| lease.ports.iter().any(firewall::on_loopback));
+        host::route_localnet(&self.config.bridge, needed).map(drop)
+    }
+
+    fn describe(&self, owner: &str, ip: Ipv4Addr, ports: &[PortMapping]) -> Attachment {
+        Attachment {
+            ip,
+            gateway: self.subnet.gateway(),
+            prefix: self.subnet.prefix(),
+            host_link: bridge::link_name(owner),
+            mac: Subnet::mac(ip),
+            ports: ports.to_vec(),
+        }
+    }
+
+    fn bridge(&self) -> MutexGuard<'_, bridge::Bridge> {
+        self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Brings `lo` up in a network namespace; for pods without a network of their own.
@@ -166,6 +418,38 @@ pub fn inventory(config: &Config) -> Result<Vec<Resource>, Error> {
 /// # Errors
 /// What the kernel said.
 pub fn loopback_up(netns: BorrowedFd<'_>) -> Result<(), Error> {
-    let _ = netns;
-    Err(Error::new(Kind::Unsupported, "bringing lo up is not implemented yet"))
+    host::inside(netns, || {
+        let mut batch = Batch::new();
+        link::up(&mut batch, "lo");
+        Socket::route()?.run(&batch)
+    })
+}
+
+fn check_owner(owner: &str) -> Result<(), Error> {
+    let fits = (1..=OWNER_ROOM).contains(&owner.len()) && owner.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits {
+        return Ok(());
+    }
+    let message =
+        format!("owner {owner:?}: must be 1 to {OWNER_ROOM} printable ASCII characters without spaces");
+    Err(Error::new(Kind::Invalid, message))
+}
+
+fn check_ports(ports: &[PortMapping]) -> Result<(), Error> {
+    for (index, port) in ports.iter().enumerate() {
+        if port.host_port == 0 || port.container_port == 0 {
+            return Err(Error::new(Kind::Invalid, format!("host port {port}: ports are 1 to 65535")));
+        }
+        if let Some(IpAddr::V6(ip)) = port.host_ip
+            && !ip.is_unspecified()
+        {
+            let message =
+                format!("host port {port}: host addresses of IPv6 are not supported, pods have IPv4 only");
+            return Err(Error::new(Kind::Unsupported, message));
+        }
+        if ports[..index].iter().any(|earlier| crate::lease::collide(earlier, port)) {
+            return Err(Error::new(Kind::Invalid, format!("host port {port}: asked for twice")));
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,85 @@
+//! What the network sets on the host beside links: sysctls, and entering a pod's namespace.
+
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::thread;
+
+use rustix::fs::fstat;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::{Error, Kind};
+
+/// Enough for netlink requests; the default of 2 MiB costs page table work.
+const STACK: usize = 128 * 1024;
+
+/// Turns on forwarding of IPv4 packets on the whole host, without which no pod reaches the outside.
+///
+/// Every container network does this and none takes it back, since others may have come to rely on it.
+pub(crate) fn forward() -> Result<(), Error> {
+    if set_sysctl("ipv4/ip_forward", "1")? {
+        tracing::info!("net.ipv4.ip_forward was 0; it is 1 now and stays so");
+    }
+    Ok(())
+}
+
+/// Keeps IPv6 off a link of the host, so that no pod can give the host an address or a route by router advertisements
+/// (CVE-2020-10749). Does nothing where the kernel has no IPv6.
+pub(crate) fn no_ipv6(link: &str) -> Result<(), Error> {
+    for name in ["accept_ra", "disable_ipv6"] {
+        let value = if name == "accept_ra" { "0" } else { "1" };
+        match set_sysctl(&format!("ipv6/conf/{link}/{name}"), value) {
+            Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+            set => set?,
+        };
+    }
+    Ok(())
+}
+
+/// Lets packets from and to 127.0.0.0/8 be routed over the bridge, or not. Says whether that was a change.
+pub(crate) fn route_localnet(bridge: &str, on: bool) -> Result<bool, Error> {
+    set_sysctl(&format!("ipv4/conf/{bridge}/route_localnet"), if on { "1" } else { "0" })
+}
+
+/// Runs `work` on a fresh thread inside the network namespace; the caller's thread stays where it is.
+pub(crate) fn inside<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    thread::scope(|scope| {
+        let entered = move || {
+            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
+                .map_err(|errno| Error::kernel("setns(the pod's namespace, CLONE_NEWNET)", errno, None))?;
+            work()
+        };
+        let thread = thread::Builder::new()
+            .name("netns".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, entered)
+            .map_err(|error| Error::file("a thread for the pod's namespace", error))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Refuses what would make `eth0` and a default route on the host.
+pub(crate) fn is_not_ours(netns: BorrowedFd<'_>) -> Result<(), Error> {
+    let own = rustix::fs::stat("/proc/thread-self/ns/net")
+        .map_err(|errno| Error::kernel("stat /proc/thread-self/ns/net", errno, None))?;
+    let given = fstat(netns).map_err(|errno| Error::kernel("fstat(the pod's namespace)", errno, None))?;
+    if (own.st_dev, own.st_ino) == (given.st_dev, given.st_ino) {
+        return Err(Error::new(Kind::Invalid, "the network namespace to attach is the host's own"));
+    }
+    Ok(())
+}
+
+/// Writes a sysctl below `net` of the calling thread's network namespace, if it has another value. Says whether it did.
+fn set_sysctl(name: &str, value: &str) -> Result<bool, Error> {
+    let path = format!("/proc/sys/net/{name}");
+    let failed = |what: &str, error: io::Error| Error::file(&format!("{what} {path}"), error);
+    let before = fs::read_to_string(&path).map_err(|error| failed("read", error))?;
+    if before.trim_end() == value {
+        return Ok(false);
+    }
+    fs::write(&path, value).map_err(|error| failed(&format!("write {value} to"), error))?;
+    Ok(true)
+}

@@ -1,0 +1,371 @@
+//! Leases on disk: one file for each address that is given out, so that they survive the daemon.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
+use serde::{Deserialize, Serialize};
+
+use crate::subnet::{Pool, Subnet};
+use crate::{Error, Kind, PortMapping};
+
+/// The order in which addresses come. Losing it loses only the order.
+const POOL: &str = ".pool";
+/// A file on its way to its name.
+const NEW: &str = ".new";
+
+/// Whose an address is, and which ports of the host lead to it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Lease {
+    pub(crate) owner: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ports: Vec<PortMapping>,
+}
+
+/// The directory of leases and what is in it.
+///
+/// Two processes may share the directory: changes are made under a lock on it, and a lease file comes into being whole
+/// and only if its name is free.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    dir: PathBuf,
+    subnet: Subnet,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    pool: Pool,
+    by_ip: BTreeMap<Ipv4Addr, Lease>,
+    by_owner: BTreeMap<String, Ipv4Addr>,
+}
+
+impl Leases {
+    /// Reads the directory; makes it (0700) when absent.
+    pub(crate) fn open(dir: &Path, subnet: Subnet) -> Result<Self, Error> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| Error::file(&format!("mkdir {}", dir.display()), error))?;
+        let leases = Self { dir: dir.to_owned(), subnet, held: Mutex::default() };
+        {
+            let _lock = leases.lock()?;
+            let mut held = leases.held();
+            held.pool = read_pool(dir);
+            leases.refresh(&mut held)?;
+        }
+        Ok(leases)
+    }
+
+    /// The directory's lock, shared with other processes; held until dropped.
+    pub(crate) fn lock(&self) -> Result<OwnedFd, Error> {
+        let failed =
+            |errno: rustix::io::Errno| Error::kernel(&format!("lock {}", self.dir.display()), errno, None);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = open(&self.dir, flags, Mode::empty()).map_err(failed)?;
+        flock(&fd, FlockOperation::LockExclusive).map_err(failed)?;
+        Ok(fd)
+    }
+
+    /// Gives `owner` an address and the host ports; on disk when this returns.
+    pub(crate) fn take(&self, owner: &str, ports: &[PortMapping]) -> Result<Ipv4Addr, Error> {
+        let _lock = self.lock()?;
+        let mut held = self.held();
+        if !ports.is_empty() {
+            // Another process may have given out the port under an address that does not collide in the kernel's map.
+            self.refresh(&mut held)?;
+        }
+        if let Some(ip) = held.by_owner.get(owner) {
+            return Err(Error::new(Kind::Exists, format!("{owner} is attached already, as {ip}")));
+        }
+        if let Some((port, other)) = taken_port(ports, &held.by_ip) {
+            return Err(Error::new(Kind::Busy, format!("host port {port}: taken by {other}")));
+        }
+        let lease = Lease { owner: owner.to_owned(), ports: ports.to_vec() };
+        loop {
+            let Held { pool, by_ip, .. } = &mut *held;
+            let Some(ip) = pool.next(self.subnet, |ip| by_ip.contains_key(&ip)) else {
+                return Err(self.exhausted());
+            };
+            if self.write(ip, &lease)? {
+                held.insert(ip, lease);
+                write_pool(&self.dir, &held.pool);
+                return Ok(ip);
+            }
+            self.refresh(&mut held)?;
+            if !held.by_ip.contains_key(&ip) {
+                // A file that cannot be read holds the address until reconciliation frees it.
+                held.insert(ip, Lease { owner: String::new(), ports: Vec::new() });
+            }
+        }
+    }
+
+    /// Frees the owner's address. Nothing happens when it has none.
+    pub(crate) fn release(&self, owner: &str) -> Result<(), Error> {
+        let Some((ip, _)) = self.find(owner) else { return Ok(()) };
+        self.release_address(ip)
+    }
+
+    /// Frees an address whoever has it.
+    pub(crate) fn release_address(&self, ip: Ipv4Addr) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        let mut held = self.held();
+        let path = self.dir.join(ip.to_string());
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file(&format!("unlink {}", path.display()), error));
+            }
+            _ => {}
+        }
+        held.remove(ip);
+        held.pool.freed(ip);
+        write_pool(&self.dir, &held.pool);
+        Ok(())
+    }
+
+    /// What `owner` has, from memory.
+    pub(crate) fn find(&self, owner: &str) -> Option<(Ipv4Addr, Lease)> {
+        let held = self.held();
+        let ip = held.by_owner.get(owner)?;
+        Some((*ip, held.by_ip.get(ip)?.clone()))
+    }
+
+    /// All leases, from memory.
+    pub(crate) fn all(&self) -> Vec<(Ipv4Addr, Lease)> {
+        self.held().by_ip.iter().map(|(ip, lease)| (*ip, lease.clone())).collect()
+    }
+
+    /// All files in the directory, read anew.
+    pub(crate) fn on_disk(&self) -> Result<Vec<(Ipv4Addr, Result<Lease, Error>)>, Error> {
+        read_dir(&self.dir)
+    }
+
+    /// Reads again what another process may have changed.
+    pub(crate) fn reload(&self) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.refresh(&mut self.held())
+    }
+
+    /// Removes the directory with what is in it beside leases. The caller has the lock and has seen that no lease is left.
+    pub(crate) fn remove(&self) {
+        for name in [POOL, NEW] {
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+        let _ = fs::remove_dir(&self.dir);
+    }
+
+    fn refresh(&self, held: &mut Held) -> Result<(), Error> {
+        held.by_ip.clear();
+        held.by_owner.clear();
+        for (ip, lease) in read_dir(&self.dir)? {
+            held.insert(ip, lease.unwrap_or_else(|_| Lease { owner: String::new(), ports: Vec::new() }));
+        }
+        Ok(())
+    }
+
+    /// Puts a whole lease file in place; `false` when there is one.
+    fn write(&self, ip: Ipv4Addr, lease: &Lease) -> Result<bool, Error> {
+        let path = self.dir.join(ip.to_string());
+        let failed = |error: io::Error| Error::file(&format!("write {}", path.display()), error);
+        let new = self.dir.join(NEW);
+        write_private(&new, &serde_json::to_vec(lease).map_err(|error| failed(error.into()))?)
+            .map_err(failed)?;
+        match renameat_with(CWD, &new, CWD, &path, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
+
+    fn exhausted(&self) -> Error {
+        let (network, prefix) = (self.subnet.network(), self.subnet.prefix());
+        let message = format!(
+            "subnet {network}/{prefix}: all {} addresses are in use; remove pods or configure a larger subnet",
+            self.subnet.capacity()
+        );
+        Error::new(Kind::Exhausted, message)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Nothing panics while it is locked; and if, what it holds is read from disk again at the next doubt.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn insert(&mut self, ip: Ipv4Addr, lease: Lease) {
+        if !lease.owner.is_empty() {
+            self.by_owner.insert(lease.owner.clone(), ip);
+        }
+        self.by_ip.insert(ip, lease);
+    }
+
+    fn remove(&mut self, ip: Ipv4Addr) {
+        if let Some(lease) = self.by_ip.remove(&ip) {
+            self.by_owner.remove(&lease.owner);
+        }
+    }
+}
+
+/// The lease files of a directory; empty when there is none. Needs no lock: a file is there whole or not at all.
+pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(Ipv4Addr, Result<Lease, Error>)>, Error> {
+    let failed = |error: io::Error| Error::file(&format!("read {}", dir.display()), error);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut leases = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let Some(ip) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let path = entry.path();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::file(&format!("read {}", path.display()), error)),
+        };
+        let lease = serde_json::from_slice(&text)
+            .map_err(|error| Error::new(Kind::Corrupt, format!("lease {}: {error}", path.display())));
+        leases.push((ip, lease));
+    }
+    leases.sort_by_key(|(ip, _)| *ip);
+    Ok(leases)
+}
+
+/// The first port that somebody has, and who.
+fn taken_port<'a>(
+    ports: &[PortMapping],
+    leases: &'a BTreeMap<Ipv4Addr, Lease>,
+) -> Option<(PortMapping, &'a str)> {
+    let held = leases.values().flat_map(|lease| lease.ports.iter().map(|port| (port, lease.owner.as_str())));
+    held.into_iter().find_map(|(held, owner)| {
+        let port = ports.iter().find(|port| collide(port, held))?;
+        Some((*port, owner))
+    })
+}
+
+/// Whether two mappings want the same port of the host, as `bind` would see it.
+pub(crate) fn collide(a: &PortMapping, b: &PortMapping) -> bool {
+    let everywhere = |ip: Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
+    a.protocol == b.protocol
+        && a.host_port == b.host_port
+        && (everywhere(a.host_ip) || everywhere(b.host_ip) || a.host_ip == b.host_ip)
+}
+
+fn read_pool(dir: &Path) -> Pool {
+    fs::read(dir.join(POOL)).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+fn write_pool(dir: &Path, pool: &Pool) {
+    let new = dir.join(NEW);
+    let written = serde_json::to_vec(pool)
+        .map_err(io::Error::from)
+        .and_then(|text| write_private(&new, &text))
+        .and_then(|()| fs::rename(&new, dir.join(POOL)));
+    if let Err(error) = written {
+        // The order of addresses is a courtesy; no pod fails for it.
+        tracing::debug!(%error, dir = %dir.display(), "the order of addresses was not written");
+    }
+}
+
+fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    io::Write::write_all(&mut file, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Protocol;
+
+    fn leases(dir: &Path) -> Leases {
+        Leases::open(dir, Subnet::new((Ipv4Addr::new(10, 0, 0, 0), 29)).unwrap()).unwrap()
+    }
+
+    fn port(host_ip: Option<&str>, host_port: u16, protocol: Protocol) -> PortMapping {
+        let host_ip = host_ip.map(|ip| ip.parse().unwrap());
+        PortMapping { host_ip, host_port, container_port: 80, protocol }
+    }
+
+    #[test]
+    fn a_restart_keeps_leases_and_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = leases(dir.path());
+        let ports = [port(None, 8080, Protocol::Tcp)];
+        assert_eq!(first.take("a", &ports).unwrap().octets()[3], 2);
+        assert_eq!(first.take("b", &[]).unwrap().octets()[3], 3);
+        first.release("a").unwrap();
+        first.release("a").unwrap();
+        let second = leases(dir.path());
+        assert_eq!(second.find("b").unwrap().0.octets()[3], 3);
+        assert!(second.find("a").is_none());
+        for last in [4, 5, 6, 2] {
+            assert_eq!(second.take(&format!("n{last}"), &[]).unwrap().octets()[3], last);
+        }
+        let error = second.take("late", &[]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exhausted);
+        assert_eq!(
+            error.to_string(),
+            "subnet 10.0.0.0/29: all 5 addresses are in use; remove pods or configure a larger subnet"
+        );
+        assert_eq!(second.take("b", &[]).unwrap_err().kind(), Kind::Exists);
+    }
+
+    #[test]
+    fn two_that_share_the_directory_never_give_an_address_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let both = [leases(dir.path()), leases(dir.path())];
+        let mut seen = std::collections::BTreeSet::new();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = both
+                .iter()
+                .enumerate()
+                .map(|(who, leases)| {
+                    scope.spawn(move || {
+                        (0..3)
+                            .filter_map(|n| leases.take(&format!("{who}-{n}"), &[]).ok())
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            for thread in threads {
+                for ip in thread.join().unwrap() {
+                    assert!(seen.insert(ip), "{ip} twice");
+                }
+            }
+        });
+        assert_eq!(seen.len(), 5);
+    }
+
+    #[test]
+    fn a_host_port_has_one_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (leases(dir.path()), leases(dir.path()));
+        theirs.take("web", &[port(Some("192.0.2.1"), 80, Protocol::Tcp)]).unwrap();
+        let error = ours.take("other", &[port(None, 80, Protocol::Tcp)]).unwrap_err();
+        assert_eq!(error.kind(), Kind::Busy);
+        assert_eq!(error.to_string(), "host port 0.0.0.0:80/tcp -> 80: taken by web");
+        ours.take("udp", &[port(None, 80, Protocol::Udp)]).unwrap();
+        ours.take("elsewhere", &[port(Some("192.0.2.2"), 80, Protocol::Tcp)]).unwrap();
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_read_keeps_its_address() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("10.0.0.2"), b"").unwrap();
+        let leases = leases(dir.path());
+        assert_eq!(leases.take("a", &[]).unwrap().octets()[3], 3);
+        let on_disk = leases.on_disk().unwrap();
+        assert_eq!(on_disk[0].1.as_ref().unwrap_err().kind(), Kind::Corrupt);
+        leases.release_address(on_disk[0].0).unwrap();
+        assert_eq!(leases.on_disk().unwrap().len(), 1);
+    }
+}
