@@ -19,6 +19,7 @@ mod error;
 pub mod fs;
 pub mod memory;
 pub mod mount;
+pub mod netlink;
 pub mod ns;
 pub mod process;
 pub mod procfs;
