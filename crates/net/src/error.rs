@@ -49,12 +49,11 @@ impl Error {
 
     /// A refusal of the kernel; `asked` prints as the request did, `note` is what the kernel said beside the number.
     pub(crate) fn kernel(asked: &str, errno: Errno, note: Option<&str>) -> Self {
-        let note = note.map(|note| format!(" ({note})")).unwrap_or_default();
-        Self {
-            kind: kind_of(errno),
-            message: format!("{asked}: {}{note}", name(errno)),
-            source: Some(Box::new(errno)),
+        let mut error = Self::from(vaquita_sys::Error::new(asked, errno));
+        if let Some(note) = note {
+            error.message = format!("{}: {note}", error.message);
         }
+        error
     }
 
     /// A failed file operation; `asked` says which.
@@ -94,43 +93,19 @@ impl std::error::Error for Error {
     }
 }
 
-fn kind_of(errno: Errno) -> Kind {
-    match errno {
-        Errno::ACCESS | Errno::PERM => Kind::Denied,
-        Errno::EXIST => Kind::Exists,
-        Errno::NODEV | Errno::NOENT => Kind::NotFound,
-        Errno::AFNOSUPPORT | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => Kind::Unsupported,
-        other => Kind::Kernel(other),
+impl From<vaquita_sys::Error> for Error {
+    fn from(error: vaquita_sys::Error) -> Self {
+        let kind = match error.errno() {
+            Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT => Kind::Unsupported,
+            errno => match error.kind() {
+                vaquita_sys::Kind::Busy => Kind::Busy,
+                vaquita_sys::Kind::Denied => Kind::Denied,
+                vaquita_sys::Kind::Exists => Kind::Exists,
+                vaquita_sys::Kind::NotFound => Kind::NotFound,
+                vaquita_sys::Kind::Unsupported => Kind::Unsupported,
+                _ => Kind::Kernel(errno),
+            },
+        };
+        Self { kind, message: error.to_string(), source: Some(Box::new(error)) }
     }
-}
-
-/// The C name of an errno that netlink and the file system give; others print with their number.
-pub(crate) fn name(errno: Errno) -> String {
-    let name = match errno {
-        Errno::ACCESS => "EACCES",
-        Errno::ADDRINUSE => "EADDRINUSE",
-        Errno::AFNOSUPPORT => "EAFNOSUPPORT",
-        Errno::AGAIN => "EAGAIN",
-        Errno::BUSY => "EBUSY",
-        Errno::EXIST => "EEXIST",
-        Errno::INVAL => "EINVAL",
-        Errno::MFILE => "EMFILE",
-        Errno::NETDOWN => "ENETDOWN",
-        Errno::NETUNREACH => "ENETUNREACH",
-        Errno::NFILE => "ENFILE",
-        Errno::NOBUFS => "ENOBUFS",
-        Errno::NODEV => "ENODEV",
-        Errno::NOENT => "ENOENT",
-        Errno::NOMEM => "ENOMEM",
-        Errno::NOSPC => "ENOSPC",
-        Errno::NOSYS => "ENOSYS",
-        Errno::NOTDIR => "ENOTDIR",
-        Errno::OPNOTSUPP => "EOPNOTSUPP",
-        Errno::PERM => "EPERM",
-        Errno::PROTONOSUPPORT => "EPROTONOSUPPORT",
-        Errno::RANGE => "ERANGE",
-        Errno::ROFS => "EROFS",
-        other => return format!("{other}"),
-    };
-    name.to_owned()
 }

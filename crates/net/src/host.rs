@@ -3,15 +3,10 @@
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::thread;
 
-use rustix::fs::fstat;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use vaquita_sys::ns;
 
 use crate::{Error, Kind};
-
-/// Enough for netlink requests; the default of 2 MiB costs page table work.
-const STACK: usize = 128 * 1024;
 
 /// Turns on forwarding of IPv4 packets on the whole host, without which no pod reaches the outside.
 ///
@@ -46,27 +41,13 @@ pub(crate) fn inside<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> Result<T, Error> + Send,
 ) -> Result<T, Error> {
-    thread::scope(|scope| {
-        let entered = move || {
-            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-                .map_err(|errno| Error::kernel("setns(the pod's namespace, CLONE_NEWNET)", errno, None))?;
-            work()
-        };
-        let thread = thread::Builder::new()
-            .name("netns".to_owned())
-            .stack_size(STACK)
-            .spawn_scoped(scope, entered)
-            .map_err(|error| Error::file("a thread for the pod's namespace", error))?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    ns::in_netns(netns, work)?
 }
 
 /// Refuses what would make `eth0` and a default route on the host.
 pub(crate) fn is_not_ours(netns: BorrowedFd<'_>) -> Result<(), Error> {
-    let own = rustix::fs::stat("/proc/thread-self/ns/net")
-        .map_err(|errno| Error::kernel("stat /proc/thread-self/ns/net", errno, None))?;
-    let given = fstat(netns).map_err(|errno| Error::kernel("fstat(the pod's namespace)", errno, None))?;
-    if (own.st_dev, own.st_ino) == (given.st_dev, given.st_ino) {
+    let own = ns::open(None, ns::Kind::Net)?;
+    if ns::identity(own)? == ns::identity(netns)? {
         return Err(Error::new(Kind::Invalid, "the network namespace to attach is the host's own"));
     }
     Ok(())

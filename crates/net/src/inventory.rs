@@ -1,6 +1,7 @@
 //! What of a network is on the host, for the checker.
 
 use crate::firewall::wire;
+use crate::lease::OnDisk;
 use crate::netlink::Socket;
 use crate::subnet::Subnet;
 use crate::{Config, Error, bridge, lease, link};
@@ -54,7 +55,7 @@ pub fn inventory(config: &Config) -> Result<Vec<Resource>, Error> {
     let mut found = Vec::new();
     let mut add = |kind, name: String, owner: Option<String>| found.push(Resource { kind, name, owner });
     let leases = lease::read_dir(&config.leases)?;
-    for (ip, lease) in &leases {
+    for OnDisk { ip, lease } in &leases {
         let owner = lease.as_ref().ok().map(|lease| lease.owner.clone());
         add(ResourceKind::Lease, ip.to_string(), owner);
     }
@@ -70,7 +71,7 @@ pub fn inventory(config: &Config) -> Result<Vec<Resource>, Error> {
             }
         }
     }
-    let known = leases.iter().filter_map(|(_, lease)| Some(lease.as_ref().ok()?.owner.as_str()));
+    let known = leases.iter().filter_map(|file| Some(file.lease.as_ref().ok()?.owner.as_str()));
     let known: Vec<_> = known.collect();
     for port in bridge::ports(&links, &config.bridge, bridge.map(|bridge| bridge.index)) {
         let owner = bridge::owner(port, &config.bridge, &known);

@@ -28,6 +28,13 @@ pub(crate) struct Lease {
     pub(crate) ports: Vec<PortMapping>,
 }
 
+/// A lease file: its name, and what it says or why it says nothing.
+#[derive(Debug)]
+pub(crate) struct OnDisk {
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) lease: Result<Lease, Error>,
+}
+
 /// The directory of leases and what is in it.
 ///
 /// Two processes may share the directory: changes are made under a lock on it, and a lease file comes into being whole
@@ -143,7 +150,7 @@ impl Leases {
     }
 
     /// All files in the directory, read anew.
-    pub(crate) fn on_disk(&self) -> Result<Vec<(Ipv4Addr, Result<Lease, Error>)>, Error> {
+    pub(crate) fn on_disk(&self) -> Result<Vec<OnDisk>, Error> {
         read_dir(&self.dir)
     }
 
@@ -164,7 +171,7 @@ impl Leases {
     fn refresh(&self, held: &mut Held) -> Result<(), Error> {
         held.by_ip.clear();
         held.by_owner.clear();
-        for (ip, lease) in read_dir(&self.dir)? {
+        for OnDisk { ip, lease } in read_dir(&self.dir)? {
             held.insert(ip, lease.unwrap_or_else(|_| Lease { owner: String::new(), ports: Vec::new() }));
         }
         Ok(())
@@ -215,7 +222,7 @@ impl Held {
 }
 
 /// The lease files of a directory; empty when there is none. Needs no lock: a file is there whole or not at all.
-pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(Ipv4Addr, Result<Lease, Error>)>, Error> {
+pub(crate) fn read_dir(dir: &Path) -> Result<Vec<OnDisk>, Error> {
     let failed = |error: io::Error| Error::file(&format!("read {}", dir.display()), error);
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -234,9 +241,9 @@ pub(crate) fn read_dir(dir: &Path) -> Result<Vec<(Ipv4Addr, Result<Lease, Error>
         };
         let lease = serde_json::from_slice(&text)
             .map_err(|error| Error::new(Kind::Corrupt, format!("lease {}: {error}", path.display())));
-        leases.push((ip, lease));
+        leases.push(OnDisk { ip, lease });
     }
-    leases.sort_by_key(|(ip, _)| *ip);
+    leases.sort_by_key(|file| file.ip);
     Ok(leases)
 }
 
@@ -364,8 +371,8 @@ mod tests {
         let leases = leases(dir.path());
         assert_eq!(leases.take("a", &[]).unwrap().octets()[3], 3);
         let on_disk = leases.on_disk().unwrap();
-        assert_eq!(on_disk[0].1.as_ref().unwrap_err().kind(), Kind::Corrupt);
-        leases.release_address(on_disk[0].0).unwrap();
+        assert_eq!(on_disk[0].lease.as_ref().unwrap_err().kind(), Kind::Corrupt);
+        leases.release_address(on_disk[0].ip).unwrap();
         assert_eq!(leases.on_disk().unwrap().len(), 1);
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use netlink_bindings::utils::{find_attr, nla_align_up};
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{self, RecvFlags, SendFlags};
 
 use crate::Error;
 
@@ -48,11 +48,6 @@ impl Batch {
 
     pub(crate) fn len(&self) -> usize {
         self.asked.len()
-    }
-
-    /// The requests as the kernel will read them.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
     }
 
     /// What was asked by the request with this sequence number, which counts from 1.
@@ -116,18 +111,12 @@ struct Answer<'a> {
 impl Socket {
     /// For links, addresses and routes.
     pub(crate) fn route() -> Result<Self, Error> {
-        Self::new(None, "NETLINK_ROUTE")
+        Ok(Self { fd: vaquita_sys::netlink::socket(None)? })
     }
 
     /// For nftables.
     pub(crate) fn netfilter() -> Result<Self, Error> {
-        Self::new(Some(net::netlink::NETFILTER), "NETLINK_NETFILTER")
-    }
-
-    fn new(protocol: Option<net::Protocol>, name: &str) -> Result<Self, Error> {
-        net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
-            .map(|fd| Self { fd })
-            .map_err(|errno| Error::kernel(&format!("socket(AF_NETLINK, {name})"), errno, None))
+        Ok(Self { fd: vaquita_sys::netlink::socket(Some(net::netlink::NETFILTER))? })
     }
 
     /// Sends the batch and reads all answers. The error is the first one; requests after it may have been carried out
@@ -277,7 +266,7 @@ mod tests {
         batch.push(17, 0, "two".to_owned(), |_| {});
         batch.enclose(100, 101, &[9; 4]);
         let seen: Vec<_> =
-            answers(batch.bytes()).map(|m| (m.kind, m.flags, m.sequence, m.body.len())).collect();
+            answers(&batch.bytes).map(|m| (m.kind, m.flags, m.sequence, m.body.len())).collect();
         assert_eq!(seen, [(100, 1, 0, 4), (16, 0x405, 1, 3), (17, 5, 2, 0), (101, 1, 0, 4)]);
         assert_eq!((batch.asked(0), batch.asked(1), batch.asked(2)), ("netlink batch", "one", "two"));
     }
@@ -293,7 +282,7 @@ mod tests {
             Answer { kind: NLMSG_ERROR, flags: NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence: 1, body: &bytes };
         let (errno, note) = refusal(&answer).unwrap();
         let error = Error::kernel("RTM_NEWLINK veth vq0", errno, note.as_deref());
-        assert_eq!(error.to_string(), "RTM_NEWLINK veth vq0: EEXIST (abc)");
+        assert_eq!(error.to_string(), "RTM_NEWLINK veth vq0: EEXIST (File exists): abc");
         assert_eq!(error.kind(), crate::Kind::Exists);
     }
 

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::firewall::{self, Change, wire};
-use crate::lease::{Lease, Leases};
+use crate::lease::{Lease, Leases, OnDisk};
 use crate::link::{self, POD_LINK, Veth};
 use crate::netlink::{Batch, Socket};
 use crate::subnet::Subnet;
@@ -146,7 +146,7 @@ impl Network {
             }
         };
         let mut leased = BTreeSet::new();
-        for (ip, lease) in entries {
+        for OnDisk { ip, lease } in entries {
             let owner = lease.map(|lease| lease.owner).unwrap_or_default();
             if live.contains(&owner) {
                 leased.insert(owner);
