@@ -1,4 +1,19 @@
 //! Tests of the whole system, in one binary.
+//!
+//! Each test has a node of its own: the built binary with private directories, bridge, subnet and cgroup. At its end it
+//! sees that nothing is left (`Node::finish`). All but a few need root and say so.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![allow(clippy::print_stderr, reason = "a failing test shows the log of its daemon")]
 
+mod check;
+mod cli;
+mod demo;
+mod exec;
+mod image;
+mod lifecycle;
+mod logs;
+mod net;
+mod restart;
+mod run;
+mod support;
 mod workspace;

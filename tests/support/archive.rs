@@ -1,0 +1,86 @@
+//! Images for tests, made here.
+
+use std::path::Path;
+
+use serde_json::json;
+
+/// The reference of [`busybox`].
+pub(crate) const BUSYBOX: &str = "localhost/test/busybox:1";
+
+/// Names of busybox that tests use.
+const LINKS: &[&str] = &[
+    "cat", "chmod", "date", "dd", "echo", "env", "false", "grep", "hostname", "id", "ip", "kill", "ls",
+    "mkdir", "mount", "nc", "ps", "pwd", "rm", "seq", "sh", "sleep", "stat", "stty", "tail", "test", "touch",
+    "true", "wget", "yes",
+];
+
+/// Writes a Docker archive with Debian's static busybox.
+pub(crate) fn busybox(to: &Path) {
+    let program = std::fs::read("/bin/busybox").expect("/bin/busybox: install the package busybox-static");
+    let layer = layer(&program);
+    let diff_id = sha256(&layer);
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "1970-01-01T00:00:00Z",
+        "config": { "Env": ["PATH=/usr/bin:/bin"], "Cmd": ["sleep", "infinity"] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{diff_id}")] },
+        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "test" }],
+    });
+    let config = config.to_string().into_bytes();
+    let config_name = format!("{}.json", sha256(&config));
+    let layer_name = format!("{diff_id}/layer.tar");
+    let manifest =
+        json!([{ "Config": config_name, "RepoTags": [BUSYBOX], "Layers": [layer_name] }]).to_string();
+    let mut tar = tar::Builder::new(std::fs::File::create(to).unwrap());
+    for (name, bytes) in [
+        (&config_name, &config[..]),
+        (&layer_name, &layer),
+        (&"manifest.json".to_owned(), manifest.as_bytes()),
+    ] {
+        file(&mut tar, name, 0o644, bytes);
+    }
+    tar.finish().unwrap();
+}
+
+fn layer(program: &[u8]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (dir, mode) in [
+        ("bin/", 0o755),
+        ("etc/", 0o755),
+        ("tmp/", 0o1777),
+        ("proc/", 0o755),
+        ("sys/", 0o755),
+        ("dev/", 0o755),
+    ] {
+        tar.append_data(&mut header(0, mode, tar::EntryType::Directory), dir, std::io::empty()).unwrap();
+    }
+    file(&mut tar, "bin/busybox", 0o755, program);
+    for link in LINKS {
+        let mut header = header(0, 0o777, tar::EntryType::Symlink);
+        tar.append_link(&mut header, format!("bin/{link}"), "busybox").unwrap();
+    }
+    file(&mut tar, "etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n");
+    file(&mut tar, "etc/group", 0o644, b"root:x:0:\naudio:x:29:nobody\nnogroup:x:65534:\n");
+    tar.into_inner().unwrap()
+}
+
+fn file(tar: &mut tar::Builder<impl std::io::Write>, name: &str, mode: u32, bytes: &[u8]) {
+    tar.append_data(&mut header(bytes.len(), mode, tar::EntryType::Regular), name, bytes).unwrap();
+}
+
+fn header(size: usize, mode: u32, kind: tar::EntryType) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(mode);
+    header.set_entry_type(kind);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
