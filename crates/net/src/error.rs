@@ -5,7 +5,6 @@ use std::fmt;
 use rustix::io::Errno;
 
 /// What went wrong, in one sentence, with a [`Kind`] to decide on.
-#[derive(Debug)]
 pub struct Error {
     kind: Kind,
     message: String,
@@ -84,6 +83,12 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({})", self.kind, self.message)
     }
 }
 

@@ -11,7 +11,7 @@ use netlink_bindings::traits::NetlinkRequest as _;
 use netlink_bindings::utils::{Pusher as _, finalize_nested_header, push_nested_header};
 
 use crate::Error;
-use crate::netlink::{Batch, CREATE, CREATE_NEW, Socket};
+use crate::netlink::{Batch, CREATE_NEW, Socket};
 
 /// The name of a pod's link inside the pod.
 pub(crate) const POD_LINK: &str = "eth0";
@@ -25,6 +25,8 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const AF_INET: u8 = 2;
 const IFF_UP: u32 = 1;
+/// `NLM_F_CREATE | NLM_F_REPLACE`: for an address, that it may be there already.
+const CREATE_OR_KEEP: u16 = 0x500;
 const RT_TABLE_MAIN: u8 = 254;
 /// Routes made by us have the protocol number of a boot-time script, as those of `ip route add` do.
 const RTPROT_BOOT: u8 = 3;
@@ -181,7 +183,7 @@ pub(crate) fn up(batch: &mut Batch, name: &str) {
 /// Gives a link an address. Nothing changes when it has it.
 pub(crate) fn add_address(batch: &mut Batch, link: (&str, u32), ip: Ipv4Addr, prefix: u8) {
     let (name, index) = link;
-    batch.push(RTM_NEWADDR, CREATE, format!("RTM_NEWADDR {ip}/{prefix} dev {name}"), |bytes| {
+    batch.push(RTM_NEWADDR, CREATE_OR_KEEP, format!("RTM_NEWADDR {ip}/{prefix} dev {name}"), |bytes| {
         let header =
             Ifaddrmsg { ifa_family: AF_INET, ifa_prefixlen: prefix, ifa_index: index, ..Ifaddrmsg::new() };
         let host = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);

@@ -237,12 +237,16 @@ fn answers(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     })
 }
 
-/// The errno of an NLMSG_ERROR and the kernel's text; `None` when it is an acknowledgement.
+/// The errno of an NLMSG_ERROR and the kernel's text; `None` when it is an acknowledgement or something else.
 fn refusal(answer: &Answer<'_>) -> Option<(Errno, Option<String>)> {
     let code = i32::from_ne_bytes(*answer.body.first_chunk::<4>()?);
-    if code == 0 {
+    if answer.kind != NLMSG_ERROR || code == 0 {
         return None;
     }
+    let errno = match code {
+        -4095..0 => Errno::from_raw_os_error(-code),
+        _ => Errno::PROTO,
+    };
     let note = (answer.flags & NLM_F_ACK_TLVS != 0).then(|| {
         let echoed = answer.body.get(4..8).map_or(0, |length| {
             let whole = u32::from_ne_bytes([length[0], length[1], length[2], length[3]]) as usize;
@@ -252,7 +256,7 @@ fn refusal(answer: &Answer<'_>) -> Option<(Errno, Option<String>)> {
         let text = find_attr(attributes, NLMSGERR_ATTR_MSG)?;
         Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
     });
-    Some((Errno::from_raw_os_error(code.wrapping_neg()), note.flatten()))
+    Some((errno, note.flatten()))
 }
 
 #[cfg(test)]

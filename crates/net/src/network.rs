@@ -102,10 +102,18 @@ impl Network {
         check_ports(ports)?;
         host::is_not_ours(netns)?;
         let ip = self.leases.take(owner, ports)?;
-        let connected = self.connect(owner, ip, netns).and_then(|()| self.open_ports(owner, ip, ports));
+        // Ports first: that somebody has one is found out before there is a link to delete.
+        let failed = |error: Error| error.context(&format!("attach {owner} to {}", self.config.bridge));
+        if let Err(error) = self.open_ports(owner, ip, ports) {
+            // None was opened; to close them would close those of whoever has them.
+            self.undo(owner, ports, self.leases.release(owner));
+            return Err(failed(error));
+        }
+        let connected = self.fit_localnet_after(ports).and_then(|()| self.connect(owner, ip, netns));
         if let Err(error) = connected {
-            self.undo(owner, ports);
-            return Err(error.context(&format!("attach {owner} to {}", self.config.bridge)));
+            let closed = self.close_ports(owner, ip, ports).and_then(|()| self.leases.release(owner));
+            self.undo(owner, ports, closed);
+            return Err(failed(error));
         }
         Ok(self.describe(owner, ip, ports))
     }
@@ -322,14 +330,9 @@ impl Network {
         }
     }
 
-    /// Takes back what a failed attachment may have left beside its link.
-    fn undo(&self, owner: &str, ports: &[PortMapping]) {
-        let Some((ip, lease)) = self.leases.find(owner) else { return };
-        let freed = self
-            .close_ports(owner, ip, &lease.ports)
-            .and_then(|()| self.leases.release(owner))
-            .and_then(|()| self.fit_localnet_after(ports));
-        if let Err(error) = freed {
+    /// The end of a failed attachment: its lease is `released`, or why it is not.
+    fn undo(&self, owner: &str, ports: &[PortMapping], released: Result<(), Error>) {
+        if let Err(error) = released.and_then(|()| self.fit_localnet_after(ports)) {
             tracing::warn!(%error, owner, "a failed attachment was not taken back in full");
         }
     }

@@ -1,15 +1,14 @@
 //! nftables over netlink: changes as a transaction, and what is there.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use netlink_bindings::nftables::{
-    BitwiseOps, CmpOps, CtKeys, FibFlags, FibResult, MetaKeys, NatRangeFlags, Nfgenmsg, OpDelsetelemDo,
-    OpDeltableDo, OpGetchainDump, OpGetsetelemDump, OpGettableDo, OpNewchainDo, OpNewruleDo, OpNewsetDo,
-    OpNewsetelemDo, OpNewtableDo, PushExprAttrs, PushExprMasqAttrs, PushSetelemListAttrs, SetFlags,
-    VerdictCode,
+    BitwiseOps, CmpOps, CtKeys, FibFlags, MetaKeys, NatRangeFlags, Nfgenmsg, OpDelsetelemDo, OpDeltableDo,
+    OpGetchainDump, OpGetsetelemDump, OpGettableDo, OpNewchainDo, OpNewruleDo, OpNewsetDo, OpNewsetelemDo,
+    OpNewtableDo, PushExprAttrs, PushExprMasqAttrs, PushSetelemListAttrs, SetFlags, VerdictCode,
 };
 use netlink_bindings::traits::NetlinkRequest as _;
-use netlink_bindings::utils::{Pusher, finalize_nested_header, push_nested_header};
+use netlink_bindings::utils::{Pusher, finalize_nested_header, push_header, push_nested_header};
 
 use super::{Change, Element, Expr, Map};
 use crate::netlink::{Batch, CREATE, CREATE_NEW, Socket};
@@ -32,6 +31,9 @@ const DELSETELEM: u16 = NEWTABLE + 14;
 const NLM_F_APPEND: u16 = 0x800;
 
 const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_LOOKUP_SET: u16 = 1;
+const NFTA_LOOKUP_SREG: u16 = 2;
+const NFTA_LOOKUP_DREG: u16 = 3;
 
 /// `NFPROTO_IPV4`
 const IPV4: u8 = 2;
@@ -39,6 +41,8 @@ const IPV4: u8 = 2;
 const HOOK_FORWARD: u32 = 2;
 /// `NF_DROP`
 const POLICY_DROP: u32 = 0;
+/// `NFT_FIB_RESULT_ADDRTYPE`, which the bindings number one too low.
+const FIB_ADDRESS_TYPE: u32 = 3;
 /// `NFT_NAT_DNAT`
 const DNAT: u32 = 1;
 /// The verdict register, and the first of 16 bytes.
@@ -151,8 +155,7 @@ pub(crate) fn dropping_chains(socket: &Socket) -> Result<Vec<DroppingChain>, Err
             if !forwards || chain.get_policy().ok() != Some(POLICY_DROP) {
                 return;
             }
-            let text =
-                |name: Result<&std::ffi::CStr, _>| name.map(|name| name.to_string_lossy().into_owned());
+            let text = |name: Result<&CStr, _>| name.map(|name| name.to_string_lossy().into_owned());
             if let (Ok(table), Ok(name)) = (text(chain.get_table()), text(chain.get_name())) {
                 found.push(DroppingChain { family, table, name });
             }
@@ -289,7 +292,7 @@ fn add_expr<P: Pusher>(element: PushExprAttrs<P>, expr: &Expr) -> P {
             nat.push_reg_addr_min(*address).push_reg_proto_min(*port).end_nested().end_nested()
         }
         Expr::DestinationType { to } => {
-            let fib = element.nested_data_fib().push_dreg(*to).push_result(FibResult::Addrtype as u32);
+            let fib = element.nested_data_fib().push_dreg(*to).push_result(FIB_ADDRESS_TYPE);
             fib.push_flags(FibFlags::Daddr as u32).end_nested().end_nested()
         }
         Expr::Drop => verdict(element, VerdictCode::Drop, None),
@@ -303,8 +306,19 @@ fn add_expr<P: Pusher>(element: PushExprAttrs<P>, expr: &Expr) -> P {
             meta.end_nested().end_nested()
         }
         Expr::Lookup { map, from, to } => {
-            let lookup = element.nested_data_lookup().push_set_bytes(map.name().as_bytes());
-            lookup.push_set_id(*map as u32 + 1).push_sreg(*from).push_dreg(*to).end_nested().end_nested()
+            // The bindings number these attributes otherwise than the kernel does (linux/netfilter/nf_tables.h).
+            by_hand(element, c"lookup", |bytes| {
+                let mut name = map.name().as_bytes().to_vec();
+                name.push(0);
+                for (kind, value) in [
+                    (NFTA_LOOKUP_SET, name.as_slice()),
+                    (NFTA_LOOKUP_SREG, &from.to_be_bytes()),
+                    (NFTA_LOOKUP_DREG, &to.to_be_bytes()),
+                ] {
+                    push_header(bytes, kind, u16::try_from(value.len()).unwrap_or(u16::MAX));
+                    bytes.extend_from_slice(value);
+                }
+            })
         }
         Expr::Mask { register, mask } => {
             let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
@@ -315,18 +329,25 @@ fn add_expr<P: Pusher>(element: PushExprAttrs<P>, expr: &Expr) -> P {
         }
         Expr::Masquerade => {
             // The bindings have the attributes of masq but not masq itself.
-            let mut element = element.push_name(c"masq");
-            let bytes = element.as_vec_mut();
-            let data = push_nested_header(bytes, NFTA_EXPR_DATA);
-            PushExprMasqAttrs::new(&mut *bytes).push_flags(NatRangeFlags::ProtoRandomFully as u32);
-            finalize_nested_header(bytes, data);
-            element.end_nested()
+            by_hand(element, c"masq", |bytes| {
+                PushExprMasqAttrs::new(bytes).push_flags(NatRangeFlags::ProtoRandomFully as u32);
+            })
         }
         Expr::Payload { base, offset, length, to } => {
             let payload = element.nested_data_payload().push_dreg(*to).push_base(*base as u32);
             payload.push_offset(*offset).push_len(*length).end_nested().end_nested()
         }
     }
+}
+
+/// An expression by its name, with attributes that `body` writes.
+fn by_hand<P: Pusher>(element: PushExprAttrs<P>, name: &CStr, body: impl FnOnce(&mut Vec<u8>)) -> P {
+    let mut element = element.push_name(name);
+    let bytes = element.as_vec_mut();
+    let data = push_nested_header(bytes, NFTA_EXPR_DATA);
+    body(bytes);
+    finalize_nested_header(bytes, data);
+    element.end_nested()
 }
 
 fn verdict<P: Pusher>(element: PushExprAttrs<P>, code: VerdictCode, chain: Option<&str>) -> P {

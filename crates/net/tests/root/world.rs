@@ -1,0 +1,118 @@
+//! A host of its own for each test: a fresh network namespace with a network in it, and pods that are namespaces too.
+
+#![allow(clippy::unwrap_used)] // A test helper: a panic is its way to fail.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vaquita_net::{Attachment, Config, Network, PortMapping, Protocol, loopback_up};
+use vaquita_sys::ns;
+use vaquita_testing::TempDir;
+
+/// Long enough for a loaded machine; what should work never takes it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What must not arrive is waited for so long.
+const IN_VAIN: Duration = Duration::from_millis(400);
+
+/// A host: a network namespace of its own and a directory for leases.
+pub(crate) struct Host {
+    pub(crate) netns: OwnedFd,
+    pub(crate) dir: TempDir,
+}
+
+/// A pod's network namespace.
+pub(crate) struct Pod {
+    pub(crate) netns: OwnedFd,
+    pub(crate) at: Attachment,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        vaquita_testing::require_root();
+        let netns = ns::new_netns().unwrap();
+        loopback_up(netns.as_fd()).unwrap();
+        Self { netns, dir: vaquita_testing::temp_dir() }
+    }
+
+    /// Runs something in the host's namespace.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        ns::in_netns(&self.netns, work).unwrap()
+    }
+
+    pub(crate) fn config(&self, bridge: &str, subnet: &str) -> Config {
+        let (ip, prefix) = subnet.split_once('/').unwrap();
+        let subnet = (ip.parse().unwrap(), prefix.parse().unwrap());
+        Config { bridge: bridge.to_owned(), subnet, mtu: None, leases: self.leases(bridge) }
+    }
+
+    pub(crate) fn leases(&self, bridge: &str) -> PathBuf {
+        self.dir.path().join(bridge)
+    }
+
+    pub(crate) fn sysctl(&self, name: &str) -> String {
+        let path = Path::new("/proc/sys/net").join(name);
+        self.run(|| std::fs::read_to_string(path).unwrap().trim_end().to_owned())
+    }
+
+    /// A pod attached to the network, which must be called in the host's namespace.
+    pub(crate) fn pod(network: &Network, owner: &str, ports: &[PortMapping]) -> Pod {
+        let netns = ns::new_netns().unwrap();
+        let at = network.attach(owner, netns.as_fd(), ports).unwrap();
+        Pod { netns, at }
+    }
+}
+
+impl Pod {
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        ns::in_netns(&self.netns, work).unwrap()
+    }
+
+    /// Listens in the pod; the listener works from any thread.
+    pub(crate) fn listen(&self, port: u16) -> TcpListener {
+        self.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap())
+    }
+}
+
+/// A port of the host on all its addresses.
+pub(crate) fn tcp(host_port: u16, container_port: u16) -> PortMapping {
+    PortMapping { host_ip: None, host_port, container_port, protocol: Protocol::Tcp }
+}
+
+/// Connects in the calling thread's namespace, and sees that `listener` is who answers. Gives the address under which the
+/// listener saw the caller.
+pub(crate) fn talk(listener: &TcpListener, to: impl Into<IpAddr>, port: u16) -> IpAddr {
+    let to = SocketAddr::new(to.into(), port);
+    let mut stream =
+        TcpStream::connect_timeout(&to, PATIENCE).unwrap_or_else(|error| panic!("connect {to}: {error}"));
+    listener.set_nonblocking(false).unwrap();
+    let (mut served, peer) = listener.accept().unwrap();
+    served.write_all(b"vaquita").unwrap();
+    drop(served);
+    let mut text = String::new();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "vaquita");
+    peer.ip()
+}
+
+/// Whether a connection is refused or never answered.
+pub(crate) fn unreachable(to: impl Into<IpAddr>, port: u16) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::new(to.into(), port), IN_VAIN).is_err()
+}
+
+/// Sends a datagram in the calling thread's namespace, and sees that `socket` gets it and its answer comes back.
+pub(crate) fn talk_udp(socket: &UdpSocket, to: impl Into<IpAddr>, port: u16) {
+    let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    for socket in [&client, socket] {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+    client.connect(SocketAddr::new(to.into(), port)).unwrap();
+    client.send(b"ping").unwrap();
+    let mut buffer = [0; 16];
+    let (length, peer) = socket.recv_from(&mut buffer).unwrap();
+    socket.send_to(&buffer[..length], peer).unwrap();
+    assert_eq!(client.recv(&mut buffer).unwrap(), 4);
+}
