@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LOCATION};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -106,16 +106,15 @@ impl Demo {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let (method, path) = (request.method(), request.uri().path());
         let query = request.uri().query().unwrap_or("");
-        let form = request
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form"));
+        let browser =
+            request.headers().get(ACCEPT).is_some_and(|kinds| kinds.as_bytes().starts_with(b"text/html"));
         let answer = self.route(method, path, query);
         if !matches!((method, path), (&Method::GET, "/healthy" | "/ready")) {
             log(&format!("{method} {} {}", request.uri(), answer.status().as_u16()));
         }
         // A button of the page leads back to the page.
-        if form && answer.status().is_success() { back_to_page() } else { answer }
+        let pressed = browser && method == Method::POST && answer.status().is_success();
+        if pressed { back_to_page() } else { answer }
     }
 
     fn route(&self, method: &Method, path: &str, query: &str) -> Response<Full<Bytes>> {
@@ -146,7 +145,7 @@ impl Demo {
             None => text(StatusCode::OK, "ok\n"),
             Some(u64::MAX) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("not {name}, as asked\n")),
             Some(left) => {
-                text(StatusCode::INTERNAL_SERVER_ERROR, format!("not {name}, as asked; {left} times more\n"))
+                text(StatusCode::INTERNAL_SERVER_ERROR, format!("not {name}, as asked ({left} more)\n"))
             }
         }
     }
