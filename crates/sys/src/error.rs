@@ -152,6 +152,12 @@ impl fmt::Display for Fd<'_> {
     }
 }
 
+/// How an fd prints in an error: `[7]</run/vaquita>`. For other crates that make an [`Error`] of their own calls.
+#[must_use]
+pub fn describe(fd: impl AsFd) -> String {
+    Fd::of(&fd).to_string()
+}
+
 /// How a path prints in an error.
 pub(crate) fn quoted(path: impl AsRef<Path>) -> String {
     format!("{:?}", path.as_ref())

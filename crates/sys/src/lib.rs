@@ -31,7 +31,7 @@ pub mod socket;
 mod syscall;
 pub mod tty;
 
-pub use error::{Error, Kind};
+pub use error::{Error, Kind, describe};
 pub use rustix::io::Errno;
 
 /// What fallible functions of this crate return unless they run between clone and exec.

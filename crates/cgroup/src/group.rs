@@ -1,0 +1,529 @@
+//! A group: a directory of the same path in every hierarchy.
+
+mod kill;
+mod remove;
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use vaquita_sys::Errno;
+
+use crate::files::{error, open, read, write, write_quiet};
+use crate::settings::{Write, controllers, writes};
+use crate::{Error, Hierarchy, Kind, Layout, Resources, Result, Version, device};
+
+pub use remove::{list, remove_empty_parents};
+
+/// Controllers that are switched on in v2 wherever possible, because statistics come from them.
+const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
+
+/// A group, held by fd in every hierarchy that has it.
+#[derive(Debug)]
+pub struct Cgroup {
+    layout: Layout,
+    path: PathBuf,
+    dirs: Vec<Dir>,
+    created_parents: Vec<PathBuf>,
+    existed: bool,
+}
+
+#[derive(Debug)]
+struct Dir {
+    /// Index in the layout.
+    hierarchy: usize,
+    fd: OwnedFd,
+}
+
+impl Cgroup {
+    /// Makes the group in every hierarchy, with missing parents, and applies the limits. `path` starts at the root of each
+    /// hierarchy: `/vaquita/<sandbox>/<container>`. A group that is there already is taken over: see [`Self::existed`].
+    /// On failure nothing that was made is left.
+    ///
+    /// On v1 a new group gets the CPUs and memory nodes of its parent: it could hold no process else.
+    ///
+    /// # Errors
+    /// `Invalid` for a path with `..`; `Unsupported` for a limit that the host cannot set; `Denied`, `Busy`.
+    pub fn create(layout: &Layout, path: &Path, resources: &Resources) -> Result<Self> {
+        let parts = parts(path)?;
+        let groups = writes(resources, layout)?;
+        let mut made = Made::default();
+        let dirs = (0..layout.hierarchies().len()).map(|hierarchy| {
+            let fd = make(&layout.hierarchies()[hierarchy], &parts, &groups, &mut made)?;
+            Ok(Dir { hierarchy, fd })
+        });
+        let result = dirs.collect::<Result<Vec<_>>>().and_then(|dirs| {
+            let parents: Vec<_> = made.parents.iter().cloned().collect();
+            let existed = made.existed;
+            let path = Path::new("/").join(parts.iter().collect::<PathBuf>());
+            let group = Self { layout: layout.clone(), path, dirs, created_parents: parents, existed };
+            group.write_all(&groups)?;
+            group.apply_devices(resources)?;
+            Ok(group)
+        });
+        if result.is_err() {
+            // Newest first; what cannot go (somebody else uses it already) stays.
+            for dir in made.dirs.iter().rev() {
+                let _ = rustix::fs::rmdir(dir);
+            }
+        }
+        result
+    }
+
+    /// Opens a group in the hierarchies that have it.
+    ///
+    /// # Errors
+    /// `NotFound` when none has.
+    pub fn open(layout: &Layout, path: &Path) -> Result<Self> {
+        let parts = parts(path)?;
+        let relative: PathBuf = parts.iter().collect();
+        let mut dirs = Vec::new();
+        for (hierarchy, entry) in layout.hierarchies().iter().enumerate() {
+            match open_dir(&entry.mount.join(&relative)) {
+                Ok(fd) => dirs.push(Dir { hierarchy, fd }),
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let path = Path::new("/").join(relative);
+        if dirs.is_empty() {
+            return Err(Error::refused(
+                Kind::NotFound,
+                format!("there is no control group {}", path.display()),
+            ));
+        }
+        Ok(Self { layout: layout.clone(), path, dirs, created_parents: Vec::new(), existed: true })
+    }
+
+    /// Its path from the root of each hierarchy.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The parents that [`Self::create`] made in at least one hierarchy, outermost first.
+    #[must_use]
+    pub fn created_parents(&self) -> &[PathBuf] {
+        &self.created_parents
+    }
+
+    /// Whether it was there in some hierarchy before it was created.
+    #[must_use]
+    pub fn existed(&self) -> bool {
+        self.existed
+    }
+
+    /// Changes the limits that are set in `resources`.
+    ///
+    /// # Errors
+    /// As [`Self::create`]; `Busy` for a memory limit below what is in use and cannot be reclaimed (v1).
+    pub fn apply(&self, resources: &Resources) -> Result<()> {
+        let groups = writes(resources, &self.layout)?;
+        if let Some(parent) = self.path.parent()
+            && let Some(v2) = self.v2()
+        {
+            let parts: Vec<&OsStr> = normal(parent).collect();
+            enable(self.hierarchy(v2), &parts, &groups)?;
+        }
+        self.write_all(&groups)?;
+        self.apply_devices(resources)
+    }
+
+    /// The directory in the v2 hierarchy, for `CLONE_INTO_CGROUP`; none without that hierarchy.
+    ///
+    /// A child cloned into it need not, and should not, write to `cgroup.procs`: that takes a lock which waits for an RCU
+    /// grace period (10 ms and more), where `CLONE_INTO_CGROUP` costs 8 µs. See [`Self::entry_after_clone`].
+    #[must_use]
+    pub fn dir_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.v2().map(|dir| dir.fd.as_fd())
+    }
+
+    /// What a process needs to enter the group in every hierarchy.
+    ///
+    /// # Errors
+    /// `Denied`; `NotFound` when the group has been removed.
+    pub fn entry(&self) -> Result<Entry> {
+        self.entry_in(|_| true)
+    }
+
+    /// What a process that was cloned into [`Self::dir_fd`] still needs: the v1 hierarchies, if any. Entering those last
+    /// keeps the memory that the set-up took out of the container's account.
+    ///
+    /// # Errors
+    /// As [`Self::entry`].
+    pub fn entry_after_clone(&self) -> Result<Entry> {
+        self.entry_in(|version| version == Version::V1)
+    }
+
+    /// The processes in the group and in groups below it, as pids of the caller's PID namespace, sorted. Zombies do not count.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn procs(&self) -> Result<Vec<i32>> {
+        let mut all = BTreeSet::new();
+        for dir in &self.dirs {
+            self.procs_in(dir, &mut all)?;
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// Whether a process is in the group or below it, in any hierarchy.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn is_populated(&self) -> Result<bool> {
+        if let Some(v2) = self.v2() {
+            let events = read(&v2.fd, "cgroup.events")?;
+            if key(&events, "populated") == Some(1) {
+                return Ok(true);
+            }
+            if self.layout.is_v2() {
+                return Ok(false);
+            }
+        }
+        Ok(!self.procs()?.is_empty())
+    }
+
+    /// How many processes of the group, and of groups below it, the kernel has killed for want of memory.
+    ///
+    /// # Errors
+    /// Those of reading; `Unsupported` without the memory controller.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let (dir, version) = self.controller("memory")?;
+        match version {
+            Version::V2 => Ok(key(&read(&dir.fd, "memory.events")?, "oom_kill").unwrap_or_default()),
+            Version::V1 => {
+                // Each group counts for itself.
+                let mut kills = 0;
+                descend(&dir.fd, &mut |group| {
+                    kills += key(&read(group, "memory.oom_control")?, "oom_kill").unwrap_or_default();
+                    Ok(())
+                })?;
+                Ok(kills)
+            }
+        }
+    }
+
+    /// Statistics, see [`crate::Stats`].
+    ///
+    /// # Errors
+    /// Those of reading. A controller that the host lacks leaves its part empty.
+    pub fn stats(&self) -> Result<crate::Stats> {
+        crate::stats::read_all(
+            &|name| self.controller(name).ok().map(|(dir, version)| (dir.fd.as_fd(), version)),
+            self.dir_fd(),
+        )
+    }
+
+    fn controller(&self, name: &str) -> Result<(&Dir, Version)> {
+        let missing = || {
+            let message = format!("{} has no {name} controller", self.path.display());
+            Error::refused(Kind::Unsupported, message)
+        };
+        let wanted = self.layout.controller(name).ok_or_else(missing)?;
+        let dir = self.dirs.iter().find(|dir| self.hierarchy(dir) == wanted).ok_or_else(missing)?;
+        Ok((dir, wanted.version))
+    }
+
+    fn hierarchy(&self, dir: &Dir) -> &Hierarchy {
+        &self.layout.hierarchies()[dir.hierarchy]
+    }
+
+    fn v2(&self) -> Option<&Dir> {
+        self.dirs.iter().find(|dir| self.hierarchy(dir).version == Version::V2)
+    }
+
+    fn procs_in(&self, dir: &Dir, all: &mut BTreeSet<i32>) -> Result<()> {
+        descend(&dir.fd, &mut |group| {
+            // A threaded v2 group has no such list; its threads belong to processes listed above it.
+            let list = match read(group, "cgroup.procs") {
+                Err(error) if matches!(error.kind(), Kind::Unsupported | Kind::NotFound) => return Ok(()),
+                other => other?,
+            };
+            // 0 is a process outside of the caller's PID namespace.
+            all.extend(list.lines().filter_map(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0));
+            Ok(())
+        })
+    }
+
+    fn entry_in(&self, wanted: impl Fn(Version) -> bool) -> Result<Entry> {
+        let dirs = self.dirs.iter().filter(|dir| wanted(self.hierarchy(dir).version));
+        let fds = dirs.map(|dir| {
+            // `tasks` moves one thread, and takes no lock over all threads of the machine.
+            let file = match self.hierarchy(dir).version {
+                Version::V1 => "tasks",
+                Version::V2 => "cgroup.procs",
+            };
+            open(&dir.fd, file, OFlags::WRONLY)
+                .map_err(|errno| error("openat", &dir.fd, file, ", O_WRONLY", errno))
+        });
+        Ok(Entry { fds: fds.collect::<Result<_>>()? })
+    }
+
+    fn write_all(&self, groups: &[Vec<Write>]) -> Result<()> {
+        for group in groups {
+            let forward = group.iter().try_for_each(|write| self.write_one(write));
+            if let Err(first) = forward {
+                let retry = group.len() > 1 && matches!(first.kind(), Kind::Invalid | Kind::Busy);
+                if !retry || group.iter().rev().try_for_each(|write| self.write_one(write)).is_err() {
+                    return Err(first);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_one(&self, entry: &Write) -> Result<()> {
+        let dir = match entry.controller.as_str() {
+            "cgroup" => self.v2(),
+            name => Some(self.controller(name)?.0),
+        };
+        let Some(dir) = dir else { return Ok(()) };
+        for (file, value) in &entry.candidates {
+            match write_quiet(&dir.fd, file, value) {
+                Ok(()) => return Ok(()),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(error("write", &dir.fd, file, &format!(", {value:?}"), errno)),
+            }
+        }
+        if entry.optional {
+            return Ok(());
+        }
+        let files: Vec<_> = entry.candidates.iter().map(|(file, _)| file.as_str()).collect();
+        let message =
+            format!("{} has no {}: the kernel was built without it", self.path.display(), files.join(" or "));
+        Err(Error::refused(Kind::Unsupported, message))
+    }
+
+    fn apply_devices(&self, resources: &Resources) -> Result<()> {
+        let Some(rules) = &resources.devices else { return Ok(()) };
+        if let Ok((dir, Version::V1)) = self.controller("devices") {
+            return device::v1_lines(rules).iter().try_for_each(|(file, line)| write(&dir.fd, file, line));
+        }
+        let Some(v2) = self.v2() else {
+            let message =
+                "device rules need the devices controller of v1 or a v2 hierarchy, which this host lacks";
+            return Err(Error::refused(Kind::Unsupported, message));
+        };
+        let doing = || format!("device filter of {}", self.path.display());
+        let sys = |error| Error::sys(doing(), error);
+        let before = vaquita_sys::bpf::device_programs(&v2.fd).map_err(sys)?;
+        let program = vaquita_sys::bpf::load_device_program(&device::compile(rules)).map_err(sys)?;
+        vaquita_sys::bpf::attach_device(&v2.fd, program).map_err(sys)?;
+        // The new one is there: at no moment is the group without a filter.
+        before.iter().try_for_each(|old| vaquita_sys::bpf::detach_device(&v2.fd, old)).map_err(sys)
+    }
+}
+
+/// Open files through which a process enters a group by itself. Inherited by a child across clone, not across execve.
+#[derive(Debug)]
+pub struct Entry {
+    fds: Vec<OwnedFd>,
+}
+
+impl Entry {
+    /// Moves the calling thread, which must be its process's only one, into the group.
+    ///
+    /// A cgroup namespace made before this shows the old group as its root: unshare it afterwards.
+    ///
+    /// Safe between clone and exec: no allocation.
+    ///
+    /// # Errors
+    /// `EAGAIN` at pids.max of a parent, `ENOSPC` for a v1 cpuset without CPUs, `ENODEV` when the group is gone, `EBUSY` for a
+    /// v2 group with controllers for groups below it.
+    pub fn enter_self(&self) -> core::result::Result<(), Errno> {
+        for fd in &self.fds {
+            rustix::io::retry_on_intr(|| rustix::io::write(fd, b"0"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What a creation has made so far, for taking it back.
+#[derive(Default)]
+struct Made {
+    dirs: Vec<PathBuf>,
+    parents: BTreeSet<PathBuf>,
+    existed: bool,
+}
+
+/// How often a parent that somebody else removes meanwhile is made again.
+const RETRIES: u32 = 100;
+
+fn make(hierarchy: &Hierarchy, parts: &[&OsStr], groups: &[Vec<Write>], made: &mut Made) -> Result<OwnedFd> {
+    let mut tries = 0;
+    loop {
+        match make_once(hierarchy, parts, groups, made) {
+            Err(error) if error.kind() == Kind::NotFound && tries < RETRIES => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn make_once(
+    hierarchy: &Hierarchy,
+    parts: &[&OsStr],
+    groups: &[Vec<Write>],
+    made: &mut Made,
+) -> Result<OwnedFd> {
+    let mut path = hierarchy.mount.clone();
+    let mut dir = open_dir(&path)?;
+    let cpuset = hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset");
+    for (at, part) in parts.iter().enumerate() {
+        let name = part.to_string_lossy();
+        let is_leaf = at + 1 == parts.len();
+        path.push(part);
+        match rustix::fs::mkdirat(&dir, *part, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => {
+                made.dirs.push(path.clone());
+                if !is_leaf {
+                    made.parents.insert(Path::new("/").join(parts[..=at].iter().collect::<PathBuf>()));
+                }
+            }
+            Err(Errno::EXIST) => made.existed |= is_leaf,
+            Err(errno) => return Err(error("mkdirat", &dir, &name, ", 0755", errno)),
+        }
+        if hierarchy.version == Version::V2 {
+            enable_in(&dir, hierarchy, groups)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let child =
+            open(&dir, &name, flags).map_err(|errno| error("openat", &dir, &name, ", O_DIRECTORY", errno))?;
+        if cpuset {
+            inherit_cpuset(&dir, &child)?;
+        }
+        dir = child;
+    }
+    Ok(dir)
+}
+
+/// Switches the controllers on that the group below needs, all the way down to its parent.
+fn enable(hierarchy: &Hierarchy, parents: &[&OsStr], groups: &[Vec<Write>]) -> Result<()> {
+    let mut path = hierarchy.mount.clone();
+    enable_in(&open_dir(&path)?, hierarchy, groups)?;
+    for part in parents {
+        path.push(part);
+        enable_in(&open_dir(&path)?, hierarchy, groups)?;
+    }
+    Ok(())
+}
+
+fn enable_in(parent: &OwnedFd, hierarchy: &Hierarchy, groups: &[Vec<Write>]) -> Result<()> {
+    let needed: BTreeSet<&str> =
+        controllers(groups).into_iter().filter(|name| hierarchy.controllers.contains(*name)).collect();
+    let wanted = WANTED.into_iter().filter(|name| hierarchy.controllers.contains(*name));
+    let all: BTreeSet<&str> = needed.iter().copied().chain(wanted).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let on = read(parent, "cgroup.subtree_control")?;
+    let on: BTreeSet<&str> = on.split_whitespace().collect();
+    for name in all.difference(&on) {
+        let switch = format!("+{name}");
+        if needed.contains(name) {
+            write(parent, "cgroup.subtree_control", &switch)?;
+        } else {
+            let _ = write_quiet(parent, "cgroup.subtree_control", &switch);
+        }
+    }
+    Ok(())
+}
+
+fn inherit_cpuset(parent: &OwnedFd, child: &OwnedFd) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if read(child, file)?.trim().is_empty() {
+            write(child, file, read(parent, file)?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `visit` for the group and every group below it. Groups that vanish meanwhile are passed over.
+fn descend(dir: &OwnedFd, visit: &mut impl FnMut(&OwnedFd) -> Result<()>) -> Result<()> {
+    let mut stack =
+        vec![rustix::io::fcntl_dupfd_cloexec(dir, 3).map_err(|errno| error("dup", dir, "", "", errno))?];
+    while let Some(group) = stack.pop() {
+        match visit(&group) {
+            // ENODEV: the group was removed while its file was open.
+            Err(error) if error.kind() == Kind::NotFound => continue,
+            other => other?,
+        }
+        for name in children(&group)? {
+            if let Ok(child) = open(&group, &name, OFlags::RDONLY | OFlags::DIRECTORY) {
+                stack.push(child);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names of the groups inside.
+fn children(dir: &OwnedFd) -> Result<Vec<String>> {
+    let failed = |errno| error("getdents64", dir, "", "", errno);
+    // The number of links of a directory tells whether there are any, without reading a list of some 60 files.
+    if rustix::fs::fstat(dir).map_err(failed)?.st_nlink == 2 {
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy();
+        if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    vaquita_sys::fs::open_dir(path).map_err(|error| Error::sys("control group", error))
+}
+
+/// The number behind `name` in a file of such lines.
+pub(crate) fn key(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+fn normal(path: &Path) -> impl Iterator<Item = &OsStr> {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    })
+}
+
+/// The components of a group's path, which must be at least one.
+fn parts(path: &Path) -> Result<Vec<&OsStr>> {
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::RootDir | Component::Normal(_) | Component::CurDir));
+    let parts: Vec<&OsStr> = normal(path).collect();
+    let clean = parts.iter().all(|part| !part.as_bytes().contains(&b'\n') && part.to_str().is_some());
+    if !plain || !clean || parts.is_empty() {
+        let message = format!("{path:?} is not the path of a control group below the root");
+        return Err(Error::refused(Kind::Invalid, message));
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        assert_eq!(parts(Path::new("/vaquita/a")).unwrap(), ["vaquita", "a"]);
+        assert_eq!(parts(Path::new("vaquita//a/")).unwrap(), ["vaquita", "a"]);
+        for path in ["", "/", "/vaquita/../..", "..", "/a\nb"] {
+            assert_eq!(parts(Path::new(path)).unwrap_err().kind(), Kind::Invalid, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn keys() {
+        assert_eq!(key("oom 3\noom_kill 2\n", "oom_kill"), Some(2));
+        assert_eq!(key("oom_kill_disable 1\n", "oom_kill"), None);
+    }
+}
