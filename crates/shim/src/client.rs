@@ -1,18 +1,25 @@
 //! The client of a shim, for tokio.
+//!
+//! Requests are sent as they come and answered in any order. A task reads what the shim sends, wakes who waits for an
+//! answer, and passes events on. It ends with the connection, or with the last [`Client`].
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{CreateRequest, Error, Event, ExecRequest, Exit, Kind, PodState, SandboxRequest, SignalScope};
+use crate::wire::{Request, Response};
+use crate::{
+    CreateRequest, Error, Event, ExecRequest, Exit, Kind, PodState, SandboxRequest, SignalScope, transport,
+};
 
-/// Starts shims from one executable, which is meant to be a sealed memfd that nothing can change.
-#[derive(Debug)]
-pub struct Spawner {
-    exe: OwnedFd,
-}
+mod shared;
+mod spawn;
+
+use shared::{Answer, Owner, Shared};
+pub use spawn::Spawner;
 
 /// A connection to the shim of one pod.
 ///
@@ -22,7 +29,7 @@ pub struct Spawner {
 /// Every method fails with `Unavailable` when the shim dies or the connection is lost meanwhile.
 #[derive(Clone, Debug)]
 pub struct Client {
-    shared: Arc<()>,
+    owner: Arc<Owner>,
 }
 
 /// A sandbox that was created.
@@ -55,31 +62,22 @@ pub struct Execed {
     exit: oneshot::Receiver<Exit>,
 }
 
-impl Spawner {
-    /// Shims will run `exe`, with `vaquita-shim` as their name and the pod directory as their only argument.
-    #[must_use]
-    pub fn new(exe: OwnedFd) -> Self {
-        Self { exe }
-    }
-
-    /// Starts the shim of the pod whose directory this is, and connects to it. Must be called within a tokio runtime,
-    /// which reaps the shim when it ends.
-    ///
-    /// # Errors
-    /// `Exists` if a live shim serves this directory already, else the error of the call that failed.
-    pub async fn spawn(&self, pod_dir: &Path) -> Result<Client, Error> {
-        let _ = &self.exe;
-        Client::connect(pod_dir).await
-    }
-}
-
 impl Client {
     /// Connects to the shim of the pod whose directory this is. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// `NotFound` if no shim was ever started there, `Unavailable` if it is dead: both at once, without waiting.
     pub async fn connect(pod_dir: &Path) -> Result<Self, Error> {
-        Err(unsupported(pod_dir.display()))
+        let socket = transport::connect(pod_dir).map_err(|errno| {
+            let at = pod_dir.display();
+            match errno {
+                Errno::NOENT => Error::new(Kind::NotFound, format!("no shim was started in {at}")),
+                Errno::CONNREFUSED => Error::new(Kind::Unavailable, format!("the shim of {at} is dead")),
+                Errno::AGAIN => Error::new(Kind::Unavailable, format!("the shim of {at} accepts nobody")),
+                errno => Error::kernel(errno, format_args!("connect to the shim of {at}")),
+            }
+        })?;
+        Self::from_socket(pod_dir, socket)
     }
 
     /// Makes the pod's namespaces and its pause process.
@@ -87,7 +85,9 @@ impl Client {
     /// # Errors
     /// `Exists` if the shim has a sandbox already, else the error of the step that failed.
     pub async fn create_sandbox(&self, request: &SandboxRequest) -> Result<SandboxCreated, Error> {
-        Err(unsupported(&request.id))
+        let answer = self.call(&Request::CreateSandbox(request.clone()), Vec::new()).await?;
+        let (pid, mut fds) = process(answer)?;
+        Ok(SandboxCreated { pid, pidfd: fds.next().ok_or_else(nonsense)?, netns: fds.next() })
     }
 
     /// Sets a container up to the point where only its program has to be executed. `rootfs` is a detached mount.
@@ -95,8 +95,9 @@ impl Client {
     /// # Errors
     /// `Exists` if there is such a container, `Invalid` if the specification cannot be used, else the step that failed.
     pub async fn create(&self, request: &CreateRequest, rootfs: OwnedFd) -> Result<Created, Error> {
-        drop(rootfs);
-        Err(unsupported(&request.id))
+        let answer = self.call(&Request::Create(request.clone()), vec![rootfs]).await?;
+        let (pid, mut fds) = process(answer)?;
+        Ok(Created { pid, pidfd: fds.next().ok_or_else(nonsense)? })
     }
 
     /// Executes the program of a created container; returns when `execve` succeeded.
@@ -105,7 +106,7 @@ impl Client {
     /// `NotFound`, `State` if it is not waiting to be started, or the step that failed: after that the container is
     /// stopped.
     pub async fn start(&self, id: &str) -> Result<(), Error> {
-        Err(unsupported(id))
+        self.done(&Request::Start(id)).await
     }
 
     /// Sends a signal (1–64) to a container. A signal to a container that has stopped is no error.
@@ -113,8 +114,7 @@ impl Client {
     /// # Errors
     /// `NotFound`, `Invalid`.
     pub async fn signal(&self, id: &str, signal: i32, scope: SignalScope) -> Result<(), Error> {
-        let _ = (signal, scope);
-        Err(unsupported(id))
+        self.done(&Request::Signal { id, signal, scope }).await
     }
 
     /// Runs a process in a running container. `stdio` are its standard streams, `/dev/null` where absent; all three
@@ -124,8 +124,13 @@ impl Client {
     /// `NotFound`, `State` if the container does not run, `Exists` if there is such a session, `Invalid` if the
     /// process cannot be used, `Kernel` for the step that failed, such as an `execve` without a program.
     pub async fn exec(&self, request: &ExecRequest, stdio: [Option<OwnedFd>; 3]) -> Result<Execed, Error> {
-        drop(stdio);
-        Err(unsupported(&request.exec_id))
+        let ExecRequest { container, exec_id, process: json } = request;
+        let present = stdio.each_ref().map(Option::is_some);
+        let fds = stdio.into_iter().flatten().collect();
+        let exit = self.shared().expect_exit(container, exec_id)?;
+        let asked = Request::Exec { container, exec_id, stdio: present, process: json };
+        let (pid, mut fds) = process(self.call(&asked, fds).await?)?;
+        Ok(Execed { pid, console: fds.next(), exit })
     }
 
     /// Kills the process of an exec session. One that has ended is no error.
@@ -133,8 +138,7 @@ impl Client {
     /// # Errors
     /// `NotFound` if there is no such container.
     pub async fn kill_exec(&self, container: &str, exec_id: &str) -> Result<(), Error> {
-        let _ = exec_id;
-        Err(unsupported(container))
+        self.done(&Request::KillExec { container, exec_id }).await
     }
 
     /// Kills what is left of a container, removes its cgroup, closes its log and forgets it. A container that is not
@@ -143,7 +147,7 @@ impl Client {
     /// # Errors
     /// `Busy` if its processes would not die in time; the call can be repeated.
     pub async fn delete(&self, id: &str) -> Result<(), Error> {
-        Err(unsupported(id))
+        self.done(&Request::Delete(id)).await
     }
 
     /// Deletes all containers and the sandbox, and ends the shim.
@@ -151,7 +155,7 @@ impl Client {
     /// # Errors
     /// `Busy` if processes would not die in time; the call can be repeated.
     pub async fn delete_sandbox(&self) -> Result<(), Error> {
-        Err(unsupported("the sandbox"))
+        self.done(&Request::DeleteSandbox).await
     }
 
     /// Opens the log file of a container anew, by its path: call it after the file was renamed. No record is lost or
@@ -160,7 +164,7 @@ impl Client {
     /// # Errors
     /// `NotFound`, `State` if the container has stopped, or the error of the open.
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
-        Err(unsupported(id))
+        self.done(&Request::ReopenLog(id)).await
     }
 
     /// The pod as the shim sees it.
@@ -168,7 +172,10 @@ impl Client {
     /// # Errors
     /// None but the loss of the shim.
     pub async fn state(&self) -> Result<PodState, Error> {
-        Err(unsupported("the pod"))
+        match self.call(&Request::State, Vec::new()).await?.response {
+            Response::State(state) => Ok(state),
+            _ => Err(nonsense()),
+        }
     }
 
     /// The pod's network namespace.
@@ -176,7 +183,8 @@ impl Client {
     /// # Errors
     /// `NotFound` if there is no sandbox or it uses the host's network.
     pub async fn netns(&self) -> Result<OwnedFd, Error> {
-        Err(unsupported("the network namespace"))
+        let answer = self.call(&Request::Netns, Vec::new()).await?;
+        answer.fds.into_iter().next().ok_or_else(nonsense)
     }
 
     /// Ends the shim. Refused while a process of the pod is alive, because nothing would be its parent then.
@@ -184,21 +192,43 @@ impl Client {
     /// # Errors
     /// `Busy` while anything runs.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        Err(unsupported("the shim"))
+        self.done(&Request::Shutdown).await
     }
 
     /// What happens from now on, [`Event::Lost`] last. May be called more than once: each receiver gets all events.
     /// Ask for [`Self::state`] after this, not before, to miss nothing.
     #[must_use]
     pub fn events(&self) -> mpsc::UnboundedReceiver<Event> {
-        let _ = &self.shared;
-        mpsc::unbounded_channel().1
+        self.shared().subscribe()
     }
 
     /// Whether the connection is lost.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        true
+        self.shared().is_lost()
+    }
+
+    fn from_socket(pod_dir: &Path, socket: OwnedFd) -> Result<Self, Error> {
+        Ok(Self { owner: Arc::new(Owner::new(pod_dir, socket)?) })
+    }
+
+    fn shared(&self) -> &Shared {
+        self.owner.shared()
+    }
+
+    async fn call(&self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Result<Answer, Error> {
+        let answer = self.shared().call(request, fds).await?;
+        match answer.response {
+            Response::Failed(failure) => Err(failure.into()),
+            response => Ok(Answer { response, fds: answer.fds }),
+        }
+    }
+
+    async fn done(&self, request: &Request<'_>) -> Result<(), Error> {
+        match self.call(request, Vec::new()).await?.response {
+            Response::Done => Ok(()),
+            _ => Err(nonsense()),
+        }
     }
 }
 
@@ -214,6 +244,13 @@ impl Execed {
     }
 }
 
-fn unsupported(what: impl core::fmt::Display) -> Error {
-    Error::new(Kind::Unsupported, format!("{what}: not yet"))
+fn process(answer: Answer) -> Result<(i32, std::vec::IntoIter<OwnedFd>), Error> {
+    match answer.response {
+        Response::Process { pid } => Ok((pid, answer.fds.into_iter())),
+        _ => Err(nonsense()),
+    }
+}
+
+fn nonsense() -> Error {
+    Error::new(Kind::Corrupt, "the shim gave an answer to another question")
 }

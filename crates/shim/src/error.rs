@@ -103,3 +103,40 @@ impl core::error::Error for Error {
         self.source.as_ref().map(|source| &**source as &(dyn core::error::Error + 'static))
     }
 }
+
+impl From<vaquita_cgroup::Error> for Error {
+    fn from(error: vaquita_cgroup::Error) -> Self {
+        let kind = match error.kind() {
+            vaquita_cgroup::Kind::Busy => Kind::Busy,
+            vaquita_cgroup::Kind::Denied => Kind::Denied,
+            vaquita_cgroup::Kind::Exists => Kind::Exists,
+            vaquita_cgroup::Kind::Invalid => Kind::Invalid,
+            vaquita_cgroup::Kind::Kernel(errno) => Kind::Kernel(errno),
+            vaquita_cgroup::Kind::NotFound => Kind::NotFound,
+            vaquita_cgroup::Kind::Timeout => Kind::Timeout,
+            vaquita_cgroup::Kind::Unsupported => Kind::Unsupported,
+            _ => Kind::Unavailable,
+        };
+        Self::new(kind, error.to_string()).with_source(error)
+    }
+}
+
+impl From<vaquita_runtime::Error> for Error {
+    fn from(error: vaquita_runtime::Error) -> Self {
+        let kind = match error.kind() {
+            vaquita_runtime::Kind::Exec(errno) => Kind::Exec(errno),
+            vaquita_runtime::Kind::Invalid => Kind::Invalid,
+            vaquita_runtime::Kind::Kernel(errno) => Kind::Kernel(errno),
+            vaquita_runtime::Kind::NotFound => Kind::NotFound,
+            vaquita_runtime::Kind::Unsupported => Kind::Unsupported,
+            _ => Kind::Unavailable,
+        };
+        Self::new(kind, error.to_string()).with_source(error)
+    }
+}
+
+impl From<vaquita_sys::Error> for Error {
+    fn from(error: vaquita_sys::Error) -> Self {
+        Self::new(Kind::Kernel(error.errno()), error.to_string()).with_source(error)
+    }
+}

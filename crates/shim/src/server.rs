@@ -1,14 +1,192 @@
-//! The shim process.
+//! The shim process: parent of a pod's processes, keeper of their output and of how they ended.
+//!
+//! One thread waits in one epoll loop; nothing in it waits for anything else. What takes long or needs much memory,
+//! which is making processes, is done by a short-lived copy of the process ([`creator`]) that hands its result back.
+//! Every operation is therefore a state that some later event moves on, and requests of several clients overlap.
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use vaquita_cgroup::Layout;
+use vaquita_sys::memory::Pages;
+use vaquita_sys::process::Exit as ProcessExit;
+use vaquita_sys::signal::SignalFd;
+
+use crate::{Error, Event, transport};
+
+mod connection;
+mod container;
+mod creator;
+mod deletion;
+mod exits;
+mod output;
+mod requests;
+mod setup;
+
+use connection::Connection;
+use container::{Container, Sandbox};
+use creator::Job;
+use deletion::Deletion;
+use output::Buffers;
 
 /// Runs the shim of the pod whose directory this is, until it is told to shut down or its sandbox is deleted.
 ///
 /// `listener` is the socket that clients connect to, listening already; [`crate::client::Spawner`] passes it as
-/// standard input, from where `None` takes it.
+/// standard input, from where `None` takes it. The calling process must have one thread only, and belongs to the shim
+/// from now on: its signal mask, session, standard streams and working directory change.
 pub fn main(pod_dir: &Path, listener: Option<OwnedFd>) -> ExitCode {
-    let _ = (pod_dir, listener);
-    ExitCode::FAILURE
+    match Server::new(pod_dir, listener).and_then(Server::run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!("{error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that the shim knows.
+#[derive(Debug)]
+struct Server {
+    epoll: OwnedFd,
+    listener: OwnedFd,
+    signals: SignalFd,
+    pod_dir: PathBuf,
+    layout: Layout,
+    connections: Vec<Connection>,
+    jobs: Vec<Job>,
+    sandbox: Option<Sandbox>,
+    containers: Vec<Container>,
+    /// Children that ended while a creator was at work: one of them may be what it has made.
+    strays: Vec<(i32, ProcessExit)>,
+    receive_buffer: Pages,
+    buffers: Buffers,
+    next_token: u64,
+    /// Somebody wants everything deleted.
+    farewell: Option<Deletion>,
+    ending: bool,
+}
+
+const LISTENER: u64 = 0;
+const SIGNALS: u64 = 1;
+const FIRST_TOKEN: u64 = 2;
+const IDLE: i64 = 1;
+
+impl Server {
+    fn new(pod_dir: &Path, listener: Option<OwnedFd>) -> Result<Self, Error> {
+        let pod_dir = std::path::absolute(pod_dir)
+            .map_err(|error| Error::io(error, format_args!("find {}", pod_dir.display())))?;
+        let listener = setup::listener(listener)?;
+        setup::standard_streams(&pod_dir)?;
+        setup::process()?;
+        setup::record(&pod_dir)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
+            .map_err(|errno| Error::kernel(errno, "epoll_create"))?;
+        let server = Self {
+            listener,
+            signals: setup::signals()?,
+            pod_dir,
+            layout: Layout::detect()?,
+            connections: Vec::new(),
+            jobs: Vec::new(),
+            sandbox: None,
+            containers: Vec::new(),
+            strays: Vec::new(),
+            receive_buffer: Pages::new(transport::RECEIVE_BUFFER)?,
+            buffers: Buffers::new()?,
+            next_token: FIRST_TOKEN,
+            farewell: None,
+            ending: false,
+            epoll,
+        };
+        server.watch(&server.listener, LISTENER)?;
+        server.watch(&server.signals, SIGNALS)?;
+        Ok(server)
+    }
+
+    fn run(mut self) -> Result<(), Error> {
+        let mut events = Vec::with_capacity(16);
+        while !self.ending {
+            let timeout = self.timeout();
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::kernel(errno, "epoll_wait")),
+            }
+            if events.is_empty() {
+                self.buffers.release();
+            }
+            for event in events.drain(..) {
+                self.handle(event.data.u64(), event.flags);
+            }
+            self.continue_deletions();
+        }
+        setup::forget(&self.pod_dir);
+        Ok(())
+    }
+
+    fn handle(&mut self, token: u64, flags: epoll::EventFlags) {
+        match token {
+            LISTENER => self.accept(),
+            SIGNALS => self.reap(),
+            _ => {
+                let _handled = self.pump_output(token)
+                    || self.serve_connection(token, flags)
+                    || self.finish_job(token)
+                    || self.finish_start(token);
+            }
+        }
+    }
+
+    /// How long to wait for events: until a deletion wants to look again, or until buffers are worth giving back.
+    fn timeout(&self) -> Option<Timespec> {
+        let until_deletion = self.next_deletion_check();
+        let idle = Timespec { tv_sec: IDLE, tv_nsec: 0 };
+        match (until_deletion, self.buffers.are_dirty()) {
+            (Some(wait), _) => Some(wait),
+            (None, true) => Some(idle),
+            (None, false) => None,
+        }
+    }
+
+    fn new_token(&mut self) -> u64 {
+        self.next_token += 1;
+        self.next_token - 1
+    }
+
+    /// Wants to hear of `fd` becoming readable, or of its other end going, as `token`.
+    fn watch(&self, fd: impl AsFd, token: u64) -> Result<(), Error> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+            .map_err(|errno| Error::kernel(errno, "epoll_ctl(EPOLL_CTL_ADD)"))
+    }
+
+    fn tell(&mut self, event: Event) {
+        let Event::Exited(exited) = event else { return };
+        let body = crate::wire::encode_exited(&exited);
+        for at in (0..self.connections.len()).rev() {
+            self.send(at, crate::wire::EXITED, 0, &body, Vec::new());
+        }
+    }
+}
+
+/// Writes a line to `shim.log`, for what nobody asked about.
+fn complain(what: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let now = crate::log::Timestamp::from_unix_ns(now_ns());
+    let now = String::from_utf8_lossy(now.as_bytes());
+    let _ = std::io::stderr().write_all(format!("{now} {what}\n").as_bytes());
+}
+
+/// Nanoseconds since 1970.
+fn now_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
+}
+
+/// Milliseconds since some moment, never going back.
+fn monotonic_ms() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
 }

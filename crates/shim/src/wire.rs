@@ -32,7 +32,7 @@ pub const MAX_INLINE: usize = 32 * 1024;
 /// The longest body, in bytes, that travels at all.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The most file descriptors that travel with a message, the memfd not counted.
-pub const MAX_FDS: usize = 3;
+pub const MAX_FDS: usize = 8;
 
 const MAX_ID: usize = 256;
 const MAX_PATH: usize = 4096;

@@ -1,0 +1,266 @@
+//! Making processes: the work of a short-lived copy of the shim.
+//!
+//! The copy may allocate, parse JSON and wait as much as it likes; its memory goes with it. What it makes is a child of
+//! the shim (`CLONE_PARENT`), of which it sends pid and descriptors back, or why there is none.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use rustix::event::epoll;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use vaquita_cgroup::{Cgroup, Layout, Resources};
+use vaquita_runtime::{Context, CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Stdio, sandbox};
+use vaquita_sys::ns;
+use vaquita_sys::process::fork_worker;
+
+use super::Server;
+use super::connection::Asker;
+use super::container::kinds;
+use crate::transport::{self, Outgoing};
+use crate::wire::{Failure, Response};
+use crate::{CreateRequest, Error, Kind, SandboxRequest};
+
+/// A copy at work.
+#[derive(Debug)]
+pub(super) struct Job {
+    token: u64,
+    socket: OwnedFd,
+    pub(super) worker: OwnedFd,
+    asker: Asker,
+    pub(super) purpose: Purpose,
+}
+
+/// What a copy makes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Purpose {
+    Sandbox,
+    Container { id: String },
+    Exec { container: String, exec_id: String },
+}
+
+/// What a copy has made.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+    /// What else there is, in an order that the purpose knows.
+    pub(super) others: Vec<OwnedFd>,
+}
+
+/// The ends of a container's standard streams that its process gets.
+#[derive(Debug)]
+pub(super) enum Streams {
+    Fds([OwnedFd; 3]),
+    Terminal,
+}
+
+/// The longest `config.json` that is read, in bytes.
+const MAX_CONFIG: u64 = 16 * 1024 * 1024;
+
+impl Server {
+    /// Starts a copy with `fds` that does `work`.
+    pub(super) fn begin_job(
+        &mut self,
+        asker: Asker,
+        purpose: Purpose,
+        mut fds: Vec<OwnedFd>,
+        work: impl FnOnce(Vec<OwnedFd>) -> Result<Made, Error>,
+    ) -> Result<(), Error> {
+        let (socket, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| Error::kernel(errno, "socketpair"))?;
+        fds.push(theirs);
+        let token = self.new_token();
+        let (_, worker) = fork_worker(fds, |mut fds| match fds.pop() {
+            Some(socket) => report(&socket, work(fds)),
+            None => 1,
+        })?;
+        // Without being watched its result would never be seen: better none.
+        if let Err(error) = self.watch(&socket, token) {
+            let _ = vaquita_sys::signal::send(&worker, vaquita_sys::signal::Signal::KILL);
+            return Err(error);
+        }
+        self.jobs.push(Job { token, socket, worker, asker, purpose });
+        Ok(())
+    }
+
+    /// The copy of that token, if there is one, has reported or died.
+    pub(super) fn finish_job(&mut self, token: u64) -> bool {
+        let Some(at) = self.jobs.iter().position(|job| job.token == token) else { return false };
+        let job = self.jobs.swap_remove(at);
+        let _ = epoll::delete(&self.epoll, &job.socket);
+        let made = self.result(&job);
+        let pid = made.as_ref().map_or(0, |made| made.pid);
+        match &job.purpose {
+            Purpose::Sandbox => self.sandbox_made(job.asker, made),
+            Purpose::Container { id } => self.container_made(job.asker, id, made),
+            Purpose::Exec { container, exec_id } => self.exec_made(job.asker, container, exec_id, made),
+        }
+        // It may have ended before we knew that it is ours.
+        if let Some(at) = self.strays.iter().position(|(stray, _)| *stray == pid) {
+            let (_, exit) = self.strays.swap_remove(at);
+            self.process_ended(pid, exit);
+        }
+        if self.jobs.is_empty() {
+            self.strays = Vec::new();
+        }
+        true
+    }
+
+    fn result(&mut self, job: &Job) -> Result<Made, Error> {
+        let died = || Error::new(Kind::Unavailable, "the process that was to make it died");
+        let mut buffer = std::mem::take(&mut self.receive_buffer);
+        let result = transport::receive(&job.socket, &mut buffer).map_err(|_| died()).and_then(|incoming| {
+            let response = Response::decode(incoming.header, incoming.body.bytes());
+            match response.map_err(|error| Error::new(Kind::Corrupt, error.to_string()))? {
+                Response::Process { pid } => {
+                    let mut fds = incoming.fds.into_iter();
+                    let pidfd = fds.next().ok_or_else(died)?;
+                    Ok(Made { pid, pidfd, others: fds.collect() })
+                }
+                Response::Failed(failure) => Err(failure.into()),
+                _ => Err(died()),
+            }
+        });
+        self.receive_buffer = buffer;
+        result
+    }
+}
+
+/// Makes the sandbox. The other descriptors are its new namespaces, in the order of [`kinds`].
+pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<Made, Error> {
+    let cgroup = Cgroup::create(layout, &request.cgroup, &Resources::default())?;
+    let new = kinds(request.new);
+    let result = sandbox::create(sandbox::SandboxArgs {
+        hostname: Some(request.hostname).filter(|name| !name.is_empty()),
+        namespaces: new.clone(),
+        sysctls: request.sysctls.into_iter().collect(),
+        uid: request.uid,
+        gid: request.gid,
+        seccomp: None,
+        oom_score_adj: request.oom_score_adj,
+        restrict_oom_score_adj: request.restrict_oom_score_adj,
+        uid_mappings: Vec::new(),
+        gid_mappings: Vec::new(),
+        parent: ParentOf::CallersParent,
+    });
+    let mut sandbox = remove_on_error(result, &cgroup)?;
+    let mut others = Vec::new();
+    for kind in new {
+        let at = sandbox.namespaces.iter().position(|(made, _)| *made == kind);
+        let at =
+            at.ok_or_else(|| Error::new(Kind::Corrupt, format!("no descriptor of the {kind:?} namespace")))?;
+        others.push(sandbox.namespaces.swap_remove(at).1);
+    }
+    Ok(Made { pid: sandbox.pid.as_raw_nonzero().get(), pidfd: sandbox.pidfd, others })
+}
+
+/// Makes a container. The other descriptors are its start handle and, if it has a terminal, the master side.
+pub(super) fn make_container(
+    request: CreateRequest,
+    layout: &Layout,
+    rootfs: OwnedFd,
+    streams: Streams,
+    join: Vec<(ns::Kind, OwnedFd)>,
+) -> Result<Made, Error> {
+    let spec = read_spec(&request.bundle)?;
+    let context = Context { bundle: request.bundle, restrict_oom_score_adj: request.restrict_oom_score_adj };
+    let plan = Plan::new(&spec, &context)?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let resources = resources.map_or_else(Resources::default, Resources::from);
+    let cgroup = Cgroup::create(layout, &request.cgroup, &resources)?;
+    let stdio = match streams {
+        Streams::Fds(fds) => Stdio::Fds(fds),
+        Streams::Terminal => terminal(spec.process().as_ref()),
+    };
+    let args = CreateArgs { rootfs, stdio, join, parent: ParentOf::CallersParent };
+    let created = remove_on_error(vaquita_runtime::create(&plan, args), &cgroup)?;
+    let mut others = vec![created.start.into_fd()];
+    others.extend(created.console);
+    Ok(Made { pid: created.pid.as_raw_nonzero().get(), pidfd: created.pidfd, others })
+}
+
+/// Runs a process in a container. The other descriptors are its start handle and, if it has a terminal, the master side.
+pub(super) fn make_exec(
+    process: &[u8],
+    bundle: &Path,
+    restrict_oom_score_adj: bool,
+    init: OwnedFd,
+    stdio: [Option<OwnedFd>; 3],
+) -> Result<Made, Error> {
+    let process: ProcessSpec = serde_json::from_slice(process)
+        .map_err(|error| Error::new(Kind::Invalid, format!("the process is not an OCI process: {error}")))?;
+    let spec = read_spec(bundle)?;
+    let context = Context { bundle: bundle.to_owned(), restrict_oom_score_adj };
+    let plan = ExecPlan::new(&process, &spec, &context)?;
+    let stdio = if process.terminal().unwrap_or_default() {
+        if stdio.iter().any(Option::is_some) {
+            return Err(Error::new(
+                Kind::Invalid,
+                "a process with a terminal gets no other standard streams",
+            ));
+        }
+        terminal(Some(&process))
+    } else {
+        let [stdin, stdout, stderr] = stdio;
+        Stdio::Fds([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
+    };
+    let args = ExecArgs { init: init.as_fd(), stdio, parent: ParentOf::CallersParent };
+    let execed = vaquita_runtime::exec(&plan, args)?;
+    let mut others = vec![execed.started.into_fd()];
+    others.extend(execed.console);
+    Ok(Made { pid: execed.pid.as_raw_nonzero().get(), pidfd: execed.pidfd, others })
+}
+
+/// `/dev/null` where there is nothing.
+pub(super) fn or_null(fd: Option<OwnedFd>) -> Result<OwnedFd, Error> {
+    match fd {
+        Some(fd) => Ok(fd),
+        None => rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Error::kernel(errno, "open /dev/null")),
+    }
+}
+
+/// Tells the shim; the exit code of the copy.
+fn report(socket: &OwnedFd, result: Result<Made, Error>) -> i32 {
+    let (response, fds) = match result {
+        Ok(made) => {
+            let fds = std::iter::once(made.pidfd).chain(made.others).collect();
+            (Response::Process { pid: made.pid }, fds)
+        }
+        Err(error) => (Response::Failed(Failure::from(&error)), Vec::new()),
+    };
+    let sent = Outgoing::new(response.code(), 0, &response.encode(), fds).and_then(|out| out.send(socket));
+    i32::from(sent.is_err())
+}
+
+fn read_spec(bundle: &Path) -> Result<Spec, Error> {
+    use std::io::Read as _;
+    let path = bundle.join("config.json");
+    let mut text = Vec::new();
+    std::fs::File::open(&path)
+        .and_then(|file| file.take(MAX_CONFIG).read_to_end(&mut text))
+        .map_err(|error| Error::io(error, format_args!("read {}", path.display())))?;
+    serde_json::from_slice(&text).map_err(|error| {
+        Error::new(Kind::Invalid, format!("{} is no specification: {error}", path.display()))
+    })
+}
+
+fn terminal(process: Option<&ProcessSpec>) -> Stdio {
+    let size = process.and_then(ProcessSpec::console_size);
+    let limit = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+    Stdio::Terminal {
+        rows: size.map_or(0, |size| limit(size.height())),
+        columns: size.map_or(0, |size| limit(size.width())),
+    }
+}
+
+/// A process that did not come to be leaves no cgroup behind.
+fn remove_on_error<T>(result: Result<T, vaquita_runtime::Error>, cgroup: &Cgroup) -> Result<T, Error> {
+    if result.is_err() {
+        let _ = cgroup.remove();
+    }
+    Ok(result?)
+}

@@ -1,0 +1,152 @@
+//! What a container writes: from its pipes, or its terminal, into the log.
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll;
+use rustix::io::Errno;
+use vaquita_sys::memory::Pages;
+
+use super::{Server, now_ns};
+use crate::Error;
+use crate::log::{Batch, LogFile, Splitter, Stream, Timestamp};
+
+/// One stream of a container.
+#[derive(Debug)]
+pub(super) struct Output {
+    token: u64,
+    fd: OwnedFd,
+    splitter: Splitter,
+}
+
+/// The memory that output passes through; one for all containers, given back while there is no output.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    input: Pages,
+    batch: Pages,
+    dirty: bool,
+}
+
+/// What one read brought.
+enum Read {
+    Some(usize),
+    /// Nothing more for now.
+    Empty,
+    /// Nothing more ever.
+    End,
+}
+
+/// As much as a pipe holds.
+const INPUT: usize = 64 * 1024;
+/// Room for what that becomes with lines of usual length; shorter ones take several rounds.
+const BATCH: usize = 128 * 1024;
+/// How much is read at most after the main process has ended while others still write: more than any pipe holds.
+const LAST_READ: usize = 1024 * 1024;
+
+impl Buffers {
+    pub(super) fn new() -> Result<Self, Error> {
+        Ok(Self { input: Pages::new(INPUT)?, batch: Pages::new(BATCH)?, dirty: false })
+    }
+
+    pub(super) fn are_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    pub(super) fn release(&mut self) {
+        self.input.release();
+        self.batch.release();
+        self.dirty = false;
+    }
+}
+
+impl Output {
+    pub(super) fn new(token: u64, fd: OwnedFd, stream: Stream) -> Self {
+        Self { token, fd, splitter: Splitter::new(stream) }
+    }
+
+    /// Moves what one read brings into the log.
+    fn pump(&mut self, log: Option<&mut LogFile>, buffers: &mut Buffers) -> Read {
+        let read = match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut buffers.input[..])) {
+            Ok(0) => return Read::End,
+            Ok(read) => read,
+            Err(Errno::AGAIN) => return Read::Empty,
+            // EIO is how the master of a terminal says that nobody has the other side open.
+            Err(_) => return Read::End,
+        };
+        buffers.dirty = true;
+        if let Some(log) = log {
+            let now = Timestamp::from_unix_ns(now_ns());
+            let mut batch = Batch::new(&mut buffers.batch);
+            let mut used = 0;
+            while used < read {
+                used += self.splitter.feed(&now, &buffers.input[used..read], &mut batch);
+                log.write(batch.records());
+                batch.clear();
+            }
+        }
+        Read::Some(read)
+    }
+
+    /// Writes an unfinished line.
+    fn finish_line(&mut self, log: Option<&mut LogFile>, buffers: &mut Buffers) {
+        if let Some(log) = log {
+            let mut batch = Batch::new(&mut buffers.batch);
+            self.splitter.end(&Timestamp::from_unix_ns(now_ns()), &mut batch);
+            log.write(batch.records());
+        }
+        self.splitter.shrink();
+    }
+}
+
+impl Server {
+    /// Something can be read from the stream of that token, if there is one.
+    pub(super) fn pump_output(&mut self, token: u64) -> bool {
+        for container in &mut self.containers {
+            let Some(at) = container.outputs.iter().position(|output| output.token == token) else {
+                continue;
+            };
+            let output = &mut container.outputs[at];
+            if let Read::End = output.pump(container.log.as_mut(), &mut self.buffers) {
+                output.finish_line(container.log.as_mut(), &mut self.buffers);
+                let output = container.outputs.swap_remove(at);
+                let _ = epoll::delete(&self.epoll, &output.fd);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// The container's main process has ended: all that it wrote goes into the log now. All of that is in the pipe or
+    /// terminal already, so whatever other processes go on writing, this ends when the pipe is empty, or when more was
+    /// read than it can have held. A stream that others still have open stays open.
+    pub(super) fn drain(&mut self, container: usize) {
+        let container = &mut self.containers[container];
+        let mut left = std::mem::take(&mut container.outputs);
+        left.retain_mut(|output| {
+            let mut total = 0;
+            let ended = loop {
+                match output.pump(container.log.as_mut(), &mut self.buffers) {
+                    Read::Some(read) => total += read,
+                    Read::Empty => break false,
+                    Read::End => break true,
+                }
+                if total >= LAST_READ {
+                    break false;
+                }
+            };
+            output.finish_line(container.log.as_mut(), &mut self.buffers);
+            if ended {
+                let _ = epoll::delete(&self.epoll, &output.fd);
+            }
+            !ended
+        });
+        container.outputs = left;
+    }
+
+    /// Closes the streams of a container that is about to be forgotten, with what is in them.
+    pub(super) fn close_outputs(&mut self, container: usize) {
+        self.drain(container);
+        for output in self.containers[container].outputs.drain(..) {
+            let _ = epoll::delete(&self.epoll, &output.fd);
+        }
+    }
+}

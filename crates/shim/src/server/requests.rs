@@ -1,0 +1,444 @@
+//! What clients ask for, up to the point where something has to happen first.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use rustix::pipe::PipeFlags;
+use vaquita_sys::ns;
+use vaquita_sys::signal::{self, Signal};
+
+use super::connection::Asker;
+use super::container::{Container, Exec, ExecPhase, Phase, Process, Sandbox, SandboxPhase, Start, kinds};
+use super::creator::{self, Made, Purpose, Streams, or_null};
+use super::output::Output;
+use super::{Server, now_ns};
+use crate::log::{LogFile, Stream};
+use crate::transport::Incoming;
+use crate::wire::{Request, Response};
+use crate::{CreateRequest, Error, Exit, Kind, PodState, SandboxRequest, SignalScope};
+
+impl Server {
+    pub(super) fn serve(&mut self, asker: Asker, incoming: Incoming<'_>) {
+        let Incoming { header, body, fds } = incoming;
+        let result = match Request::decode(header, body.bytes()) {
+            Ok(request) => self.begin(asker, request, fds),
+            Err(error) => Err(Error::new(Kind::Corrupt, error.to_string())),
+        };
+        if let Err(error) = result {
+            self.reply_error(asker, &error);
+        }
+    }
+
+    /// Answers, or sees to it that somebody will; an error is answered by the caller.
+    fn begin(&mut self, asker: Asker, request: Request<'_>, mut fds: Vec<OwnedFd>) -> Result<(), Error> {
+        match request {
+            Request::CreateSandbox(request) => self.create_sandbox(asker, request)?,
+            Request::Create(request) => {
+                let rootfs = fds.pop().ok_or_else(|| Error::new(Kind::Corrupt, "no root"))?;
+                self.create(asker, request, rootfs)?;
+            }
+            Request::Start(id) => self.start(asker, id)?,
+            Request::Signal { id, signal, scope } => {
+                self.signal(id, signal, scope)?;
+                self.reply_done(asker);
+            }
+            Request::Exec { container, exec_id, stdio, process } => {
+                let mut fds = fds.into_iter();
+                let stdio = stdio.map(|present| if present { fds.next() } else { None });
+                self.exec(asker, (container, exec_id), process, stdio)?;
+            }
+            Request::KillExec { container, exec_id } => {
+                self.kill_exec(container, exec_id)?;
+                self.reply_done(asker);
+            }
+            Request::Delete(id) => self.delete(asker, id),
+            Request::DeleteSandbox => self.delete_sandbox(asker),
+            Request::ReopenLog(id) => {
+                self.reopen_log(id)?;
+                self.reply_done(asker);
+            }
+            Request::State => {
+                let sandbox = self.sandbox.as_ref().and_then(Sandbox::state);
+                let containers = self.containers.iter().filter_map(Container::state).collect();
+                self.reply(asker, &Response::State(PodState { sandbox, containers }), Vec::new());
+            }
+            Request::Netns => {
+                let netns = self.netns()?;
+                self.reply(asker, &Response::Done, vec![netns]);
+            }
+            Request::Shutdown => {
+                self.shutdown()?;
+                self.reply_done(asker);
+            }
+        }
+        Ok(())
+    }
+
+    fn create_sandbox(&mut self, asker: Asker, request: SandboxRequest) -> Result<(), Error> {
+        if let Some(sandbox) = &self.sandbox {
+            return Err(Error::new(
+                Kind::Exists,
+                format!("this shim has the sandbox {} already", sandbox.id),
+            ));
+        }
+        self.refuse_at_farewell()?;
+        absolute("cgroup", &request.cgroup)?;
+        let sandbox = Sandbox {
+            id: request.id.clone(),
+            new: request.new,
+            cgroup_path: request.cgroup.clone(),
+            cgroup: None,
+            created_at_ns: now_ns(),
+            phase: SandboxPhase::Creating,
+        };
+        let layout = self.layout.clone();
+        self.begin_job(asker, Purpose::Sandbox, Vec::new(), |_| creator::make_sandbox(request, &layout))?;
+        self.sandbox = Some(sandbox);
+        Ok(())
+    }
+
+    pub(super) fn sandbox_made(&mut self, asker: Asker, made: Result<Made, Error>) {
+        let Some(sandbox) = &mut self.sandbox else { return };
+        let made = made.and_then(|made| {
+            let copies = (made.pidfd.try_clone(), made.others.iter().map(OwnedFd::try_clone).collect());
+            match copies {
+                (Ok(pidfd), Ok::<Vec<_>, _>(namespaces)) => Ok((made, pidfd, namespaces)),
+                (Err(error), _) | (_, Err(error)) => Err(Error::io(error, "dup of what was made")),
+            }
+        });
+        let (made, pidfd, namespaces) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.sandbox = None;
+                self.reply_error(asker, &error);
+                return;
+            }
+        };
+        sandbox.cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &sandbox.cgroup_path).ok();
+        let kinds = kinds(sandbox.new);
+        let netns = kinds.iter().position(|kind| *kind == ns::Kind::Net);
+        let mut fds = vec![pidfd];
+        fds.extend(netns.and_then(|at| namespaces.into_iter().nth(at)));
+        sandbox.phase = SandboxPhase::Made {
+            pid: made.pid,
+            pidfd: made.pidfd,
+            running: true,
+            namespaces: kinds.into_iter().zip(made.others).collect(),
+        };
+        self.reply(asker, &Response::Process { pid: made.pid }, fds);
+    }
+
+    fn create(&mut self, asker: Asker, request: CreateRequest, rootfs: OwnedFd) -> Result<(), Error> {
+        if self.find(&request.id).is_ok() {
+            return Err(Error::new(Kind::Exists, format!("there is a container {} already", request.id)));
+        }
+        self.refuse_at_farewell()?;
+        absolute("cgroup", &request.cgroup)?;
+        absolute("bundle", &request.bundle)?;
+        let join = self.namespaces_to_join(&request)?;
+        let log = request.log_path.as_deref().map(LogFile::open).transpose()?;
+        let (streams, outputs, stdin) =
+            if request.tty { (Streams::Terminal, Vec::new(), None) } else { self.pipes(&request)? };
+        let container = Container {
+            id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            cgroup_path: request.cgroup.clone(),
+            cgroup: None,
+            restrict_oom_score_adj: request.restrict_oom_score_adj,
+            created_at_ns: now_ns(),
+            started_at_ns: 0,
+            phase: Phase::Creating,
+            process: None,
+            log,
+            outputs,
+            stdin,
+            execs: Vec::new(),
+            deletion: None,
+        };
+        self.begin_creation(asker, request, rootfs, streams, join)?;
+        self.containers.push(container);
+        Ok(())
+    }
+
+    fn begin_creation(
+        &mut self,
+        asker: Asker,
+        request: CreateRequest,
+        rootfs: OwnedFd,
+        streams: Streams,
+        join: Vec<(ns::Kind, OwnedFd)>,
+    ) -> Result<(), Error> {
+        let layout = self.layout.clone();
+        let purpose = Purpose::Container { id: request.id.clone() };
+        let (kinds, mut fds): (Vec<_>, Vec<_>) = join.into_iter().unzip();
+        let is_terminal = matches!(streams, Streams::Terminal);
+        if let Streams::Fds(streams) = streams {
+            fds.extend(streams);
+        }
+        fds.push(rootfs);
+        self.begin_job(asker, purpose, fds, |fds| {
+            // The copy has these and no others, in the order in which they were packed.
+            let lost = || Error::new(Kind::Corrupt, "a descriptor got lost");
+            let mut fds = fds.into_iter();
+            let join = kinds.into_iter().zip(fds.by_ref()).collect();
+            let mut next = || fds.next().ok_or_else(lost);
+            let streams = match is_terminal {
+                true => Streams::Terminal,
+                false => Streams::Fds([next()?, next()?, next()?]),
+            };
+            creator::make_container(request, &layout, next()?, streams, join)
+        })
+    }
+
+    /// Standard streams as pipes: the container's ends, and ours.
+    fn pipes(&mut self, request: &CreateRequest) -> Result<(Streams, Vec<Output>, Option<OwnedFd>), Error> {
+        let pipe =
+            || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::kernel(errno, "pipe2"));
+        let (stdin, our_stdin) = match request.stdin {
+            true => pipe().map(|(read, write)| (read, Some(write)))?,
+            false => (or_null(None)?, None),
+        };
+        let (our_stdout, stdout) = pipe()?;
+        let (our_stderr, stderr) = pipe()?;
+        let outputs =
+            vec![self.output(our_stdout, Stream::Stdout)?, self.output(our_stderr, Stream::Stderr)?];
+        Ok((Streams::Fds([stdin, stdout, stderr]), outputs, our_stdin))
+    }
+
+    /// A stream that we read.
+    fn output(&mut self, fd: OwnedFd, stream: Stream) -> Result<Output, Error> {
+        rustix::fs::fcntl_getfl(&fd)
+            .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK))
+            .map_err(|errno| Error::kernel(errno, "fcntl(F_SETFL, O_NONBLOCK)"))?;
+        let token = self.new_token();
+        self.watch(&fd, token)?;
+        Ok(Output::new(token, fd, stream))
+    }
+
+    /// Copies of the descriptors of the namespaces that a container joins, all of which the sandbox must have.
+    fn namespaces_to_join(&self, request: &CreateRequest) -> Result<Vec<(ns::Kind, OwnedFd)>, Error> {
+        let wanted = kinds(request.join);
+        let have = self.sandbox.as_ref().map(|sandbox| sandbox.namespaces(request.join)).unwrap_or_default();
+        if have.len() != wanted.len() {
+            let message = format!("container {} joins namespaces that the sandbox does not have", request.id);
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        have.into_iter()
+            .map(|(kind, fd)| Ok((kind, fd.try_clone().map_err(|error| Error::io(error, "dup"))?)))
+            .collect()
+    }
+
+    pub(super) fn container_made(&mut self, asker: Asker, id: &str, made: Result<Made, Error>) {
+        let Ok(at) = self.find(id) else { return };
+        let taken = made.and_then(|made| self.take_container(at, made));
+        match taken {
+            Ok((pid, pidfd)) => self.reply(asker, &Response::Process { pid }, vec![pidfd]),
+            Err(error) => {
+                self.forget_attempt(at);
+                self.reply_error(asker, &error);
+            }
+        }
+    }
+
+    /// A container did not come to be. Its cgroup went with the attempt, unless that was killed.
+    fn forget_attempt(&mut self, at: usize) {
+        let container = &mut self.containers[at];
+        let cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &container.cgroup_path).ok();
+        if let Some(deletion) = &mut container.deletion {
+            deletion.look_again();
+            container.cgroup = cgroup;
+            container.phase = Phase::Stopped(Exit::default());
+        } else {
+            let _ = cgroup.map(|cgroup| cgroup.remove_within(Duration::ZERO));
+            self.close_outputs(at);
+            self.containers.remove(at);
+        }
+    }
+
+    fn take_container(&mut self, at: usize, made: Made) -> Result<(i32, OwnedFd), Error> {
+        let lost = || Error::new(Kind::Corrupt, "a descriptor got lost");
+        let copy = made.pidfd.try_clone().map_err(|error| Error::io(error, "dup"))?;
+        let mut others = made.others.into_iter();
+        let start = vaquita_runtime::StartHandle::from_fd(others.next().ok_or_else(lost)?);
+        if let Some(console) = others.next() {
+            let stdin = console.try_clone().map_err(|error| Error::io(error, "dup"))?;
+            let output = self.output(console, Stream::Stdout)?;
+            self.containers[at].outputs.push(output);
+            self.containers[at].stdin = Some(stdin);
+        }
+        let container = &mut self.containers[at];
+        container.cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &container.cgroup_path).ok();
+        container.phase = Phase::Created(start);
+        container.process = Some(Process { pid: made.pid, pidfd: made.pidfd });
+        Ok((made.pid, copy))
+    }
+
+    fn start(&mut self, asker: Asker, id: &str) -> Result<(), Error> {
+        let at = self.find(id)?;
+        let token = self.new_token();
+        let phase = std::mem::replace(&mut self.containers[at].phase, Phase::Running);
+        let Phase::Created(handle) = phase else {
+            self.containers[at].phase = phase;
+            return Err(Error::new(Kind::State, format!("container {id} is not waiting to be started")));
+        };
+        let released = self.watch(&handle, token).and_then(|()| Ok(handle.release()?));
+        // Without having been released it ends by itself when the handle goes.
+        released?;
+        self.containers[at].started_at_ns = now_ns();
+        self.containers[at].phase = Phase::Starting(Start { token, handle, asker });
+        Ok(())
+    }
+
+    fn signal(&self, id: &str, number: i32, scope: SignalScope) -> Result<(), Error> {
+        let container = &self.containers[self.find(id)?];
+        let signal = Signal::from_number(number)
+            .ok_or_else(|| Error::new(Kind::Invalid, format!("there is no signal {number}")))?;
+        match (&container.phase, scope) {
+            (Phase::Creating, _) => Err(Error::new(Kind::State, format!("container {id} is not made yet"))),
+            (_, SignalScope::All) => {
+                container.cgroup.as_ref().map_or(Ok(()), |cgroup| Ok(cgroup.signal_all(signal)?))
+            }
+            (_, SignalScope::Init) => send(container.process.as_ref(), signal),
+        }
+    }
+
+    fn exec(
+        &mut self,
+        asker: Asker,
+        (container, exec_id): (&str, &str),
+        process: &[u8],
+        stdio: [Option<OwnedFd>; 3],
+    ) -> Result<(), Error> {
+        let at = self.find(container)?;
+        let found = &self.containers[at];
+        let (Phase::Running, Some(init), None) = (&found.phase, &found.process, &found.deletion) else {
+            return Err(Error::new(Kind::State, format!("container {container} does not run")));
+        };
+        if found.execs.iter().any(|exec| exec.id == exec_id) {
+            let message = format!("container {container} has an exec session {exec_id} already");
+            return Err(Error::new(Kind::Exists, message));
+        }
+        let init = init.pidfd.try_clone().map_err(|error| Error::io(error, "dup"))?;
+        let (bundle, restrict) = (found.bundle.clone(), found.restrict_oom_score_adj);
+        let purpose = Purpose::Exec { container: container.to_owned(), exec_id: exec_id.to_owned() };
+        let present = stdio.each_ref().map(Option::is_some);
+        let mut fds = vec![init];
+        fds.extend(stdio.into_iter().flatten());
+        self.begin_job(asker, purpose, fds, |fds| {
+            let mut fds = fds.into_iter();
+            let init = fds.next().ok_or_else(|| Error::new(Kind::Corrupt, "a descriptor got lost"))?;
+            let stdio = present.map(|present| if present { fds.next() } else { None });
+            creator::make_exec(process, &bundle, restrict, init, stdio)
+        })?;
+        let phase = ExecPhase::Creating;
+        let exec = Exec { id: exec_id.to_owned(), started_at_ns: now_ns(), process: None, phase };
+        self.containers[at].execs.push(exec);
+        Ok(())
+    }
+
+    pub(super) fn exec_made(
+        &mut self,
+        asker: Asker,
+        container: &str,
+        exec_id: &str,
+        made: Result<Made, Error>,
+    ) {
+        let result = made.and_then(|made| {
+            let mut others = made.others.into_iter();
+            let handle = others.next().ok_or_else(|| Error::new(Kind::Corrupt, "a descriptor got lost"))?;
+            let handle = vaquita_runtime::StartHandle::from_fd(handle);
+            let token = self.new_token();
+            self.watch(&handle, token)?;
+            let start = Start { token, handle, asker };
+            let process = Process { pid: made.pid, pidfd: made.pidfd };
+            Ok((process, ExecPhase::Starting { start, console: others.next() }))
+        });
+        // When the container is gone, so is the process, or about to be.
+        let Some((at, exec)) = self.find_exec(container, exec_id) else {
+            let error = Error::new(Kind::NotFound, format!("container {container} is gone"));
+            return self.reply_error(asker, &error);
+        };
+        match result {
+            Ok((process, phase)) => {
+                self.containers[at].execs[exec].process = Some(process);
+                self.containers[at].execs[exec].phase = phase;
+            }
+            Err(error) => {
+                self.containers[at].execs.swap_remove(exec);
+                self.reply_error(asker, &error);
+            }
+        }
+    }
+
+    fn kill_exec(&self, container: &str, exec_id: &str) -> Result<(), Error> {
+        let container = &self.containers[self.find(container)?];
+        let exec = container.execs.iter().find(|exec| exec.id == exec_id);
+        send(exec.and_then(|exec| exec.process.as_ref()), Signal::KILL)
+    }
+
+    fn reopen_log(&mut self, id: &str) -> Result<(), Error> {
+        let at = self.find(id)?;
+        let container = &mut self.containers[at];
+        match (&container.phase, &mut container.log) {
+            (Phase::Stopped(_), _) => Err(Error::new(Kind::State, format!("container {id} has ended"))),
+            (_, None) => Err(Error::new(Kind::State, format!("container {id} has no log file"))),
+            (_, Some(log)) => log.reopen(),
+        }
+    }
+
+    fn netns(&self) -> Result<OwnedFd, Error> {
+        let wanted = crate::Namespaces { net: true, ..Default::default() };
+        let namespaces = self.sandbox.as_ref().map(|sandbox| sandbox.namespaces(wanted)).unwrap_or_default();
+        let (_, netns) = namespaces
+            .first()
+            .ok_or_else(|| Error::new(Kind::NotFound, "the pod has no network namespace of its own"))?;
+        netns.try_clone().map_err(|error| Error::io(error, "dup"))
+    }
+
+    fn shutdown(&mut self) -> Result<(), Error> {
+        let sandbox = self.sandbox.as_ref().is_some_and(Sandbox::is_running);
+        let container = self.containers.iter().any(|c| !matches!(c.phase, Phase::Stopped(_)));
+        if sandbox || container || !self.jobs.is_empty() {
+            return Err(Error::new(Kind::Busy, "processes of the pod are alive: delete them first"));
+        }
+        self.ending = true;
+        Ok(())
+    }
+
+    fn refuse_at_farewell(&self) -> Result<(), Error> {
+        match self.farewell {
+            Some(_) => Err(Error::new(Kind::State, "the pod is being deleted")),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn find(&self, id: &str) -> Result<usize, Error> {
+        let at = self.containers.iter().position(|container| container.id == id);
+        at.ok_or_else(|| Error::new(Kind::NotFound, format!("there is no container {id}")))
+    }
+
+    pub(super) fn find_exec(&self, container: &str, exec_id: &str) -> Option<(usize, usize)> {
+        let at = self.find(container).ok()?;
+        let exec = self.containers[at].execs.iter().position(|exec| exec.id == exec_id)?;
+        Some((at, exec))
+    }
+}
+
+/// Sends a signal to a process that may have ended, which is no error.
+pub(super) fn send(process: Option<&Process>, signal: Signal) -> Result<(), Error> {
+    let Some(process) = process else { return Ok(()) };
+    match signal::send(&process.pidfd, signal) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(Error::kernel(errno, format_args!("pidfd_send_signal({}, {signal})", process.pid))),
+    }
+}
+
+fn absolute(what: &str, path: &Path) -> Result<(), Error> {
+    if path.is_absolute() {
+        Ok(())
+    } else {
+        Err(Error::new(Kind::Invalid, format!("the {what} path {} is not absolute", path.display())))
+    }
+}

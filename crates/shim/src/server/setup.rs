@@ -1,0 +1,87 @@
+//! What the process becomes before it serves.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use vaquita_sys::signal::{self, Set, Signal, SignalFd};
+use vaquita_sys::{fs, process};
+
+use crate::{Error, transport};
+
+/// The name of the file that says who the shim is: its pid and its start time in clock ticks since boot.
+pub(crate) const RECORD: &str = "shim.json";
+/// The name of the file that standard error goes to.
+const COMPLAINTS: &str = "shim.log";
+
+/// The listening socket that was given, or that is standard input.
+pub(super) fn listener(given: Option<OwnedFd>) -> Result<OwnedFd, Error> {
+    let listener = match given {
+        Some(listener) => listener,
+        None => rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
+            .map_err(|errno| Error::kernel(errno, "dup of standard input"))?,
+    };
+    let listening = rustix::net::sockopt::socket_acceptconn(&listener)
+        .map_err(|errno| Error::kernel(errno, "standard input is not the listening socket of a shim"))?;
+    if !listening {
+        return Err(Error::kernel(Errno::INVAL, "standard input is a socket that does not listen"));
+    }
+    rustix::io::ioctl_fionbio(&listener, true).map_err(|errno| Error::kernel(errno, "ioctl(FIONBIO)"))?;
+    Ok(listener)
+}
+
+/// Standard input and output become `/dev/null`, standard error a file that is empty unless something is wrong.
+pub(super) fn standard_streams(pod_dir: &Path) -> Result<(), Error> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| Error::kernel(errno, "open /dev/null"))?;
+    let path = pod_dir.join(COMPLAINTS);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let complaints = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| Error::kernel(errno, format_args!("open {}", path.display())))?;
+    rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&complaints))
+        .map_err(|errno| Error::kernel(errno, "dup2 of the standard streams"))
+}
+
+/// Own session, no tie to the directory we were started in, orphans of the pod are ours, nobody looks into our memory.
+pub(super) fn process() -> Result<(), Error> {
+    // Whoever started us may have left descriptors open: they must not reach a container.
+    let _ = process::close_range_on_exec(3, u32::MAX);
+    match rustix::process::setsid() {
+        Ok(_) | Err(Errno::PERM) => {}
+        Err(errno) => return Err(Error::kernel(errno, "setsid")),
+    }
+    rustix::process::chdir("/").map_err(|errno| Error::kernel(errno, "chdir /"))?;
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
+    process::set_subreaper().map_err(|errno| Error::kernel(errno, "prctl(PR_SET_CHILD_SUBREAPER)"))?;
+    process::set_dumpable(false).map_err(|errno| Error::kernel(errno, "prctl(PR_SET_DUMPABLE)"))?;
+    process::set_name(c"vaquita-shim").map_err(|errno| Error::kernel(errno, "prctl(PR_SET_NAME)"))?;
+    Ok(())
+}
+
+/// Blocks every signal for good, so that SIGTERM, SIGHUP or SIGPIPE mean nothing to us, and reads SIGCHLD as an event.
+pub(super) fn signals() -> Result<SignalFd, Error> {
+    signal::block_all().map_err(|errno| Error::kernel(errno, "rt_sigprocmask"))?;
+    Ok(SignalFd::new(Set::EMPTY.with(Signal::CHLD))?)
+}
+
+/// Writes who we are, so that a later daemon can tell whether we are dead even if our pid has a new owner.
+pub(super) fn record(pod_dir: &Path) -> Result<(), Error> {
+    let pid = rustix::process::getpid();
+    let started = process::start_time(pid)?;
+    let text = format!("{{\"pid\":{},\"start_time\":{started}}}\n", pid.as_raw_nonzero());
+    Ok(fs::write_atomic(fs::open_dir(pod_dir)?, RECORD, text.as_bytes(), 0o600, false)?)
+}
+
+/// Removes what we put into the pod's directory, at the end.
+pub(super) fn forget(pod_dir: &Path) {
+    for name in [transport::SOCKET, RECORD] {
+        let _ = rustix::fs::unlinkat(CWD, pod_dir.join(name), AtFlags::empty());
+    }
+    let complaints = pod_dir.join(COMPLAINTS);
+    if rustix::fs::stat(&complaints).is_ok_and(|stat| stat.st_size == 0) {
+        let _ = rustix::fs::unlinkat(CWD, &complaints, AtFlags::empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! What tests execute: the shim, when it is called `vaquita-shim`, and small programs for containers. It is static, so
+//! it needs nothing in the root filesystem.
+
+#![allow(clippy::exit, clippy::unwrap_used, clippy::zombie_processes, reason = "a test program may die")]
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args();
+    let name = args.next().unwrap_or_default();
+    let args: Vec<String> = args.collect();
+    if name == "vaquita-shim" {
+        return vaquita_shim::server::main(Path::new(&args[0]), None);
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match *args {
+        ["say", out, err] => say(out, err),
+        ["exit", code] => std::process::exit(code.parse().unwrap()),
+        ["sleep"] => sleep(),
+        ["lines", count, length, at_once] => lines(number(count), number(length), number(at_once)),
+        ["hog", bytes] => hog(number(bytes)),
+        ["cat"] => cat(),
+        ["read", path] => read(path),
+        ["leave-child"] => leave_child(),
+        ["unfinished-from-child"] => unfinished_from_child(),
+        ["tty"] => tty(),
+        ["client", pod_dir] => client(Path::new(pod_dir)),
+        _ => panic!("no such program: {args:?}"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn number(text: &str) -> usize {
+    text.parse().unwrap()
+}
+
+fn say(out: &str, err: &str) {
+    std::io::stdout().write_all(out.as_bytes()).unwrap();
+    std::io::stderr().write_all(err.as_bytes()).unwrap();
+}
+
+fn sleep() {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// `count` lines of `length` bytes with a number in front, `at_once` of them with each write.
+fn lines(count: usize, length: usize, at_once: usize) {
+    let mut batch = Vec::new();
+    for line in 0..count {
+        let start = batch.len();
+        write!(batch, "{line:010}").unwrap();
+        batch.resize(start + length, b'x');
+        batch.push(b'\n');
+        if (line + 1) % at_once == 0 || line + 1 == count {
+            // Not std's stdout, which writes line by line.
+            write_all(&batch);
+            batch.clear();
+        }
+    }
+}
+
+fn write_all(mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        let written = rustix::io::write(std::io::stdout().as_fd(), bytes).unwrap();
+        bytes = &bytes[written..];
+    }
+}
+
+/// Uses that much memory.
+fn hog(bytes: usize) {
+    let mut memory = vec![0u8; bytes];
+    for page in memory.chunks_mut(4096) {
+        page[0] = 1;
+    }
+    std::hint::black_box(&memory);
+}
+
+fn cat() {
+    let mut stdin = std::io::stdin().lock();
+    let mut buffer = [0; 4096];
+    loop {
+        match stdin.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => write_all(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn read(path: &str) {
+    write_all(&std::fs::read(path).unwrap());
+}
+
+/// Ends at once; a child goes on writing for ever.
+fn leave_child() {
+    write_all(b"parent\n");
+    let mut child = Command::new("/proc/self/exe");
+    child.args(["lines", "1000000000", "100", "1"]).spawn().unwrap();
+}
+
+/// Ends with a line begun; a child keeps the stream open and says nothing.
+fn unfinished_from_child() {
+    write_all(b"begun");
+    Command::new("/proc/self/exe").arg("sleep").spawn().unwrap();
+}
+
+fn tty() {
+    let stdin = std::io::stdin();
+    let is_tty = rustix::termios::isatty(stdin.as_fd());
+    let size = rustix::termios::tcgetwinsize(stdin.as_fd()).unwrap();
+    write_all(format!("tty {is_tty} {}x{}\n", size.ws_row, size.ws_col).as_bytes());
+}
+
+/// A client that is killed while it waits for something that takes for ever.
+fn client(pod_dir: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = vaquita_shim::client::Client::connect(pod_dir).await.unwrap();
+        let mut events = client.events();
+        client.state().await.unwrap();
+        write_all(b"connected\n");
+        while events.recv().await.is_some() {}
+    });
+}
