@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, DirEntryExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,7 +21,7 @@ const POOL: &str = ".pool";
 const NEW: &str = ".new";
 
 /// Whose an address is, and which ports of the host lead to it.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Lease {
     pub(crate) owner: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -33,6 +33,13 @@ pub(crate) struct Lease {
 pub(crate) struct OnDisk {
     pub(crate) ip: Ipv4Addr,
     pub(crate) lease: Result<Lease, Error>,
+}
+
+/// A lease in memory, and the number of the file it was read from or written to.
+#[derive(Debug)]
+struct Known {
+    lease: Lease,
+    inode: u64,
 }
 
 /// The directory of leases and what is in it.
@@ -49,7 +56,7 @@ pub(crate) struct Leases {
 #[derive(Debug, Default)]
 struct Held {
     pool: Pool,
-    by_ip: BTreeMap<Ipv4Addr, Lease>,
+    by_ip: BTreeMap<Ipv4Addr, Known>,
     by_owner: BTreeMap<String, Ipv4Addr>,
 }
 
@@ -101,16 +108,12 @@ impl Leases {
             let Some(ip) = pool.next(self.subnet, |ip| by_ip.contains_key(&ip)) else {
                 return Err(self.exhausted());
             };
-            if self.write(ip, &lease)? {
-                held.insert(ip, lease);
+            if let Some(inode) = self.write(ip, &lease)? {
+                held.insert(ip, Known { lease, inode });
                 write_pool(&self.dir, &held.pool);
                 return Ok(ip);
             }
             self.refresh(&mut held)?;
-            if !held.by_ip.contains_key(&ip) {
-                // A file that cannot be read holds the address until reconciliation frees it.
-                held.insert(ip, Lease { owner: String::new(), ports: Vec::new() });
-            }
         }
     }
 
@@ -141,12 +144,12 @@ impl Leases {
     pub(crate) fn find(&self, owner: &str) -> Option<(Ipv4Addr, Lease)> {
         let held = self.held();
         let ip = held.by_owner.get(owner)?;
-        Some((*ip, held.by_ip.get(ip)?.clone()))
+        Some((*ip, held.by_ip.get(ip)?.lease.clone()))
     }
 
     /// All leases, from memory.
     pub(crate) fn all(&self) -> Vec<(Ipv4Addr, Lease)> {
-        self.held().by_ip.iter().map(|(ip, lease)| (*ip, lease.clone())).collect()
+        self.held().by_ip.iter().map(|(ip, known)| (*ip, known.lease.clone())).collect()
     }
 
     /// All files in the directory, read anew.
@@ -168,25 +171,34 @@ impl Leases {
         let _ = fs::remove_dir(&self.dir);
     }
 
+    /// Reads the files that are new, and forgets those that are gone.
     fn refresh(&self, held: &mut Held) -> Result<(), Error> {
-        held.by_ip.clear();
+        let mut before = std::mem::take(&mut held.by_ip);
         held.by_owner.clear();
-        for OnDisk { ip, lease } in read_dir(&self.dir)? {
-            held.insert(ip, lease.unwrap_or_else(|_| Lease { owner: String::new(), ports: Vec::new() }));
+        for file in files(&self.dir)? {
+            let known = match before.remove(&file.ip) {
+                Some(known) if known.inode == file.inode => known,
+                _ => match file.read()? {
+                    None => continue,
+                    // What cannot be read holds the address until reconciliation frees it.
+                    Some(lease) => Known { lease: lease.unwrap_or_default(), inode: file.inode },
+                },
+            };
+            held.insert(file.ip, known);
         }
         Ok(())
     }
 
-    /// Puts a whole lease file in place; `false` when there is one.
-    fn write(&self, ip: Ipv4Addr, lease: &Lease) -> Result<bool, Error> {
+    /// Puts a whole lease file in place and gives its number; `None` when there is one.
+    fn write(&self, ip: Ipv4Addr, lease: &Lease) -> Result<Option<u64>, Error> {
         let path = self.dir.join(ip.to_string());
         let failed = |error: io::Error| Error::file(&format!("write {}", path.display()), error);
         let new = self.dir.join(NEW);
-        write_private(&new, &serde_json::to_vec(lease).map_err(|error| failed(error.into()))?)
-            .map_err(failed)?;
+        let text = serde_json::to_vec(lease).map_err(|error| failed(error.into()))?;
+        let inode = write_private(&new, &text).map_err(failed)?;
         match renameat_with(CWD, &new, CWD, &path, RenameFlags::NOREPLACE) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::EXIST) => Ok(false),
+            Ok(()) => Ok(Some(inode)),
+            Err(rustix::io::Errno::EXIST) => Ok(None),
             Err(errno) => Err(failed(errno.into())),
         }
     }
@@ -207,52 +219,80 @@ impl Leases {
 }
 
 impl Held {
-    fn insert(&mut self, ip: Ipv4Addr, lease: Lease) {
-        if !lease.owner.is_empty() {
-            self.by_owner.insert(lease.owner.clone(), ip);
+    fn insert(&mut self, ip: Ipv4Addr, known: Known) {
+        if !known.lease.owner.is_empty() {
+            self.by_owner.insert(known.lease.owner.clone(), ip);
         }
-        self.by_ip.insert(ip, lease);
+        self.by_ip.insert(ip, known);
     }
 
     fn remove(&mut self, ip: Ipv4Addr) {
-        if let Some(lease) = self.by_ip.remove(&ip) {
-            self.by_owner.remove(&lease.owner);
+        if let Some(known) = self.by_ip.remove(&ip) {
+            self.by_owner.remove(&known.lease.owner);
         }
     }
 }
 
-/// The lease files of a directory; empty when there is none. Needs no lock: a file is there whole or not at all.
+/// The leases of a directory; empty when there is none. Needs no lock: a file is there whole or not at all.
 pub(crate) fn read_dir(dir: &Path) -> Result<Vec<OnDisk>, Error> {
+    let mut leases = Vec::new();
+    for file in files(dir)? {
+        if let Some(lease) = file.read()? {
+            leases.push(OnDisk { ip: file.ip, lease });
+        }
+    }
+    leases.sort_by_key(|file| file.ip);
+    Ok(leases)
+}
+
+/// A file whose name is an address.
+#[derive(Debug)]
+struct LeaseFile {
+    ip: Ipv4Addr,
+    inode: u64,
+    path: PathBuf,
+}
+
+impl LeaseFile {
+    /// What it says, or why it says nothing; `None` when it is gone by now.
+    fn read(&self) -> Result<Option<Result<Lease, Error>>, Error> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file(&format!("read {}", self.path.display()), error)),
+        };
+        let lease = serde_json::from_slice(&text)
+            .map_err(|error| Error::new(Kind::Corrupt, format!("lease {}: {error}", self.path.display())));
+        Ok(Some(lease))
+    }
+}
+
+fn files(dir: &Path) -> Result<Vec<LeaseFile>, Error> {
     let failed = |error: io::Error| Error::file(&format!("read {}", dir.display()), error);
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
-    let mut leases = Vec::new();
+    let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed)?;
-        let Some(ip) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let path = entry.path();
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::file(&format!("read {}", path.display()), error)),
-        };
-        let lease = serde_json::from_slice(&text)
-            .map_err(|error| Error::new(Kind::Corrupt, format!("lease {}: {error}", path.display())));
-        leases.push(OnDisk { ip, lease });
+        if let Some(ip) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            files.push(LeaseFile { ip, inode: entry.ino(), path: entry.path() });
+        }
     }
-    leases.sort_by_key(|file| file.ip);
-    Ok(leases)
+    Ok(files)
 }
 
 /// The first port that somebody has, and who.
 fn taken_port<'a>(
     ports: &[PortMapping],
-    leases: &'a BTreeMap<Ipv4Addr, Lease>,
+    leases: &'a BTreeMap<Ipv4Addr, Known>,
 ) -> Option<(PortMapping, &'a str)> {
-    let held = leases.values().flat_map(|lease| lease.ports.iter().map(|port| (port, lease.owner.as_str())));
+    let held = leases
+        .values()
+        .map(|known| &known.lease)
+        .flat_map(|lease| lease.ports.iter().map(|port| (port, lease.owner.as_str())));
     held.into_iter().find_map(|(held, owner)| {
         let port = ports.iter().find(|port| collide(port, held))?;
         Some((*port, owner))
@@ -276,16 +316,18 @@ fn write_pool(dir: &Path, pool: &Pool) {
     let written = serde_json::to_vec(pool)
         .map_err(io::Error::from)
         .and_then(|text| write_private(&new, &text))
-        .and_then(|()| fs::rename(&new, dir.join(POOL)));
+        .and_then(|_| fs::rename(&new, dir.join(POOL)));
     if let Err(error) = written {
         // The order of addresses is a courtesy; no pod fails for it.
         tracing::debug!(%error, dir = %dir.display(), "the order of addresses was not written");
     }
 }
 
-fn write_private(path: &Path, text: &[u8]) -> io::Result<()> {
+/// Gives the file's number.
+fn write_private(path: &Path, text: &[u8]) -> io::Result<u64> {
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    io::Write::write_all(&mut file, text)
+    io::Write::write_all(&mut file, text)?;
+    Ok(file.metadata()?.ino())
 }
 
 #[cfg(test)]

@@ -90,10 +90,10 @@ impl Batch {
     }
 }
 
-/// A netlink socket of the calling thread's network namespace, for one operation.
+/// A netlink socket of the network namespace in which it was opened. One operation at a time.
 ///
-/// Making one costs some microseconds; in return nothing of a former operation can be in its queue, and operations of
-/// several pods run side by side.
+/// Those of rtnetlink are opened for an operation each, which costs some microseconds, so that pods do not wait for each
+/// other's.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -204,6 +204,8 @@ impl Socket {
     }
 
     fn send(&self, bytes: &[u8], asked: &str) -> Result<(), Error> {
+        // Answers that a failed operation did not wait for are not this one's.
+        while matches!(self.receive(&mut []), Ok(_) | Err(Errno::MSGSIZE)) {}
         net::send(&self.fd, bytes, SendFlags::empty())
             .map(drop)
             .map_err(|errno| Error::kernel(asked, errno, None))

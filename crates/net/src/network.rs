@@ -24,6 +24,8 @@ pub struct Network {
     subnet: Subnet,
     leases: Leases,
     bridge: Mutex<bridge::Bridge>,
+    /// Kept, since closing one waits some 14 ms until the kernel has freed what the last transaction deleted.
+    netfilter: Mutex<Socket>,
     /// Held while `route_localnet` is made to fit the leases.
     localnet: Mutex<()>,
 }
@@ -76,7 +78,14 @@ impl Network {
             bridge::ensure(&config, subnet)?
         };
         host::forward()?;
-        let network = Self { config, subnet, leases, bridge: Mutex::new(bridge), localnet: Mutex::new(()) };
+        let network = Self {
+            config,
+            subnet,
+            leases,
+            bridge: Mutex::new(bridge),
+            netfilter: Mutex::new(Socket::netfilter()?),
+            localnet: Mutex::new(()),
+        };
         network.install()?;
         network.fit_localnet()?;
         for obstacle in network.obstacles()? {
@@ -181,7 +190,7 @@ impl Network {
     /// What the kernel said.
     pub fn obstacles(&self) -> Result<Vec<String>, Error> {
         let bridge = &self.config.bridge;
-        let chains = wire::dropping_chains(&Socket::netfilter()?)?;
+        let chains = wire::dropping_chains(&self.netfilter())?;
         let sentence = |chain: &wire::DroppingChain| {
             let place = format!("{} {} {}", chain.family, chain.table, chain.name);
             format!(
@@ -203,9 +212,8 @@ impl Network {
         if !self.leases.on_disk()?.is_empty() {
             return Ok(false);
         }
-        let netfilter = Socket::netfilter()?;
-        if wire::exists(&netfilter, &self.config.bridge)? {
-            wire::commit(&netfilter, &self.config.bridge, &[Change::DeleteTable])?;
+        if wire::exists(&self.netfilter(), &self.config.bridge)? {
+            self.commit(&[Change::DeleteTable])?;
         }
         let route = Socket::route()?;
         if link::find(&route, &self.config.bridge)?.is_some() {
@@ -237,12 +245,21 @@ impl Network {
             socket.run(&batch)
         };
         if let Err(error) = create(at) {
-            // Somebody may have removed the bridge; then it is made again and this attempt was the first.
-            let now = link::find(&socket, &self.config.bridge)?.map(|link| link.index);
-            if now == Some(at.index) {
+            let stale = link::find(&socket, &name)?.is_some_and(|link| link.alias == alias);
+            let bridge = link::find(&socket, &self.config.bridge)?.map(|link| link.index);
+            if bridge != Some(at.index) {
+                // Somebody removed the bridge.
+                at = self.restore_bridge()?;
+            } else if error.kind() == Kind::Exists && stale {
+                // The owner was attached before, and the kernel has not got round to destroying that link.
+                let mut batch = Batch::new();
+                link::delete(&mut batch, &name);
+                socket
+                    .run(&batch)
+                    .or_else(|error| if error.kind() == Kind::NotFound { Ok(()) } else { Err(error) })?;
+            } else {
                 return Err(error);
             }
-            at = self.restore_bridge()?;
             create(at)?;
         }
         let finished = host::no_ipv6(&name)
@@ -283,12 +300,11 @@ impl Network {
         }
         let elements = firewall::elements(owner, ip, ports);
         let changes: Vec<_> = elements.into_iter().map(Change::AddElement).collect();
-        let socket = Socket::netfilter()?;
-        match wire::commit(&socket, &self.config.bridge, &changes) {
+        match self.commit(&changes) {
             // Somebody flushed the ruleset. The table is made anew from the leases, which have these ports already.
             Err(error) if error.kind() == Kind::NotFound => self.install()?,
             Err(error) if error.kind() == Kind::Exists => {
-                return Err(self.port_conflict(&socket, ports, error));
+                return Err(self.port_conflict(ports, error));
             }
             added => added?,
         }
@@ -301,14 +317,13 @@ impl Network {
         }
         let changes: Vec<_> =
             firewall::elements(owner, ip, ports).into_iter().map(Change::DeleteElement).collect();
-        let socket = Socket::netfilter()?;
-        match wire::commit(&socket, &self.config.bridge, &changes) {
+        match self.commit(&changes) {
             Err(error) if error.kind() == Kind::NotFound => {}
             removed => return removed,
         }
         // One of them is gone already, so none was removed: a transaction each.
         for change in &changes {
-            match wire::commit(&Socket::netfilter()?, &self.config.bridge, std::slice::from_ref(change)) {
+            match self.commit(std::slice::from_ref(change)) {
                 Err(error) if error.kind() == Kind::NotFound => {}
                 removed => removed?,
             }
@@ -317,8 +332,8 @@ impl Network {
     }
 
     /// Names who holds the element; another process may have written it.
-    fn port_conflict(&self, socket: &Socket, ports: &[PortMapping], error: Error) -> Error {
-        let held = wire::elements(socket, &self.config.bridge).unwrap_or_default();
+    fn port_conflict(&self, ports: &[PortMapping], error: Error) -> Error {
+        let held = wire::elements(&self.netfilter(), &self.config.bridge).unwrap_or_default();
         let wanted = firewall::elements("", Ipv4Addr::UNSPECIFIED, ports);
         let taken = wanted.iter().zip(ports).find_map(|(wanted, port)| {
             let holder = held.iter().find(|held| held.key() == wanted.key())?;
@@ -342,9 +357,7 @@ impl Network {
         let ports = |(ip, lease): (Ipv4Addr, Lease)| firewall::elements(&lease.owner, ip, &lease.ports);
         let elements = self.leases.all().into_iter().flat_map(ports);
         let changes = firewall::install(&self.config.bridge, self.subnet, elements);
-        let Err(error) = wire::commit(&Socket::netfilter()?, &self.config.bridge, &changes) else {
-            return Ok(());
-        };
+        let Err(error) = self.commit(&changes) else { return Ok(()) };
         if error.kind() == Kind::Denied {
             return Err(error);
         }
@@ -355,6 +368,14 @@ impl Network {
         let needs =
             format!("this kernel lacks parts of nftables that the pod network needs: {}", missing.join(", "));
         Err(error.context(&needs).with_kind(Kind::Unsupported))
+    }
+
+    fn commit(&self, changes: &[Change]) -> Result<(), Error> {
+        wire::commit(&self.netfilter(), &self.config.bridge, changes)
+    }
+
+    fn netfilter(&self) -> MutexGuard<'_, Socket> {
+        self.netfilter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sweep_links(&self, live: &BTreeSet<String>, report: &mut Report) {

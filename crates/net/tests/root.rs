@@ -275,6 +275,17 @@ fn detach_leaves_nothing_once_the_namespace_is_closed() {
         network.detach("a").unwrap();
         drop(pod);
         eventually(|| inventory(&config).unwrap() == empty);
+        // The same owner again, while its old link is still there or dying.
+        for _ in 0..3 {
+            Host::pod(&network, "again", &[]);
+            network.detach("again").unwrap();
+        }
+        let held = Host::pod(&network, "again", &[]);
+        network.detach("again").unwrap();
+        drop(Host::pod(&network, "again", &[]));
+        network.detach("again").unwrap();
+        drop(held);
+        eventually(|| inventory(&config).unwrap() == empty);
         assert!(network.close().unwrap());
         assert_eq!(inventory(&config).unwrap(), []);
         assert!(!config.leases.exists());
