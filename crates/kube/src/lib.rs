@@ -12,5 +12,7 @@ pub mod client;
 mod error;
 pub mod event;
 pub mod manifest;
+mod qos;
+mod worker;
 
 pub use self::error::{Error, Kind, Result};

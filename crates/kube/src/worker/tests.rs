@@ -1,0 +1,5 @@
+mod lifecycle;
+mod probes;
+mod random;
+mod sim;
+mod stopping;
