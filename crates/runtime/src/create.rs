@@ -1,21 +1,36 @@
 //! From a plan to a process that waits to be started.
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::process::Pid;
+use vaquita_cgroup::Cgroup;
 use vaquita_sys::ns;
+use vaquita_sys::process::CloneFlags;
+use vaquita_sys::procfs::Procfs;
+use vaquita_sys::tty::Size;
 
-use crate::{Error, Plan, StartHandle};
+use crate::plan::path::Inside;
+use crate::plan::process::ProcessPlan;
+use crate::spawn::{self, Script};
+use crate::steps::{MountStep, Step, Tree};
+use crate::trees::{self, Prepared};
+use crate::{Error, Kind, Plan, StartHandle};
 
 /// What [`create`] needs besides the plan: things of this machine, by file descriptor.
 #[derive(Debug)]
-pub struct CreateArgs {
-    /// The root filesystem: a detached mount (fsmount(2), or open_tree(2) with `OPEN_TREE_CLONE`). It is attached in the container's mount namespace only.
+pub struct CreateArgs<'a> {
+    /// The root filesystem: a detached mount (fsmount(2), or open_tree(2) with `OPEN_TREE_CLONE`). It is attached in the
+    /// container's mount namespace only.
     pub rootfs: OwnedFd,
     /// Standard input, output and error.
     pub stdio: Stdio,
-    /// Namespaces to join. They take precedence over a path in the specification for the same kind.
+    /// Namespaces to join. They take precedence over what the specification says of the same kind.
     pub join: Vec<(ns::Kind, OwnedFd)>,
+    /// The container's cgroup. Hierarchies of v1 are entered when the process is started, so that none of the set-up's
+    /// memory is charged there; in v2 it is cloned. `None`: it stays in the caller's.
+    pub cgroup: Option<&'a Cgroup>,
     /// Whose child the process is.
     pub parent: ParentOf,
 }
@@ -43,7 +58,7 @@ pub enum ParentOf {
     CallersParent,
 }
 
-/// A container's first process, set up completely and waiting for [`StartHandle::start`].
+/// A container's first process, set up and waiting for [`StartHandle::start`].
 #[derive(Debug)]
 pub struct Created {
     /// Its process id, as the caller's PID namespace sees it.
@@ -58,10 +73,322 @@ pub struct Created {
 
 /// Clones the container's first process and waits until it has set itself up.
 ///
+/// What needs no more than the credentials that the process gives up for its program (cgroup, user, capabilities,
+/// seccomp) follows on [`StartHandle::start`], which reports it in the same way.
+///
 /// # Errors
 /// [`crate::Kind::Kernel`] names the step that failed and its arguments. No process is left behind then, except, with
 /// [`ParentOf::CallersParent`], a dead one for that parent to reap.
-pub fn create(plan: &Plan, args: CreateArgs) -> Result<Created, Error> {
-    let _ = (plan, args);
-    Err(Error::unsupported("not there yet"))
+pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
+    check_stdio(&plan.process, &args.stdio)?;
+    let namespaces = Namespaces::new(plan, args.join)?;
+    check_sysctls(plan, &namespaces)?;
+    check_capabilities(plan, &namespaces)?;
+    let prepared = trees::prepare(plan, args.cgroup)?;
+    let stdio = StdioFds::new(args.stdio)?;
+    let procfs =
+        if plan.sysctls.is_empty() && !has_label(&plan.process) { None } else { Some(Procfs::open()?) };
+    let inside = Known::new()?;
+
+    let mut setup = namespaces.steps();
+    setup.push(Step::NewKeyring);
+    setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
+    setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
+    setup.extend([Step::Isolate, Step::AttachRoot(args.rootfs.as_fd())]);
+    mounts(&mut setup, plan, &prepared, &namespaces, &inside, &stdio);
+    setup.push(Step::Pivot);
+    if let Some((propagation, recursive)) = plan.root_propagation {
+        setup.push(Step::SetRootPropagation(propagation, recursive));
+    }
+    if let Some(procfs) = &procfs {
+        setup.extend(plan.sysctls.iter().map(|sysctl| Step::WriteProc {
+            procfs,
+            file: sysctl.file.clone(),
+            value: sysctl.value.as_bytes(),
+        }));
+    }
+    setup.push(Step::ChangeDirectory(&plan.process.cwd));
+    if plan.root_readonly {
+        setup.push(Step::SetRootReadOnly);
+    }
+    setup.extend(stdio.steps(plan.process.uid));
+    setup.push(Step::CloseOnExec);
+
+    let mut start = Vec::new();
+    start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
+    if namespaces.is_new(ns::Kind::Cgroup) {
+        // Its root is the cgroup that the process is in.
+        start.push(Step::Unshare(CloneFlags::NEWCGROUP));
+    }
+    start.extend(program(&plan.process, procfs.as_ref()));
+
+    let script = Script {
+        cgroup: args.cgroup.and_then(Cgroup::dir_fd),
+        flags: namespaces.clone_flags(),
+        pid_namespace: namespaces.joined(ns::Kind::Pid),
+        setup,
+        start,
+        id_maps: namespaces.is_new(ns::Kind::User).then_some((&*plan.uid_map, &*plan.gid_map)),
+        limits: &plan.process.rlimits,
+        oom_score_adj: spawn::oom_score_adj(&plan.process)?,
+    };
+    let spawned = spawn::spawn(&script, args.parent)?;
+    let spawn::Spawned { pid, pidfd, start, console } = spawned;
+    Ok(Created { pid, pidfd, start, console })
+}
+
+/// From the credentials to execve; what an exec does too.
+pub(crate) fn program<'a>(process: &'a ProcessPlan, procfs: Option<&'a Procfs>) -> Vec<Step<'a>> {
+    let mut steps = Vec::new();
+    steps.extend(process.scheduling.as_ref().map(Step::SetScheduling));
+    steps.extend(process.io_priority.map(Step::SetIoPriority));
+    steps.extend(process.personality.map(Step::SetPersonality));
+    if let Some(procfs) = procfs {
+        // Labels of the program to come (apparmor(7), selinux(8)).
+        let labels = [("self/attr/apparmor/exec", &process.apparmor), ("self/attr/exec", &process.selinux)];
+        for (file, label) in labels {
+            let value = label.as_ref().map(String::as_bytes);
+            steps.extend(value.map(|value| Step::WriteProc {
+                procfs,
+                file: crate::plan::label(file),
+                value,
+            }));
+        }
+    }
+    steps.push(Step::SetUmask(process.umask));
+    steps.push(Step::SetGroups(&process.groups));
+    steps.push(Step::SetGid(process.gid));
+    steps.push(Step::SetUid(process.uid, process.capabilities));
+    let filter =
+        process.seccomp.as_ref().map(|program| Step::Seccomp(program.instructions(), program.flags()));
+    // As late as possible, so that the profile need not allow what comes before execve.
+    let sys_admin = process.capabilities.effective.contains(vaquita_sys::cap::Capability::SYS_ADMIN);
+    if process.no_new_privs || sys_admin || filter.is_none() {
+        steps.push(Step::SetCapabilities(process.capabilities));
+        if process.no_new_privs {
+            steps.push(Step::NoNewPrivs);
+        }
+        steps.extend(filter);
+    } else {
+        steps.extend(filter);
+        steps.push(Step::SetCapabilities(process.capabilities));
+    }
+    let ProcessPlan { program, arguments, environment, .. } = process;
+    steps.push(Step::Execute { program, arguments, environment });
+    steps
+}
+
+/// The specification and what the caller brings must agree.
+pub(crate) fn check_stdio(process: &ProcessPlan, stdio: &Stdio) -> Result<(), Error> {
+    match (process.terminal, stdio) {
+        (true, Stdio::Fds(_)) => {
+            Err(Error::invalid("process.terminal is set, and files were given for stdio"))
+        }
+        (false, Stdio::Terminal { .. }) => {
+            Err(Error::invalid("process.terminal is not set, and a terminal was asked for"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn has_label(process: &ProcessPlan) -> bool {
+    process.apparmor.is_some() || process.selinux.is_some()
+}
+
+/// Standard input, output and error, at numbers that dup2 does not overwrite.
+pub(crate) enum StdioFds {
+    Fds([OwnedFd; 3]),
+    Terminal(Size),
+}
+
+impl StdioFds {
+    pub(crate) fn new(stdio: Stdio) -> Result<Self, Error> {
+        let high = |fd: OwnedFd| {
+            rustix::io::fcntl_dupfd_cloexec(&fd, 3)
+                .map_err(|errno| Error::kernel("fcntl(<stdio>, F_DUPFD_CLOEXEC, 3)", errno))
+        };
+        Ok(match stdio {
+            Stdio::Terminal { rows, columns } => Self::Terminal(Size { rows, columns }),
+            Stdio::Fds([input, output, error]) => Self::Fds([high(input)?, high(output)?, high(error)?]),
+        })
+    }
+
+    pub(crate) fn steps(&self, uid: u32) -> Option<Step<'_>> {
+        Some(match self {
+            Self::Fds(fds) => Step::UseFds(fds.each_ref().map(AsFd::as_fd), uid),
+            Self::Terminal(_) => Step::UseTerminal(uid),
+        })
+    }
+
+    pub(crate) fn terminal<'a>(&self, devpts: Inside, console: Option<Inside>) -> Option<Step<'a>> {
+        match self {
+            Self::Fds(_) => None,
+            Self::Terminal(size) => Some(Step::Terminal { devpts, console, size: *size }),
+        }
+    }
+}
+
+/// Paths that the set-up itself uses.
+pub(crate) struct Known {
+    pub(crate) devpts: Inside,
+    console: Inside,
+}
+
+impl Known {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let inside = |path| Inside::new("path", Path::new(path));
+        Ok(Self { devpts: inside("/dev/pts")?, console: inside("/dev/console")? })
+    }
+}
+
+/// Mounts, devices, links and what is hidden, in the order in which they depend on each other.
+fn mounts<'a>(
+    steps: &mut Vec<Step<'a>>,
+    plan: &'a Plan,
+    prepared: &'a Prepared,
+    namespaces: &Namespaces,
+    known: &Known,
+    stdio: &StdioFds,
+) {
+    for (mount, source) in plan.mounts.iter().zip(&prepared.mounts) {
+        source.steps(mount, steps);
+    }
+    let in_user_namespace = namespaces.contains(ns::Kind::User);
+    for device in &plan.devices {
+        // A user namespace cannot make nodes; the host's are bound instead.
+        steps.push(match in_user_namespace {
+            true => Step::BindDevice(device, crate::plan::label(&device.path.as_path().to_string_lossy())),
+            false => Step::MakeDevice(device),
+        });
+    }
+    if !plan.devices.is_empty() {
+        steps.extend(prepared.links.iter().map(|(path, target)| Step::Link(path.clone(), target)));
+    }
+    steps.extend(stdio.terminal(known.devpts.clone(), Some(known.console.clone())));
+    steps.extend(plan.readonly.iter().map(Step::ReadOnly));
+    steps.extend(plan.masked.iter().map(|path| Step::Mask(path, &prepared.empty)));
+}
+
+/// The container's namespaces: kind to the one to join, or none for a new one.
+struct Namespaces(BTreeMap<ns::Kind, Option<OwnedFd>>);
+
+impl Namespaces {
+    fn new(plan: &Plan, join: Vec<(ns::Kind, OwnedFd)>) -> Result<Self, Error> {
+        let mut all = BTreeMap::new();
+        for (kind, path) in &plan.namespaces {
+            let open = |path: &std::path::PathBuf| {
+                let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+                rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+                    .map_err(|errno| Error::kernel(format!("open({path:?})"), errno))
+            };
+            let is_given = join.iter().any(|(given, _)| given == kind);
+            all.insert(*kind, path.as_ref().filter(|_| !is_given).map(open).transpose()?);
+        }
+        for (kind, fd) in join {
+            if kind == ns::Kind::Mount {
+                return Err(Error::unsupported(
+                    "a container cannot be created in a mount namespace that is there already",
+                ));
+            }
+            all.insert(kind, Some(fd));
+        }
+        if matches!(all.get(&ns::Kind::User), Some(Some(_))) && matches!(all.get(&ns::Kind::Pid), Some(None))
+        {
+            return Err(Error::unsupported(
+                "a new PID namespace in a user namespace that is joined is not supported yet",
+            ));
+        }
+        Ok(Self(all))
+    }
+
+    fn contains(&self, kind: ns::Kind) -> bool {
+        self.0.contains_key(&kind)
+    }
+
+    fn is_new(&self, kind: ns::Kind) -> bool {
+        matches!(self.0.get(&kind), Some(None))
+    }
+
+    fn joined(&self, kind: ns::Kind) -> Option<BorrowedFd<'_>> {
+        self.0.get(&kind)?.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Made by the clone, unless they must belong to a user namespace that is joined after it.
+    fn clone_flags(&self) -> CloneFlags {
+        if self.joined(ns::Kind::User).is_some() {
+            CloneFlags::CLEAR_SIGHAND
+        } else {
+            self.new_flags() | CloneFlags::CLEAR_SIGHAND
+        }
+    }
+
+    fn new_flags(&self) -> CloneFlags {
+        // The cgroup namespace comes later, when the process is in its cgroup.
+        let new = self.0.iter().filter(|(kind, fd)| fd.is_none() && **kind != ns::Kind::Cgroup);
+        new.fold(CloneFlags::NONE, |flags, (kind, _)| flags | kind.flag())
+    }
+
+    fn steps(&self) -> Vec<Step<'_>> {
+        let mut steps = vec![Step::NewSession];
+        if self.is_new(ns::Kind::User) {
+            steps.push(Step::AwaitIdMaps);
+        }
+        let order = ns::Kind::ALL.iter().filter(|kind| **kind != ns::Kind::Pid);
+        steps.extend(order.filter_map(|kind| self.joined(*kind).map(|fd| Step::Join(*kind, fd))));
+        if self.joined(ns::Kind::User).is_some() {
+            steps.push(Step::Unshare(self.new_flags()));
+        }
+        if self.contains(ns::Kind::User) {
+            steps.push(Step::BecomeRoot);
+        }
+        steps
+    }
+}
+
+/// A namespace that is joined may turn out to be the host's own.
+fn check_sysctls(plan: &Plan, namespaces: &Namespaces) -> Result<(), Error> {
+    if plan.sysctls.is_empty() {
+        return Ok(());
+    }
+    let is_own = |kind: ns::Kind| -> Result<bool, Error> {
+        let Some(fd) = namespaces.joined(kind) else { return Ok(namespaces.contains(kind)) };
+        Ok(ns::identity(fd)? != ns::identity(ns::open(None, kind)?)?)
+    };
+    let own = [ns::Kind::Net, ns::Kind::Ipc, ns::Kind::Uts].map(|kind| Ok((kind, is_own(kind)?)));
+    let own: BTreeMap<ns::Kind, bool> = own.into_iter().collect::<Result<_, Error>>()?;
+    for sysctl in &plan.sysctls {
+        crate::plan::sysctl::Sysctl::new(&sysctl.name, &sysctl.value, |kind| {
+            own.get(&kind).copied().unwrap_or(false)
+        })?;
+    }
+    Ok(())
+}
+
+/// Says early which capabilities this process itself lacks, rather than at the start.
+fn check_capabilities(plan: &Plan, namespaces: &Namespaces) -> Result<(), Error> {
+    if namespaces.contains(ns::Kind::User) {
+        return Ok(());
+    }
+    let own = vaquita_sys::cap::current().map_err(|errno| Error::kernel("capget", errno))?;
+    let wanted = plan.process.capabilities;
+    let lacking = wanted.permitted.difference(own.permitted);
+    let unbounded = wanted.bounding.difference(own.bounding);
+    let missing = vaquita_sys::cap::CapSet(lacking.0 | unbounded.0);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "process.capabilities: {missing:?} cannot be given, because this process does not have it: EPERM"
+    );
+    Err(Error::new(Kind::Kernel(rustix::io::Errno::PERM), message))
+}
+
+/// For `trees`: a mount of a tree that is ready.
+pub(crate) fn ready<'a>(
+    mount: &'a crate::plan::mounts::MountPlan,
+    tree: &'a OwnedFd,
+    source: String,
+    is_dir: bool,
+) -> Step<'a> {
+    Step::Mount(MountStep::new(mount, Tree::Ready(tree.as_fd(), source), is_dir))
 }

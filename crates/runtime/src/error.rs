@@ -81,6 +81,27 @@ impl fmt::Debug for Error {
 
 impl core::error::Error for Error {}
 
+impl From<vaquita_sys::Error> for Error {
+    fn from(error: vaquita_sys::Error) -> Self {
+        Self::new(Kind::Kernel(error.errno()), error.to_string())
+    }
+}
+
+impl From<vaquita_cgroup::Error> for Error {
+    fn from(error: vaquita_cgroup::Error) -> Self {
+        let kind = match error.kind() {
+            vaquita_cgroup::Kind::Kernel(errno) => Kind::Kernel(errno),
+            vaquita_cgroup::Kind::NotFound => Kind::NotFound,
+            vaquita_cgroup::Kind::Invalid => Kind::Invalid,
+            vaquita_cgroup::Kind::Unsupported => Kind::Unsupported,
+            vaquita_cgroup::Kind::Denied => Kind::Kernel(Errno::PERM),
+            vaquita_cgroup::Kind::Busy => Kind::Kernel(Errno::BUSY),
+            _ => Kind::Kernel(Errno::IO),
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
 struct Inner {
     kind: Kind,
     message: String,

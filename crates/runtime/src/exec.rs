@@ -1,15 +1,28 @@
 //! Another process in a running container.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::process::Pid;
+use vaquita_cgroup::Cgroup;
+use vaquita_sys::ns;
+use vaquita_sys::process::CloneFlags;
+use vaquita_sys::procfs::Procfs;
 
+use crate::create::{Known, StdioFds, check_stdio, has_label, program};
+use crate::plan::process::ProcessPlan;
+use crate::spawn::{self, Script, Spawned};
+use crate::steps::Step;
 use crate::{Context, Error, ParentOf, StartHandle, Stdio};
 
 /// A validated process to be added to a container.
 #[derive(Debug)]
-pub struct ExecPlan {}
+pub struct ExecPlan {
+    process: ProcessPlan,
+    /// The container's own namespaces, without PID, which is joined before the clone.
+    namespaces: CloneFlags,
+    has_pid_namespace: bool,
+}
 
 impl ExecPlan {
     /// Plans `process` for the container that was made from `container`: its namespaces and its seccomp profile apply.
@@ -17,8 +30,17 @@ impl ExecPlan {
     /// # Errors
     /// [`crate::Kind::Invalid`] and [`crate::Kind::Unsupported`] name the offending property.
     pub fn new(process: &Process, container: &Spec, context: &Context) -> Result<Self, Error> {
-        let _ = (process, container, context);
-        Err(Error::unsupported("not there yet"))
+        let linux = container.linux().as_ref();
+        let kinds = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let kinds = kinds.iter().map(|namespace| crate::plan::kind(namespace.typ()));
+        let (pid, others): (Vec<_>, Vec<_>) = kinds.partition(|kind| *kind == ns::Kind::Pid);
+        let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
+        let personality = linux.and_then(|linux| linux.personality().as_ref());
+        Ok(Self {
+            process: ProcessPlan::new(process, seccomp, personality, context)?,
+            namespaces: others.iter().fold(CloneFlags::NONE, |flags, kind| flags | kind.flag()),
+            has_pid_namespace: !pid.is_empty(),
+        })
     }
 }
 
@@ -29,6 +51,8 @@ pub struct ExecArgs<'a> {
     pub init: BorrowedFd<'a>,
     /// Standard input, output and error.
     pub stdio: Stdio,
+    /// The container's cgroup.
+    pub cgroup: Option<&'a Cgroup>,
     /// Whose child the process is.
     pub parent: ParentOf,
 }
@@ -40,7 +64,8 @@ pub struct Execed {
     pub pid: Pid,
     /// A pidfd of it.
     pub pidfd: OwnedFd,
-    /// Call [`StartHandle::wait`]: the process needs no start, it says here whether execve succeeded. Readable when it is known.
+    /// Call [`StartHandle::wait`]: the process is on its way already, and says here whether execve succeeded. Readable
+    /// when it is known.
     pub started: StartHandle,
     /// The master side of its terminal, for [`Stdio::Terminal`].
     pub console: Option<OwnedFd>,
@@ -51,6 +76,40 @@ pub struct Execed {
 /// # Errors
 /// [`crate::Kind::NotFound`] when the container's process is gone; [`crate::Kind::Kernel`] names the step that failed.
 pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
-    let _ = (plan, args);
-    Err(Error::unsupported("not there yet"))
+    let process = &plan.process;
+    check_stdio(process, &args.stdio)?;
+    let stdio = StdioFds::new(args.stdio)?;
+    let procfs = if has_label(process) { Some(Procfs::open()?) } else { None };
+    let known = Known::new()?;
+
+    let mut setup = vec![Step::NewSession, Step::NewKeyring];
+    if !plan.namespaces.is_empty() {
+        setup.push(Step::JoinProcess(args.init, plan.namespaces));
+    }
+    if plan.namespaces.contains(CloneFlags::NEWUSER) {
+        setup.push(Step::BecomeRoot);
+    }
+    setup.push(Step::OpenRoot);
+    setup.extend(stdio.terminal(known.devpts.clone(), None));
+    setup.push(Step::ChangeDirectory(&process.cwd));
+    setup.extend(stdio.steps(process.uid));
+    setup.push(Step::CloseOnExec);
+
+    let mut start = Vec::new();
+    start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
+    start.extend(program(process, procfs.as_ref()));
+
+    let script = Script {
+        cgroup: args.cgroup.and_then(Cgroup::dir_fd),
+        flags: CloneFlags::CLEAR_SIGHAND,
+        pid_namespace: plan.has_pid_namespace.then(|| args.init.as_fd()),
+        setup,
+        start,
+        id_maps: None,
+        limits: &process.rlimits,
+        oom_score_adj: spawn::oom_score_adj(process)?,
+    };
+    let Spawned { pid, pidfd, start: started, console } = spawn::spawn(&script, args.parent)?;
+    started.release()?;
+    Ok(Execed { pid, pidfd, started, console })
 }

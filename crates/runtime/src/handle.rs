@@ -2,7 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::Error;
+use rustix::io::Errno;
+
+use crate::handshake::{self, Said};
+use crate::{Error, Kind};
 
 /// Our end of the socket on which a new process tells how its execve went, and on which a created one waits.
 ///
@@ -15,7 +18,8 @@ impl StartHandle {
     /// Lets the process execute its program and waits until it has.
     ///
     /// # Errors
-    /// [`crate::Kind::Exec`] when execve failed, [`crate::Kind::Kernel`] when a step before it did; the process has exited then.
+    /// [`crate::Kind::Exec`] when execve failed, [`crate::Kind::Kernel`] when a step before it did,
+    /// [`crate::Kind::NotFound`] when the process was gone; it has exited in each case.
     pub fn start(self) -> Result<(), Error> {
         self.release()?;
         self.wait()
@@ -26,15 +30,27 @@ impl StartHandle {
     /// # Errors
     /// [`crate::Kind::NotFound`] when the process is gone.
     pub fn release(&self) -> Result<(), Error> {
-        Err(Error::unsupported("not there yet"))
+        handshake::give_word(self.0.as_fd()).map_err(|errno| match errno {
+            Errno::PIPE | Errno::CONNRESET => {
+                Error::new(Kind::NotFound, "the container's process ended before it was started".to_owned())
+            }
+            errno => Error::kernel("send(<new process>)", errno),
+        })
     }
 
-    /// Waits until the program has been executed (the process's end of the socket is closed by that). The socket polls readable when this will not block.
+    /// Waits until the program has been executed (the process's end of the socket is closed by that). The socket polls
+    /// readable when this will not block. A process that dies without a word, of a seccomp filter that kills or of a
+    /// signal, counts as started: its exit status tells.
     ///
     /// # Errors
     /// As for [`StartHandle::start`].
     pub fn wait(self) -> Result<(), Error> {
-        Err(Error::unsupported("not there yet"))
+        match handshake::hear(&self.0)? {
+            Said::Nothing => Ok(()),
+            Said::Ready(_) => Err(Error::died("a process that was ready said so again")),
+            Said::Failed { text, errno, is_exec: true, .. } => Err(Error::exec(text, errno)),
+            Said::Failed { text, errno, .. } => Err(Error::kernel(text, errno)),
+        }
     }
 
     /// Takes up a handle which was sent here from another process.

@@ -20,7 +20,11 @@ mod create;
 mod error;
 mod exec;
 mod handle;
+mod handshake;
 mod plan;
+mod spawn;
+mod steps;
+mod trees;
 
 pub use create::{CreateArgs, Created, ParentOf, Stdio, create};
 pub use error::{Error, Kind};

@@ -1,9 +1,24 @@
-//! The pure half: an OCI specification becomes a list of prepared steps.
+//! The pure half: an OCI specification becomes a validated plan.
 
-use std::path::PathBuf;
+pub(crate) mod devices;
+pub(crate) mod mounts;
+pub(crate) mod path;
+pub(crate) mod process;
+pub(crate) mod sysctl;
 
-use oci_spec::runtime::Spec;
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use vaquita_sys::mount::Propagation;
+use vaquita_sys::ns;
+
+use self::devices::DevicePlan;
+use self::mounts::{MountPlan, Source};
+use self::path::Inside;
+use self::process::ProcessPlan;
+use self::sysctl::Sysctl;
 use crate::Error;
 
 /// What a plan depends on besides the specification.
@@ -11,21 +26,213 @@ use crate::Error;
 pub struct Context {
     /// The directory that relative paths in the specification (mount sources) are relative to.
     pub bundle: PathBuf,
-    /// Raise a requested `oomScoreAdj` to the lowest value that this process may set, instead of failing. For hosts that lack `CAP_SYS_RESOURCE`.
+    /// Raise a requested `oomScoreAdj` to the lowest value that this process may set, instead of failing. For hosts that
+    /// lack `CAP_SYS_RESOURCE`.
     pub restrict_oom_score_adj: bool,
 }
 
 /// A validated container: all that [`crate::create`] needs to know, prepared so that nothing is computed after clone.
 #[derive(Debug)]
-pub struct Plan {}
+pub struct Plan {
+    /// The namespaces that are not the caller's: new, or at a path.
+    pub(crate) namespaces: BTreeMap<ns::Kind, Option<PathBuf>>,
+    pub(crate) mounts: Vec<MountPlan>,
+    pub(crate) devices: Vec<DevicePlan>,
+    pub(crate) masked: Vec<Inside>,
+    pub(crate) readonly: Vec<Inside>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) domainname: Option<String>,
+    pub(crate) sysctls: Vec<Sysctl>,
+    pub(crate) root_readonly: bool,
+    pub(crate) root_propagation: Option<(Propagation, bool)>,
+    /// As uid_map takes them.
+    pub(crate) uid_map: String,
+    pub(crate) gid_map: String,
+    pub(crate) process: ProcessPlan,
+}
 
 impl Plan {
     /// Validates `spec` and prepares every step.
     ///
     /// # Errors
-    /// [`crate::Kind::Invalid`] and [`crate::Kind::Unsupported`] name the offending property. A property that this runtime does not implement is an error, never ignored.
+    /// [`crate::Kind::Invalid`] and [`crate::Kind::Unsupported`] name the offending property. A property that this
+    /// runtime does not implement is an error, never ignored.
     pub fn new(spec: &Spec, context: &Context) -> Result<Self, Error> {
-        let _ = (spec, context);
-        Err(Error::unsupported("not there yet"))
+        let linux = spec
+            .linux()
+            .as_ref()
+            .ok_or_else(|| Error::invalid("linux: the specification has no such section"))?;
+        refuse_unsupported(spec, linux)?;
+        let process =
+            spec.process().as_ref().ok_or_else(|| Error::invalid("process: there is none to run"))?;
+        let namespaces = namespaces(linux)?;
+        let own = |kind: ns::Kind| namespaces.contains_key(&kind);
+        let sysctls = linux
+            .sysctl()
+            .iter()
+            .flatten()
+            .map(|(name, value)| Sysctl::new(name, value, own))
+            .collect::<Result<_, _>>()?;
+        let mounts: Vec<MountPlan> = spec
+            .mounts()
+            .iter()
+            .flatten()
+            .map(|mount| MountPlan::new(mount, context))
+            .collect::<Result<_, _>>()?;
+        let has_dev_of_host = mounts.iter().any(|mount| {
+            mount.destination.as_path() == Path::new("/dev") && matches!(mount.source, Source::Bind { .. })
+        });
+        let devices = if has_dev_of_host {
+            Vec::new()
+        } else {
+            devices::plan(linux.devices().as_deref().unwrap_or_default())?
+        };
+        Ok(Self {
+            devices,
+            masked: insides("linux.maskedPaths", linux.masked_paths().as_deref())?,
+            readonly: insides("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
+            hostname: own_name("hostname", spec.hostname().as_deref(), &namespaces)?,
+            domainname: own_name("domainname", spec.domainname().as_deref(), &namespaces)?,
+            sysctls,
+            root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
+            root_propagation: root_propagation(linux)?,
+            uid_map: id_map("linux.uidMappings", linux.uid_mappings().as_deref(), &namespaces)?,
+            gid_map: id_map("linux.gidMappings", linux.gid_mappings().as_deref(), &namespaces)?,
+            process: ProcessPlan::new(
+                process,
+                linux.seccomp().as_ref(),
+                linux.personality().as_ref(),
+                context,
+            )?,
+            mounts,
+            namespaces,
+        })
     }
+}
+
+pub(crate) fn kind(namespace: LinuxNamespaceType) -> ns::Kind {
+    match namespace {
+        LinuxNamespaceType::Cgroup => ns::Kind::Cgroup,
+        LinuxNamespaceType::Ipc => ns::Kind::Ipc,
+        LinuxNamespaceType::Mount => ns::Kind::Mount,
+        LinuxNamespaceType::Network => ns::Kind::Net,
+        LinuxNamespaceType::Pid => ns::Kind::Pid,
+        LinuxNamespaceType::Time => ns::Kind::Time,
+        LinuxNamespaceType::User => ns::Kind::User,
+        LinuxNamespaceType::Uts => ns::Kind::Uts,
+    }
+}
+
+/// Lines for uid_map (user_namespaces(7)).
+pub(crate) fn id_map_text(mappings: &[LinuxIdMapping]) -> String {
+    mappings.iter().map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())).collect()
+}
+
+fn namespaces(linux: &Linux) -> Result<BTreeMap<ns::Kind, Option<PathBuf>>, Error> {
+    let mut namespaces = BTreeMap::new();
+    for namespace in linux.namespaces().iter().flatten() {
+        let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
+        if namespaces.insert(kind(namespace.typ()), path).is_some() {
+            return Err(Error::invalid(format!("linux.namespaces: {} is there twice", namespace.typ())));
+        }
+    }
+    match namespaces.get(&ns::Kind::Mount) {
+        Some(None) => {}
+        Some(Some(_)) => {
+            return Err(Error::unsupported("linux.namespaces: joining a mount namespace is not supported"));
+        }
+        // Without one, every mount and the pivot would change the host.
+        None => {
+            return Err(Error::invalid("linux.namespaces: a container needs a mount namespace of its own"));
+        }
+    }
+    if matches!(namespaces.get(&ns::Kind::Time), Some(None)) {
+        return Err(Error::unsupported("linux.namespaces: a new time namespace is not supported yet"));
+    }
+    Ok(namespaces)
+}
+
+fn insides(field: &str, paths: Option<&[String]>) -> Result<Vec<Inside>, Error> {
+    let paths = paths.unwrap_or_default();
+    paths
+        .iter()
+        .map(|path| match path.starts_with('/') {
+            true => Inside::new(field, Path::new(path)),
+            false => Err(Error::invalid(format!("{field}: {path:?} is not an absolute path"))),
+        })
+        .collect()
+}
+
+fn own_name(
+    field: &str,
+    name: Option<&str>,
+    namespaces: &BTreeMap<ns::Kind, Option<PathBuf>>,
+) -> Result<Option<String>, Error> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+    if !namespaces.contains_key(&ns::Kind::Uts) {
+        return Err(Error::invalid(format!(
+            "{field}: {name:?} would be set on the host; a UTS namespace is needed"
+        )));
+    }
+    if name.len() > 64 || name.contains('\0') {
+        return Err(Error::invalid(format!(
+            "{field}: {name:?} is longer than 64 bytes or has a NUL character"
+        )));
+    }
+    Ok(Some(name.to_owned()))
+}
+
+fn root_propagation(linux: &Linux) -> Result<Option<(Propagation, bool)>, Error> {
+    let Some(name) = linux.rootfs_propagation().as_deref().filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    match mounts::propagation(name) {
+        Some(propagation) => Ok(Some(propagation)),
+        None => Err(Error::invalid(format!("linux.rootfsPropagation: {name:?} is not a propagation"))),
+    }
+}
+
+fn id_map(
+    field: &str,
+    mappings: Option<&[LinuxIdMapping]>,
+    namespaces: &BTreeMap<ns::Kind, Option<PathBuf>>,
+) -> Result<String, Error> {
+    let mappings = mappings.unwrap_or_default();
+    match namespaces.get(&ns::Kind::User) {
+        Some(None) if mappings.is_empty() => {
+            Err(Error::invalid(format!("{field}: a new user namespace needs mappings")))
+        }
+        Some(None) if !mappings.iter().any(|map| map.container_id() == 0 && map.size() > 0) => Err(
+            Error::invalid(format!("{field}: id 0 of the container is not mapped, and the set-up needs it")),
+        ),
+        Some(None) => Ok(id_map_text(mappings)),
+        None if !mappings.is_empty() => {
+            Err(Error::invalid(format!("{field}: there are mappings and no user namespace")))
+        }
+        // Those of a namespace that is joined are what they are.
+        Some(Some(_)) | None => Ok(String::new()),
+    }
+}
+
+fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
+    let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default());
+    let label = linux.mount_label().as_deref().is_some_and(|label| !label.is_empty());
+    for (present, field) in [
+        (hooks, "hooks"),
+        (label, "linux.mountLabel"),
+        (linux.intel_rdt().is_some(), "linux.intelRdt"),
+        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
+        (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "linux.netDevices"),
+        (linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()), "linux.timeOffsets"),
+    ] {
+        if present {
+            return Err(Error::unsupported(format!("{field} is not supported yet")));
+        }
+    }
+    Ok(())
+}
+
+/// A short text as a C string; plans hold no NUL where this is used.
+pub(crate) fn label(text: &str) -> CString {
+    CString::new(text.replace('\0', "?")).unwrap_or_default()
 }

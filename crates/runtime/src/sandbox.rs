@@ -1,23 +1,36 @@
 //! The process that holds a pod's namespaces.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
+use vaquita_cgroup::Cgroup;
+use vaquita_sys::cap::Sets;
+use vaquita_sys::mount::{Attributes, Filesystem};
 use vaquita_sys::ns;
+use vaquita_sys::process::{CStrArray, CloneFlags, sealed_copy};
+use vaquita_sys::procfs::Procfs;
 
-use crate::{Error, ParentOf};
+use crate::create::StdioFds;
+use crate::plan::process::oom_score_adj;
+use crate::plan::sysctl::Sysctl;
+use crate::spawn::{self, Script, Spawned};
+use crate::steps::Step;
+use crate::{Error, ParentOf, Stdio, seccomp};
 
 /// What a pod's first process is like.
 #[derive(Debug)]
-pub struct SandboxArgs {
+pub struct SandboxArgs<'a> {
     /// The pod's host name; set only where the UTS namespace is new.
     pub hostname: Option<String>,
     /// The namespaces made new; the others are the host's. A mount namespace is always made.
     pub namespaces: Vec<ns::Kind>,
     /// Kernel parameters of the new namespaces, dotted names. Refused when their namespace is the host's or when they belong to none.
     pub sysctls: BTreeMap<String, String>,
+    /// The cgroup of the process. `None`: it stays in the caller's.
+    pub cgroup: Option<&'a Cgroup>,
     /// User id of the process.
     pub uid: u32,
     /// Group id of the process.
@@ -60,7 +73,117 @@ impl Sandbox {
 ///
 /// # Errors
 /// [`crate::Kind::Invalid`] for a sysctl that is not allowed, [`crate::Kind::Kernel`] names the step that failed.
-pub fn create(args: SandboxArgs) -> Result<Sandbox, Error> {
-    let _ = args;
-    Err(Error::unsupported("not there yet"))
+pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
+    let checked = Checked::new(&args)?;
+    let root = empty_root()?;
+    let stdio = null_stdio()?;
+    let program = sealed_copy(c"pause", vaquita_pause::PROGRAM)?;
+    let (arguments, environment) = (CStrArray::new(["pause"])?, CStrArray::new::<&str>([])?);
+    let procfs = if checked.sysctls.is_empty() { None } else { Some(Procfs::open()?) };
+
+    let mut setup = vec![Step::NewSession];
+    if args.namespaces.contains(&ns::Kind::User) {
+        setup.extend([Step::AwaitIdMaps, Step::BecomeRoot]);
+    }
+    setup.push(Step::NewKeyring);
+    setup.extend(args.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
+    setup.extend([Step::Isolate, Step::AttachRoot(root.as_fd()), Step::Pivot]);
+    if let Some(procfs) = &procfs {
+        setup.extend(checked.sysctls.iter().map(|sysctl| Step::WriteProc {
+            procfs,
+            file: sysctl.file.clone(),
+            value: sysctl.value.as_bytes(),
+        }));
+    }
+    setup.extend(stdio.steps(0));
+    setup.push(Step::CloseOnExec);
+
+    let none = Sets::default();
+    let mut start = Vec::new();
+    start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
+    start.extend([Step::SetGroups(&[]), Step::SetGid(args.gid), Step::SetUid(args.uid, none)]);
+    start.extend([Step::SetCapabilities(none), Step::NoNewPrivs]);
+    start.extend(
+        checked.filter.as_ref().map(|program| Step::Seccomp(program.instructions(), program.flags())),
+    );
+    start.push(Step::ExecuteFile { file: program.as_fd(), arguments: &arguments, environment: &environment });
+
+    let has_user = args.namespaces.contains(&ns::Kind::User);
+    let script = Script {
+        flags: checked.flags,
+        cgroup: args.cgroup.and_then(Cgroup::dir_fd),
+        setup,
+        start,
+        id_maps: has_user.then_some((&*checked.uid_map, &*checked.gid_map)),
+        oom_score_adj: checked.oom_score_adj,
+        ..Script::default()
+    };
+    let Spawned { pid, pidfd, start, .. } = spawn::spawn(&script, args.parent)?;
+    let mut guard = spawn::Guard::new(pidfd, args.parent);
+    let kinds = args.namespaces.iter().filter(|kind| **kind != ns::Kind::Mount);
+    let namespaces =
+        kinds.map(|kind| Ok((*kind, ns::open(Some(pid), *kind)?))).collect::<Result<_, Error>>()?;
+    start.start()?;
+    Ok(Sandbox { pid, pidfd: guard.release()?, namespaces })
+}
+
+/// The arguments, validated and compiled.
+struct Checked {
+    flags: CloneFlags,
+    sysctls: Vec<Sysctl>,
+    filter: Option<seccomp::Program>,
+    oom_score_adj: Option<i32>,
+    uid_map: String,
+    gid_map: String,
+}
+
+impl Checked {
+    fn new(args: &SandboxArgs<'_>) -> Result<Self, Error> {
+        let is_new = |kind| args.namespaces.contains(&kind);
+        if args.hostname.is_some() && !is_new(ns::Kind::Uts) {
+            return Err(Error::invalid("hostname: it would be set on the host; a UTS namespace is needed"));
+        }
+        if args.uid == u32::MAX || args.gid == u32::MAX {
+            return Err(Error::invalid("uid, gid: 4294967295 is not an id"));
+        }
+        if is_new(ns::Kind::User) && (args.uid_mappings.is_empty() || args.gid_mappings.is_empty()) {
+            return Err(Error::invalid("uid_mappings, gid_mappings: a new user namespace needs them"));
+        }
+        let oom_score_adj = match args.oom_score_adj.map(oom_score_adj).transpose()? {
+            Some(value) if args.restrict_oom_score_adj => Some(spawn::restricted(value)?),
+            other => other,
+        };
+        let flags = CloneFlags::CLEAR_SIGHAND | CloneFlags::NEWNS;
+        Ok(Self {
+            flags: args.namespaces.iter().fold(flags, |flags, kind| flags | kind.flag()),
+            sysctls: args
+                .sysctls
+                .iter()
+                .map(|(name, value)| Sysctl::new(name, value, is_new))
+                .collect::<Result<_, _>>()?,
+            filter: args.seccomp.as_ref().map(seccomp::compile).transpose()?,
+            oom_score_adj,
+            uid_map: crate::plan::id_map_text(&args.uid_mappings),
+            gid_map: crate::plan::id_map_text(&args.gid_mappings),
+        })
+    }
+}
+
+/// Nothing is in it, and nothing can be made, executed or opened as a device there.
+fn empty_root() -> Result<OwnedFd, Error> {
+    let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+    let tmpfs = Filesystem::open("tmpfs")?;
+    Ok(tmpfs
+        .set_string("mode", "0555")?
+        .set_string("nr_blocks", "1")?
+        .set_string("nr_inodes", "1")?
+        .create_with(attributes)?)
+}
+
+fn null_stdio() -> Result<StdioFds, Error> {
+    let open = || {
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Error::kernel("open(\"/dev/null\", O_RDWR)", errno))
+    };
+    StdioFds::new(Stdio::Fds([open()?, open()?, open()?]))
 }

@@ -137,6 +137,7 @@ pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<M
         hostname: Some(request.hostname).filter(|name| !name.is_empty()),
         namespaces: new.clone(),
         sysctls: request.sysctls.into_iter().collect(),
+        cgroup: Some(&cgroup),
         uid: request.uid,
         gid: request.gid,
         seccomp: None,
@@ -175,7 +176,7 @@ pub(super) fn make_container(
         Streams::Fds(fds) => Stdio::Fds(fds),
         Streams::Terminal => terminal(spec.process().as_ref()),
     };
-    let args = CreateArgs { rootfs, stdio, join, parent: ParentOf::CallersParent };
+    let args = CreateArgs { rootfs, stdio, join, cgroup: Some(&cgroup), parent: ParentOf::CallersParent };
     let created = remove_on_error(vaquita_runtime::create(&plan, args), &cgroup)?;
     let mut others = vec![created.start.into_fd()];
     others.extend(created.console);
@@ -207,7 +208,7 @@ pub(super) fn make_exec(
         let [stdin, stdout, stderr] = stdio;
         Stdio::Fds([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
     };
-    let args = ExecArgs { init: init.as_fd(), stdio, parent: ParentOf::CallersParent };
+    let args = ExecArgs { init: init.as_fd(), stdio, cgroup: None, parent: ParentOf::CallersParent };
     let execed = vaquita_runtime::exec(&plan, args)?;
     let mut others = vec![execed.started.into_fd()];
     others.extend(execed.console);

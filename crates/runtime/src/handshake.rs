@@ -1,0 +1,166 @@
+//! What a new process and its maker say to each other, on a socket that keeps message boundaries.
+//!
+//! The child says once that it is ready (with its terminal's master, if it has one) and waits for a word. What goes
+//! wrong it says at any time, as the last thing; the kernel's closing of its end on execve is what says that all went
+//! well. A message is of bounded length and needs no allocation to be sent.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags};
+
+use crate::Error;
+use crate::steps::Failure;
+
+/// The two ends: the maker's and the child's.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET);
+    rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| Error::kernel("socketpair(AF_UNIX, SOCK_SEQPACKET)", errno))
+}
+
+/// Lets the other end go on.
+pub(crate) fn give_word(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::io::retry_on_intr(|| rustix::net::send(socket, b"g", SendFlags::NOSIGNAL)).map(drop)
+}
+
+/// Waits for the word. Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `EPIPE` when the other end is gone.
+pub(crate) fn await_word(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut byte = [0_u8];
+    let (_, length) = rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut byte, RecvFlags::empty()))?;
+    if length == 0 { Err(Errno::PIPE) } else { Ok(()) }
+}
+
+/// Says that the set-up is done. Safe between clone and exec: no allocation.
+pub(crate) fn say_ready(socket: BorrowedFd<'_>, terminal: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = terminal.map(|fd| [fd]);
+    if let Some(fds) = &fds {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let bytes = [READY];
+    let parts = [IoSlice::new(&bytes)];
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL))
+        .map(drop)
+}
+
+/// Says what went wrong; `step` is text prepared by the maker, or empty and then `number` says which it was.
+/// Safe between clone and exec: no allocation.
+pub(crate) fn say_failure(socket: BorrowedFd<'_>, number: u16, step: &[u8], is_exec: bool, failure: Failure) {
+    let [e0, e1, e2, e3] = failure.errno.raw_os_error().to_le_bytes();
+    let [n0, n1] = number.to_le_bytes();
+    let header = [if is_exec { EXEC_FAILED } else { FAILED }, e0, e1, e2, e3, n0, n1];
+    let step = &step[..step.len().min(LONGEST)];
+    let between: &[u8] = if step.is_empty() || failure.call.is_empty() { b"" } else { b": " };
+    let parts = [
+        IoSlice::new(&header),
+        IoSlice::new(step),
+        IoSlice::new(between),
+        IoSlice::new(failure.call.as_bytes()),
+    ];
+    let mut control = SendAncillaryBuffer::default();
+    // Nobody may be there any more to be told.
+    let _ = rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL);
+}
+
+/// What the child said.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// Its end is closed: it has executed its program, or it is dead.
+    Nothing,
+    Ready(Option<OwnedFd>),
+    Failed {
+        number: usize,
+        text: String,
+        errno: Errno,
+        is_exec: bool,
+    },
+}
+
+/// Waits for what the child says.
+pub(crate) fn hear(socket: impl AsFd) -> Result<Said, Error> {
+    let mut bytes = [0_u8; LONGEST + 256];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        rustix::net::recvmsg(&socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+    });
+    let length = match received {
+        Ok(message) => message.bytes,
+        // It died with our word unread.
+        Err(Errno::CONNRESET) => 0,
+        Err(errno) => return Err(Error::kernel("recvmsg(<new process>)", errno)),
+    };
+    let terminal = control.drain().find_map(|message| match message {
+        rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    parse(&bytes[..length], terminal)
+}
+
+const READY: u8 = 1;
+const FAILED: u8 = 2;
+const EXEC_FAILED: u8 = 3;
+
+/// Longest text of a step; more is cut.
+const LONGEST: usize = 3072;
+
+fn parse(message: &[u8], terminal: Option<OwnedFd>) -> Result<Said, Error> {
+    match message {
+        [] => Ok(Said::Nothing),
+        [READY] => Ok(Said::Ready(terminal)),
+        [kind @ (FAILED | EXEC_FAILED), e0, e1, e2, e3, n0, n1, text @ ..] => Ok(Said::Failed {
+            number: usize::from(u16::from_le_bytes([*n0, *n1])),
+            text: String::from_utf8_lossy(text).into_owned(),
+            errno: errno(i32::from_le_bytes([*e0, *e1, *e2, *e3])),
+            is_exec: *kind == EXEC_FAILED,
+        }),
+        _ => {
+            Err(Error::died(format!("a new process said what no version of this program says: {message:?}")))
+        }
+    }
+}
+
+/// A number that is none (1 to `MAX_ERRNO`) comes from nobody who speaks this protocol.
+fn errno(number: i32) -> Errno {
+    if (1..4096).contains(&number) { Errno::from_raw_os_error(number) } else { Errno::PROTO }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn failures_arrive_as_sent(number in any::<u16>(), step in prop::collection::vec(any::<u8>(), 0..5000), is_exec in any::<bool>()) {
+            let (ours, theirs) = pair().unwrap();
+            say_failure(theirs.as_fd(), number, &step, is_exec, Failure { call: "openat2", errno: Errno::NOENT });
+            let Said::Failed { number: n, text, errno, is_exec: e } = hear(&ours).unwrap() else { panic!() };
+            prop_assert_eq!((n, errno, e), (usize::from(number), Errno::NOENT, is_exec));
+            prop_assert!(text.ends_with("openat2"));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = parse(&bytes, None);
+        }
+    }
+
+    #[test]
+    fn a_closed_end_says_nothing() {
+        let (ours, theirs) = pair().unwrap();
+        drop(theirs);
+        assert!(matches!(hear(&ours).unwrap(), Said::Nothing));
+        assert_eq!(give_word(ours.as_fd()).unwrap_err(), Errno::PIPE);
+        assert_eq!(await_word(ours.as_fd()).unwrap_err(), Errno::PIPE);
+    }
+}

@@ -1,0 +1,87 @@
+//! Device nodes: what every container has, and what the specification adds.
+
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+use rustix::fs::FileType;
+
+use super::path::Inside;
+use crate::Error;
+
+/// A node to be made.
+#[derive(Debug)]
+pub(crate) struct DevicePlan {
+    pub(crate) path: Inside,
+    pub(crate) kind: FileType,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// The devices that the OCI runtime specification promises, overridden and followed by `extra`.
+pub(crate) fn plan(extra: &[LinuxDevice]) -> Result<Vec<DevicePlan>, Error> {
+    let mut devices = DEFAULT
+        .iter()
+        .map(|(path, major, minor)| {
+            Ok(DevicePlan {
+                path: Inside::new("linux.devices", Path::new(path))?,
+                kind: FileType::CharacterDevice,
+                major: *major,
+                minor: *minor,
+                mode: 0o666,
+                uid: 0,
+                gid: 0,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    for device in extra {
+        let device = one(device)?;
+        devices.retain(|other| other.path.as_path() != device.path.as_path());
+        devices.push(device);
+    }
+    Ok(devices)
+}
+
+const DEFAULT: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+fn one(device: &LinuxDevice) -> Result<DevicePlan, Error> {
+    let path = device.path();
+    let kind = match device.typ() {
+        LinuxDeviceType::B => FileType::BlockDevice,
+        LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,
+        LinuxDeviceType::P => FileType::Fifo,
+        LinuxDeviceType::A => {
+            return Err(Error::invalid(format!("linux.devices: {path:?} has type a, which is no device")));
+        }
+    };
+    let number = |field: &str, value: i64| {
+        u32::try_from(value)
+            .map_err(|_| Error::invalid(format!("linux.devices: {path:?} has {field} {value}")))
+    };
+    let inside = Inside::new("linux.devices", path)?;
+    if inside.parts.is_empty() || !path.is_absolute() {
+        return Err(Error::invalid(format!("linux.devices: {path:?} is not an absolute path of a file")));
+    }
+    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Error::invalid(format!("linux.devices: {path:?}: 4294967295 is not an id")));
+    }
+    Ok(DevicePlan {
+        path: inside,
+        kind,
+        major: number("major", device.major())?,
+        minor: number("minor", device.minor())?,
+        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
+        uid,
+        gid,
+    })
+}

@@ -1,0 +1,106 @@
+//! Kernel parameters: which ones belong to a namespace, and which file each is.
+
+use std::ffi::CString;
+
+use vaquita_sys::ns;
+
+use crate::Error;
+
+/// A kernel parameter of a namespace.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Sysctl {
+    pub(crate) name: String,
+    pub(crate) value: String,
+    /// Relative to the root of procfs.
+    pub(crate) file: CString,
+}
+
+impl Sysctl {
+    /// Parses `name` and checks it against the list of parameters that belong to a namespace; `is_own` says whether the
+    /// container has a namespace of that kind which is not the host's.
+    pub(crate) fn new(name: &str, value: &str, is_own: impl Fn(ns::Kind) -> bool) -> Result<Self, Error> {
+        let refuse = |why: &str| Err(Error::invalid(format!("sysctl {name:?} = {value:?}: {why}")));
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if !name.chars().all(plain) || name.split('.').any(str::is_empty) {
+            return refuse("a name is made of letters, digits, '_' and '-', separated by dots");
+        }
+        if value.contains(['\n', '\r', '\0']) {
+            return refuse("a value is one line");
+        }
+        let Some(kind) = kind(name) else {
+            return refuse("it belongs to no namespace, so it would change the host");
+        };
+        if !is_own(kind) {
+            return refuse(&format!("the {} namespace is the host's", kind.file_name()));
+        }
+        let file = CString::new(format!("sys/{}", name.replace('.', "/")))
+            .map_err(|_| Error::invalid(format!("sysctl {name:?}: has a NUL character")))?;
+        // Longer names would need memory after the clone.
+        if file.as_bytes().len() > 255 {
+            return refuse("the name is longer than 250 characters");
+        }
+        Ok(Self { name: name.to_owned(), value: value.to_owned(), file })
+    }
+}
+
+fn kind(name: &str) -> Option<ns::Kind> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    if name.starts_with("net.") {
+        Some(ns::Kind::Net)
+    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+        Some(ns::Kind::Ipc)
+    } else if name == "kernel.domainname" {
+        // kernel.hostname has a field of its own.
+        Some(ns::Kind::Uts)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T24: CVE-2022-0811, CVE-2022-0532.
+    #[test]
+    fn t24_only_parameters_of_own_namespaces() {
+        let all = |_| true;
+        for (name, file) in [
+            ("net.ipv4.ip_unprivileged_port_start", "sys/net/ipv4/ip_unprivileged_port_start"),
+            ("kernel.shm_rmid_forced", "sys/kernel/shm_rmid_forced"),
+            ("kernel.sem", "sys/kernel/sem"),
+            ("fs.mqueue.msg_max", "sys/fs/mqueue/msg_max"),
+            ("kernel.domainname", "sys/kernel/domainname"),
+        ] {
+            assert_eq!(Sysctl::new(name, "1", all).unwrap().file.to_str().unwrap(), file);
+            assert!(Sysctl::new(name, "1", |_| false).is_err(), "{name} on the host");
+        }
+        for name in [
+            "kernel.core_pattern",
+            "kernel.hostname",
+            "vm.swappiness",
+            "kernel.shm",
+            "net",
+            "net..ipv4",
+            "net.ipv4/../../kernel/core_pattern",
+            "net/ipv4/ip_forward",
+            "+net.x",
+            "net.x=1",
+            "net.x\n",
+            "",
+        ] {
+            assert!(Sysctl::new(name, "1", all).is_err(), "{name}");
+        }
+        assert!(Sysctl::new("net.ipv4.ip_forward", "1\n2", all).is_err());
+        assert!(Sysctl::new("net.ipv4.ping_group_range", "0 2147483647", all).is_ok());
+    }
+}

@@ -1,0 +1,218 @@
+//! The clone, and the maker's side of the set-up.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Pid, Resource, Rlimit};
+use vaquita_sys::ns;
+use vaquita_sys::process::{Clone, CloneFlags, Forked, clone3, exit_now, wait_pidfd};
+use vaquita_sys::procfs::Procfs;
+use vaquita_sys::signal::{self, Signal};
+
+use crate::create::ParentOf;
+use crate::handshake::{self, Said};
+use crate::plan::process::ProcessPlan;
+use crate::steps::{State, Step};
+use crate::{Error, Kind, StartHandle};
+
+/// All that a new process does, in order.
+#[derive(Default)]
+pub(crate) struct Script<'a> {
+    /// Namespaces made by the clone itself.
+    pub(crate) flags: CloneFlags,
+    /// The v2 cgroup that the process is cloned into. Moving it there later would take milliseconds; the set-up's few
+    /// pages are given back on execve.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// A PID namespace that the new process is in; only a child can join one.
+    pub(crate) pid_namespace: Option<BorrowedFd<'a>>,
+    /// Done at once.
+    pub(crate) setup: Vec<Step<'a>>,
+    /// Done after the word to start; the last one executes the program.
+    pub(crate) start: Vec<Step<'a>>,
+    /// Lines for uid_map and gid_map of a new user namespace.
+    pub(crate) id_maps: Option<(&'a str, &'a str)>,
+    /// Set from outside when the set-up is done: lower ones could make it fail.
+    pub(crate) limits: &'a [(Resource, Rlimit)],
+    pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// A process that has done its set-up.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) start: StartHandle,
+    pub(crate) console: Option<OwnedFd>,
+}
+
+/// Clones, and waits until the set-up is done. A process that fails is gone when this returns; with
+/// [`ParentOf::CallersParent`] it is that parent's to reap.
+pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Error> {
+    let (ours, theirs) = handshake::pair()?;
+    let texts: Vec<String> = script.start.iter().map(ToString::to_string).collect();
+    let state = State::new(theirs.as_fd());
+    let how = Clone {
+        flags: script.flags,
+        parent: parent == ParentOf::CallersParent,
+        cgroup: script.cgroup,
+        ..Clone::default()
+    };
+    let (pid, pidfd) = in_pid_namespace(script.pid_namespace, || fork(&how, script, &texts, state))?;
+    drop(theirs);
+    let mut guard = Guard::new(pidfd, parent);
+    let console = set_up(script, pid, &ours)?;
+    Ok(Spawned { pid, pidfd: guard.release()?, start: StartHandle::from_fd(ours), console })
+}
+
+/// What is set from outside, and the wait for the child's word.
+fn set_up(script: &Script<'_>, pid: Pid, socket: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
+    let procfs = match (script.id_maps, script.oom_score_adj) {
+        (None, None) => None,
+        _ => Some(Procfs::open()?),
+    };
+    if let (Some((uids, gids)), Some(procfs)) = (script.id_maps, &procfs) {
+        procfs.write(format!("{pid}/uid_map"), uids)?;
+        procfs.write(format!("{pid}/gid_map"), gids)?;
+        handshake::give_word(socket.as_fd()).map_err(|errno| Error::kernel("send(<new process>)", errno))?;
+    }
+    let console = match handshake::hear(socket)? {
+        Said::Ready(console) => console,
+        Said::Nothing => return Err(Error::died("the new process died while it set itself up")),
+        Said::Failed { number, text, errno, .. } => {
+            let step = script.setup.get(number).map(ToString::to_string).unwrap_or_default();
+            let call = if step.is_empty() { text } else { format!("{step}: {text}") };
+            return Err(Error::kernel(call, errno));
+        }
+    };
+    if let (Some(value), Some(procfs)) = (script.oom_score_adj, &procfs) {
+        procfs.write(format!("{pid}/oom_score_adj"), value.to_string())?;
+    }
+    for (resource, limit) in script.limits {
+        rustix::process::prlimit(Some(pid), *resource, limit.clone()).map_err(|errno| {
+            let number =
+                |value: Option<u64>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
+            let (soft, hard) = (number(limit.current), number(limit.maximum));
+            Error::kernel(format!("prlimit({pid}, {resource:?}, {{soft {soft}, hard {hard}}})"), errno)
+        })?;
+    }
+    Ok(console)
+}
+
+/// What to write to oom_score_adj: as asked for, or the lowest that this process may, when that is wanted.
+pub(crate) fn oom_score_adj(process: &ProcessPlan) -> Result<Option<i32>, Error> {
+    match process.oom_score_adj {
+        Some(value) if process.restrict_oom_score_adj => restricted(value).map(Some),
+        other => Ok(other),
+    }
+}
+
+/// `value`, but not below what this process has: lowering takes `CAP_SYS_RESOURCE`.
+pub(crate) fn restricted(value: i32) -> Result<i32, Error> {
+    let own = Procfs::open()?.read("self/oom_score_adj", 16)?;
+    let own = String::from_utf8_lossy(&own).trim().parse().unwrap_or(0);
+    Ok(value.max(own))
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the one clone3 of this crate: what the child may do is a property of all steps together"
+)]
+fn fork(
+    how: &Clone<'_>,
+    script: &Script<'_>,
+    texts: &[String],
+    state: State<'_>,
+) -> Result<(Pid, OwnedFd), Error> {
+    // SAFETY: the child only runs `child`, which allocates nothing, takes no lock and never returns.
+    match unsafe { clone3(how) }? {
+        Forked::Child => child(script, texts, state),
+        Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
+    }
+}
+
+/// The new process. Nothing here and below allocates, takes a lock or returns.
+fn child(script: &Script<'_>, texts: &[String], mut state: State<'_>) -> ! {
+    let socket = state.socket;
+    let fail = |number: usize, text: &str, is_exec: bool, failure| -> ! {
+        handshake::say_failure(
+            socket,
+            u16::try_from(number).unwrap_or(u16::MAX),
+            text.as_bytes(),
+            is_exec,
+            failure,
+        );
+        exit_now(1)
+    };
+    if let Err(failure) = crate::steps::prepare() {
+        fail(usize::from(u16::MAX), "", false, failure);
+    }
+    for (number, step) in script.setup.iter().enumerate() {
+        if let Err(failure) = step.run(&mut state) {
+            fail(number, "", false, failure);
+        }
+    }
+    let master = state.master.take();
+    if handshake::say_ready(socket, master.as_ref().map(AsFd::as_fd)).is_err()
+        || handshake::await_word(socket).is_err()
+    {
+        // The maker is gone, and nobody wants this container any more.
+        exit_now(1);
+    }
+    drop(master);
+    for (number, (step, text)) in script.start.iter().zip(texts).enumerate() {
+        if let Err(failure) = step.run(&mut state) {
+            let is_exec = matches!(step, Step::Execute { .. } | Step::ExecuteFile { .. });
+            fail(number, text, is_exec, failure);
+        }
+    }
+    exit_now(1)
+}
+
+/// Runs `make` so that the children it makes are in the PID namespace.
+fn in_pid_namespace<T>(
+    namespace: Option<BorrowedFd<'_>>,
+    make: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let Some(namespace) = namespace else { return make() };
+    let own = ns::open(None, ns::Kind::Pid)?;
+    let join = |fd: BorrowedFd<'_>| match ns::setns(fd, ns::Kind::Pid) {
+        // The descriptor is a pidfd of a process that has ended.
+        Err(rustix::io::Errno::SRCH) => {
+            Err(Error::new(Kind::NotFound, "the container's process is gone".to_owned()))
+        }
+        other => other.map_err(|errno| Error::kernel("setns(<pid namespace>, CLONE_NEWPID)", errno)),
+    };
+    join(namespace)?;
+    let made = make();
+    // Later children of this thread are none of that container's.
+    join(own.as_fd())?;
+    made
+}
+
+/// Ends a half-made process.
+pub(crate) struct Guard {
+    pidfd: Option<OwnedFd>,
+    reap: bool,
+}
+
+impl Guard {
+    pub(crate) fn new(pidfd: OwnedFd, parent: ParentOf) -> Self {
+        Self { pidfd: Some(pidfd), reap: parent == ParentOf::Caller }
+    }
+
+    /// The process is whole now.
+    pub(crate) fn release(&mut self) -> Result<OwnedFd, Error> {
+        self.pidfd.take().ok_or_else(|| Error::died("the new process has no pidfd"))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            // It may have exited already.
+            let _ = signal::send(pidfd, Signal::KILL);
+            if self.reap {
+                let _ = wait_pidfd(pidfd);
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Steps that make nodes, links and terminals, and set up what the program finds open.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::pty::OpenptFlags;
+use vaquita_sys::mount::raw::{move_mount, open_tree_clone};
+use vaquita_sys::tty::{self, Size};
+
+use super::mounts::{file_type, filesystem_of, open, open_node, open_or_make, open_parent};
+use super::{At, Failure, State, fail};
+use crate::plan::devices::DevicePlan;
+use crate::plan::path::Inside;
+
+/// `DEVPTS_SUPER_MAGIC` (linux/magic.h).
+const DEVPTS: FsWord = 0x1cd1;
+
+pub(super) fn make_device(state: &State<'_>, device: &DevicePlan) -> Result<(), Failure> {
+    let Some((_, name)) = device.path.parts.last() else { return fail("mknodat", Errno::ISDIR) };
+    let directory = open_parent(state.root()?, &device.path)?;
+    let number = rustix::fs::makedev(device.major, device.minor);
+    let mode = Mode::from_raw_mode(device.mode);
+    match rustix::fs::mknodat(&directory, name.as_c_str(), device.kind, mode, number) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            // From the image: as good if it is the same node, and it keeps its owner and mode.
+            let stat =
+                rustix::fs::statat(&directory, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).at("fstatat")?;
+            let same = FileType::from_raw_mode(stat.st_mode) == device.kind && stat.st_rdev == number;
+            return if same { Ok(()) } else { fail("mknodat", Errno::EXIST) };
+        }
+        Err(errno) => return fail("mknodat", errno),
+    }
+    let owner = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    if (device.uid, device.gid) != (0, 0) {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(&directory, name.as_c_str(), Some(owner.0), Some(owner.1), flags)
+            .at("fchownat")?;
+    }
+    Ok(())
+}
+
+pub(super) fn bind_device(state: &State<'_>, device: &DevicePlan, host: &CStr) -> Result<(), Failure> {
+    let node = open_node(host, (device.major, device.minor))?;
+    let tree = open_tree_clone(node.as_fd(), c"", false).at("open_tree")?;
+    let place = open_or_make(
+        state.root()?,
+        &device.path,
+        false,
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )?;
+    move_mount(tree.as_fd(), place.as_fd(), c"").at("move_mount")
+}
+
+pub(super) fn link(state: &State<'_>, path: &Inside, target: &CStr) -> Result<(), Failure> {
+    let Some((_, name)) = path.parts.last() else { return fail("symlinkat", Errno::ISDIR) };
+    let directory = open_parent(state.root()?, path)?;
+    match rustix::fs::symlinkat(target, &directory, name.as_c_str()) {
+        // The image has something there; it stays.
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => fail("symlinkat", errno),
+    }
+}
+
+/// The slave is opened through its master, and bound by descriptor (CVE-2025-52565).
+pub(super) fn terminal(
+    state: &mut State<'_>,
+    devpts: &Inside,
+    console: Option<&Inside>,
+    size: Size,
+) -> Result<(), Failure> {
+    let devpts = open(state.root()?, devpts, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
+    if filesystem_of(&devpts)? != DEVPTS {
+        return fail("fstatfs", Errno::NODEV);
+    }
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::openat2(&devpts, c"ptmx", flags, Mode::empty(), resolve).at("openat2(ptmx)")?;
+    if rustix::fs::fstat(&master).at("fstat")?.st_rdev != rustix::fs::makedev(5, 2) {
+        return fail("fstat", Errno::NODEV);
+    }
+    rustix::pty::unlockpt(&master).at("ioctl(TIOCSPTLCK)")?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).at("ioctl(TIOCGPTPEER)")?;
+    if size != Size::default() {
+        tty::set_size(&master, size).at("ioctl(TIOCSWINSZ)")?;
+    }
+    if let Some(console) = console {
+        let tree = open_tree_clone(slave.as_fd(), c"", false).at("open_tree")?;
+        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let place = open_or_make(state.root()?, console, false, how)?;
+        move_mount(tree.as_fd(), place.as_fd(), c"").at("move_mount")?;
+    }
+    state.master = Some(master);
+    state.slave = Some(slave);
+    Ok(())
+}
+
+pub(super) fn change_directory(state: &mut State<'_>, path: &Inside) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match open(state.root()?, path, flags) {
+        Err(Failure { errno: Errno::NOENT, .. }) => {
+            open_or_make(state.root()?, path, true, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?
+        }
+        other => other?,
+    };
+    rustix::process::fchdir(&directory).at("fchdir")?;
+    // Outside of the root the kernel answers "(unreachable)/..." (CVE-2024-21626).
+    let buffer = core::mem::take(&mut state.path);
+    let inside = match rustix::process::getcwd(buffer) {
+        Ok(cwd) => {
+            let inside = cwd.as_bytes().first() == Some(&b'/');
+            core::mem::forget::<CString>(cwd); // Giving the memory back could wait for a lock that nobody holds here.
+            inside
+        }
+        Err(errno) => return fail("getcwd", errno),
+    };
+    if inside { Ok(()) } else { fail("getcwd", Errno::XDEV) }
+}
+
+pub(super) fn use_fds(fds: &[BorrowedFd<'_>; 3], uid: u32) -> Result<(), Failure> {
+    for fd in fds {
+        give(*fd, uid)?;
+    }
+    rustix::stdio::dup2_stdin(fds[0]).at("dup2")?;
+    rustix::stdio::dup2_stdout(fds[1]).at("dup2")?;
+    rustix::stdio::dup2_stderr(fds[2]).at("dup2")
+}
+
+pub(super) fn use_terminal(state: &State<'_>, uid: u32) -> Result<(), Failure> {
+    let Some(slave) = &state.slave else { return fail("dup2", Errno::BADF) };
+    if uid != 0 {
+        rustix::fs::fchown(slave, Some(Uid::from_raw(uid)), None).at("fchown")?;
+    }
+    tty::set_controlling(slave).at("ioctl(TIOCSCTTY)")?;
+    rustix::stdio::dup2_stdin(slave).at("dup2")?;
+    rustix::stdio::dup2_stdout(slave).at("dup2")?;
+    rustix::stdio::dup2_stderr(slave).at("dup2")
+}
+
+/// A pipe belongs to its user, who can then open /dev/stdout anew, as many programs do.
+fn give(fd: BorrowedFd<'_>, uid: u32) -> Result<(), Failure> {
+    if uid == 0 || file_type(fd)? != FileType::Fifo {
+        return Ok(());
+    }
+    match rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None) {
+        // Not possible with every pipe, nor in every user namespace; the program can write to it all the same.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::ROFS) => Ok(()),
+        Err(errno) => fail("fchown", errno),
+    }
+}

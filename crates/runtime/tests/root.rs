@@ -1,0 +1,16 @@
+//! Containers on a real kernel. The root filesystem holds one file: this test binary, which is static, and which plays
+//! the container's program when it finds `VAQUITA_PROBE` in its environment.
+
+#[path = "root/harness.rs"]
+mod harness;
+#[path = "root/probe.rs"]
+mod probe;
+
+#[path = "root/create.rs"]
+mod create;
+#[path = "root/exec.rs"]
+mod exec;
+#[path = "root/hostile.rs"]
+mod hostile;
+#[path = "root/sandbox.rs"]
+mod sandbox;

@@ -1,0 +1,185 @@
+//! What runs inside the containers: one line of output for each line of its orders.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+/// Not a test of anything by itself: the program of the containers.
+#[test]
+fn probe() {
+    let Ok(orders) = std::env::var("VAQUITA_PROBE") else { return };
+    // The test runner has begun a line.
+    println!();
+    let mut code = 0;
+    for order in orders.lines().filter(|order| !order.is_empty()) {
+        let (verb, rest) = order.split_once(' ').unwrap_or((order, ""));
+        if verb == "exit" {
+            code = rest.parse().unwrap();
+            continue;
+        }
+        // The harness takes only lines with the mark: the test runner prints some of its own.
+        println!("> {order} = {}", obey(verb, rest));
+        std::io::stdout().flush().unwrap();
+    }
+    std::process::exit(code);
+}
+
+fn obey(verb: &str, rest: &str) -> String {
+    match verb {
+        "cat" => shown(fs::read_to_string(rest).map(|text| text.trim_end().replace('\n', "|"))),
+        "write" => shown(
+            fs::OpenOptions::new()
+                .write(true)
+                .open(rest)
+                .and_then(|mut file| file.write_all(b"x"))
+                .map(|()| "ok"),
+        ),
+        "create" => shown(fs::write(rest, "x").map(|()| "ok")),
+        "mkdir" => shown(fs::create_dir(rest).map(|()| "ok")),
+        "ls" => shown(fs::read_dir(rest).map(|entries| {
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names.join(" ")
+        })),
+        "link" => shown(fs::read_link(rest).map(|target| target.display().to_string())),
+        "stat" => shown(fs::symlink_metadata(rest).map(|stat| {
+            let kind = stat.file_type();
+            let kind = match () {
+                () if kind.is_dir() => "dir",
+                () if kind.is_symlink() => "link",
+                () if kind.is_char_device() => "char",
+                () if kind.is_block_device() => "block",
+                () if kind.is_fifo() => "fifo",
+                () => "file",
+            };
+            let device = stat.rdev();
+            let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+            format!("{kind} {:o} {}:{} {major}:{minor}", stat.mode() & 0o7777, stat.uid(), stat.gid())
+        })),
+        "status" => status(rest),
+        "mount" => mount(rest),
+        "cwd" => shown(std::env::current_dir().map(|path| path.display().to_string())),
+        "env" => std::env::var(rest).unwrap_or_else(|_| "unset".to_owned()),
+        "arg0" => std::env::args().next().unwrap_or_default(),
+        "pid" => std::process::id().to_string(),
+        "ids" => {
+            let groups: Vec<String> =
+                rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw().to_string()).collect();
+            format!(
+                "{} {} [{}]",
+                rustix::process::getuid().as_raw(),
+                rustix::process::getgid().as_raw(),
+                groups.join(" ")
+            )
+        }
+        "session" => {
+            let own = rustix::process::getpid();
+            (rustix::process::getsid(None).unwrap() == own).to_string()
+        }
+        "umask" => {
+            let mask = rustix::process::umask(rustix::fs::Mode::empty());
+            format!("{:o}", mask.as_raw_mode())
+        }
+        "fds" => fds(),
+        "hostname" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        "domainname" => rustix::system::uname().domainname().to_string_lossy().into_owned(),
+        "ns" => {
+            shown(fs::read_link(format!("/proc/self/ns/{rest}")).map(|target| target.display().to_string()))
+        }
+        "nofile" => {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+            format!("{:?} {:?}", limit.current, limit.maximum)
+        }
+        "unshare" => shown(vaquita_sys::ns::unshare(vaquita_sys::process::CloneFlags::NEWUTS).map(|()| "ok")),
+        "mounttmpfs" => {
+            shown(vaquita_sys::mount::Filesystem::open("tmpfs").map(|_| "ok").map_err(|error| error.errno()))
+        }
+        "socket" => {
+            let family = rustix::net::AddressFamily::from_raw(rest.parse().unwrap());
+            shown(rustix::net::socket(family, rustix::net::SocketType::DGRAM, None).map(|_| "ok"))
+        }
+        "mkdirat2" => shown(rustix::fs::mkdir(rest, rustix::fs::Mode::RWXU).map(|()| "ok")),
+        "chmod" => shown(rustix::fs::chmod(rest, rustix::fs::Mode::RWXU).map(|()| "ok")),
+        "tty" => {
+            let stdin = std::io::stdin();
+            let size = vaquita_sys::tty::size(&stdin).map(|size| format!("{}x{}", size.rows, size.columns));
+            let controlling =
+                rustix::fs::open("/dev/tty", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty());
+            format!(
+                "{} {} {}",
+                rustix::termios::isatty(&stdin),
+                shown(size),
+                shown(controlling.map(|_| "controlling"))
+            )
+        }
+        "stdin" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).unwrap();
+            text
+        }
+        "wait" => {
+            // Until the test closes its end.
+            let mut buffer = [0];
+            shown(std::io::stdin().read(&mut buffer))
+        }
+        "reopen" => shown(fs::OpenOptions::new().write(true).open("/dev/stdout").map(|_| "ok")),
+        other => panic!("order {other:?}"),
+    }
+}
+
+fn shown<T: Display, E: Into<std::io::Error>>(result: Result<T, E>) -> String {
+    match result.map_err(Into::into) {
+        Ok(value) => value.to_string(),
+        Err(error) => match error.raw_os_error() {
+            Some(number) => format!("{:?}", rustix::io::Errno::from_raw_os_error(number))
+                .trim_start_matches("Os { code: ")
+                .to_owned(),
+            None => error.to_string(),
+        },
+    }
+}
+
+fn status(field: &str) -> String {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let prefix = format!("{field}:");
+    text.lines()
+        .find_map(|line| line.strip_prefix(&prefix))
+        .map(|value| value.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// Options, propagation and type of what is mounted there last.
+fn mount(path: &str) -> String {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let found = text.lines().rev().find(|line| line.split(' ').nth(4) == Some(path));
+    found.map_or_else(
+        || "none".to_owned(),
+        |line| {
+            let (before, after) = line.split_once(" - ").unwrap();
+            let fields: Vec<&str> = before.split(' ').collect();
+            let kind = after.split(' ').next().unwrap();
+            let spreads: Vec<&str> =
+                fields[6..].iter().map(|field| field.split(':').next().unwrap()).collect();
+            format!("{kind} {} [{}]", fields[5], spreads.join(" "))
+        },
+    )
+}
+
+fn fds() -> String {
+    let mut open = Vec::new();
+    for number in 0..64 {
+        // Not by /proc/self/fd: it would open one more.
+        if rustix::io::fcntl_getfd(fd(number)).is_ok() {
+            open.push(number.to_string());
+        }
+    }
+    open.join(" ")
+}
+
+#[expect(unsafe_code, reason = "asks about numbers that nobody owns")]
+fn fd(number: i32) -> std::os::fd::BorrowedFd<'static> {
+    // SAFETY: only fcntl(F_GETFD) is called with it, which is harmless for any number.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }
+}
