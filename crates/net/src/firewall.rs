@@ -381,7 +381,8 @@ fn port_lookup(map: Map) -> Vec<Expr> {
     exprs
 }
 
-fn protocol_number(protocol: Protocol) -> u8 {
+/// Its number in the IP header.
+pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Sctp => 132,
         Protocol::Tcp => 6,

@@ -9,6 +9,7 @@
 
 mod bridge;
 mod config;
+mod conntrack;
 mod error;
 mod firewall;
 mod host;

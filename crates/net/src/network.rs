@@ -1,16 +1,18 @@
 //! A bridge with its pods.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::firewall::{self, Change, wire};
-use crate::lease::{Lease, Leases, OnDisk};
+use crate::firewall::{Change, wire};
+use crate::lease::{Leases, OnDisk};
 use crate::link::{self, POD_LINK, Veth};
 use crate::netlink::{Batch, Socket};
 use crate::subnet::Subnet;
 use crate::{Config, Error, Kind, PortMapping, bridge, host};
+
+mod ports;
 
 /// The longest owner that fits as a comment of an nftables element, with its zero byte.
 const OWNER_ROOM: usize = 127;
@@ -96,10 +98,12 @@ impl Network {
 
     /// Connects the pod whose network namespace is `netns`, under the key `owner` (the sandbox id).
     ///
-    /// The lease is written before anything is made. When a step fails, everything that was made is taken back.
+    /// The lease is written before anything is made. A host port on which a process of the host listens is refused, as it
+    /// would be cut off. When a step fails, everything that was made is taken back.
     ///
     /// # Errors
-    /// `Exists` when `owner` is attached; `Busy` names the owner of a host port that is taken; `Exhausted` when no address is
+    /// `Exists` when `owner` is attached; `Busy` names the owner of a host port that is taken, or says that a process
+    /// of the host has it; `Exhausted` when no address is
     /// free; `Invalid`, `Unsupported` for ports that cannot be; else what the kernel said.
     pub fn attach(
         &self,
@@ -108,7 +112,7 @@ impl Network {
         ports: &[PortMapping],
     ) -> Result<Attachment, Error> {
         check_owner(owner)?;
-        check_ports(ports)?;
+        ports::check(ports)?;
         host::is_not_ours(netns)?;
         let ip = self.leases.take(owner, ports)?;
         // Ports first: that somebody has one is found out before there is a link to delete.
@@ -294,88 +298,11 @@ impl Network {
         socket.run(&batch)
     }
 
-    fn open_ports(&self, owner: &str, ip: Ipv4Addr, ports: &[PortMapping]) -> Result<(), Error> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let elements = firewall::elements(owner, ip, ports);
-        let changes: Vec<_> = elements.into_iter().map(Change::AddElement).collect();
-        match self.commit(&changes) {
-            // Somebody flushed the ruleset. The table is made anew from the leases, which have these ports already.
-            Err(error) if error.kind() == Kind::NotFound => self.install()?,
-            Err(error) if error.kind() == Kind::Exists => {
-                return Err(self.port_conflict(ports, error));
-            }
-            added => added?,
-        }
-        self.fit_localnet_after(ports)
-    }
-
-    fn close_ports(&self, owner: &str, ip: Ipv4Addr, ports: &[PortMapping]) -> Result<(), Error> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let changes: Vec<_> =
-            firewall::elements(owner, ip, ports).into_iter().map(Change::DeleteElement).collect();
-        match self.commit(&changes) {
-            Err(error) if error.kind() == Kind::NotFound => {}
-            removed => return removed,
-        }
-        // One of them is gone already, so none was removed: a transaction each.
-        for change in &changes {
-            match self.commit(std::slice::from_ref(change)) {
-                Err(error) if error.kind() == Kind::NotFound => {}
-                removed => removed?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Names who holds the element; another process may have written it.
-    fn port_conflict(&self, ports: &[PortMapping], error: Error) -> Error {
-        let held = wire::elements(&self.netfilter(), &self.config.bridge).unwrap_or_default();
-        let wanted = firewall::elements("", Ipv4Addr::UNSPECIFIED, ports);
-        let taken = wanted.iter().zip(ports).find_map(|(wanted, port)| {
-            let holder = held.iter().find(|held| held.key() == wanted.key())?;
-            Some((port, &holder.owner))
-        });
-        match taken {
-            Some((port, owner)) => Error::new(Kind::Busy, format!("host port {port}: taken by {owner}")),
-            None => error.with_kind(Kind::Busy),
-        }
-    }
-
     /// The end of a failed attachment: its lease is `released`, or why it is not.
     fn undo(&self, owner: &str, ports: &[PortMapping], released: Result<(), Error>) {
         if let Err(error) = released.and_then(|()| self.fit_localnet_after(ports)) {
             tracing::warn!(%error, owner, "a failed attachment was not taken back in full");
         }
-    }
-
-    /// Puts the table in place with the ports of all leases.
-    fn install(&self) -> Result<(), Error> {
-        let ports = |(ip, lease): (Ipv4Addr, Lease)| firewall::elements(&lease.owner, ip, &lease.ports);
-        let elements = self.leases.all().into_iter().flat_map(ports);
-        let changes = firewall::install(&self.config.bridge, self.subnet, elements);
-        let Err(error) = self.commit(&changes) else { return Ok(()) };
-        if error.kind() == Kind::Denied {
-            return Err(error);
-        }
-        let missing = wire::missing_features();
-        if missing.is_empty() {
-            return Err(error);
-        }
-        let needs =
-            format!("this kernel lacks parts of nftables that the pod network needs: {}", missing.join(", "));
-        Err(error.context(&needs).with_kind(Kind::Unsupported))
-    }
-
-    fn commit(&self, changes: &[Change]) -> Result<(), Error> {
-        wire::commit(&self.netfilter(), &self.config.bridge, changes)
-    }
-
-    fn netfilter(&self) -> MutexGuard<'_, Socket> {
-        self.netfilter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sweep_links(&self, live: &BTreeSet<String>, report: &mut Report) {
@@ -407,18 +334,6 @@ impl Network {
         let restored = bridge::ensure(&self.config, self.subnet)?;
         *self.bridge() = restored;
         Ok(restored)
-    }
-
-    fn fit_localnet_after(&self, ports: &[PortMapping]) -> Result<(), Error> {
-        if ports.iter().any(firewall::on_loopback) { self.fit_localnet() } else { Ok(()) }
-    }
-
-    /// Routes 127.0.0.0/8 over the bridge as long as a pod has a host port there, and not longer: should somebody flush the
-    /// nftables rules that guard it, the host's loopback services would be open to pods.
-    fn fit_localnet(&self) -> Result<(), Error> {
-        let _one_at_a_time = self.localnet.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = self.leases.all().iter().any(|(_, lease)| lease.ports.iter().any(firewall::on_loopback));
-        host::route_localnet(&self.config.bridge, needed).map(drop)
     }
 
     fn describe(&self, owner: &str, ip: Ipv4Addr, ports: &[PortMapping]) -> Attachment {
@@ -457,23 +372,4 @@ fn check_owner(owner: &str) -> Result<(), Error> {
     let message =
         format!("owner {owner:?}: must be 1 to {OWNER_ROOM} printable ASCII characters without spaces");
     Err(Error::new(Kind::Invalid, message))
-}
-
-fn check_ports(ports: &[PortMapping]) -> Result<(), Error> {
-    for (index, port) in ports.iter().enumerate() {
-        if port.host_port == 0 || port.container_port == 0 {
-            return Err(Error::new(Kind::Invalid, format!("host port {port}: ports are 1 to 65535")));
-        }
-        if let Some(IpAddr::V6(ip)) = port.host_ip
-            && !ip.is_unspecified()
-        {
-            let message =
-                format!("host port {port}: host addresses of IPv6 are not supported, pods have IPv4 only");
-            return Err(Error::new(Kind::Unsupported, message));
-        }
-        if ports[..index].iter().any(|earlier| crate::lease::collide(earlier, port)) {
-            return Err(Error::new(Kind::Invalid, format!("host port {port}: asked for twice")));
-        }
-    }
-    Ok(())
 }

@@ -52,6 +52,35 @@ fn no_ipv6_on_host_links_nor_in_the_pod() {
     });
 }
 
+#[test]
+fn links_are_made_as_meant() {
+    let host = Host::new();
+    host.run(|| {
+        ip(&["link", "add", "up0", "mtu", "1280", "type", "bridge"]);
+        ip(&["link", "set", "up0", "up"]);
+        ip(&["addr", "add", "192.0.2.2/24", "dev", "up0"]);
+        ip(&["route", "add", "default", "via", "192.0.2.1"]);
+        let network = Network::open(host.config("br0", SUBNET)).unwrap();
+        let pod = Host::pod(&network, "a", &[]);
+        let outer = run("ip", "iproute2", &["-d", "-o", "link", "show", &pod.at.host_link]);
+        for part in ["mtu 1280", "master br0", "hairpin on", "state UP", "alias br0/a", "numtxqueues 1 "] {
+            assert!(outer.contains(part), "{part}: {outer}");
+        }
+        let inner = pod.run(|| run("ip", "iproute2", &["-d", "-o", "addr", "show", "dev", "eth0"]));
+        let link = pod.run(|| run("ip", "iproute2", &["-o", "link", "show", "dev", "eth0"]));
+        assert!(inner.contains("inet 10.201.0.2/16 brd 10.201.255.255 scope global eth0"), "{inner}");
+        assert!(link.contains("mtu 1280") && link.contains("link/ether 0a:58:0a:c9:00:02"), "{link}");
+        assert_eq!(pod.at.mac, [0x0a, 0x58, 10, 201, 0, 2]);
+        let bridge = run("ip", "iproute2", &["-o", "link", "show", "br0"]);
+        assert!(bridge.contains("link/ether 0a:58:0a:c9:00:01") && bridge.contains("mtu 1280"), "{bridge}");
+
+        let jumbo = Network::open(Config { mtu: Some(9000), ..host.config("br1", "10.202.0.0/16") }).unwrap();
+        let pod = Host::pod(&jumbo, "b", &[]);
+        let link = pod.run(|| run("ip", "iproute2", &["-o", "link", "show", "dev", "eth0"]));
+        assert!(link.contains("mtu 9000"), "{link}");
+    });
+}
+
 /// Two networks on one host: a "pod" of the second plays a machine somewhere outside.
 #[test]
 fn pods_reach_the_outside_by_the_hosts_address() {
@@ -115,6 +144,62 @@ fn a_host_port_on_one_address_is_on_that_only() {
         talk(&server, Ipv4Addr::new(192, 0, 2, 1), 8080);
         talk(&local_server, LOOPBACK, 8080);
         assert!(unreachable(pod.at.gateway, 8080));
+    });
+}
+
+/// The kernel remembers where a stream of datagrams went; a new owner of the port must get it all the same.
+#[test]
+fn a_sender_of_datagrams_follows_the_port() {
+    let host = Host::new();
+    host.run(|| {
+        let network = Network::open(host.config("br0", SUBNET)).unwrap();
+        let outside = Network::open(host.config("out0", "192.0.2.0/24")).unwrap();
+        let machine = Host::pod(&outside, "machine", &[]);
+        let port =
+            PortMapping { host_ip: None, host_port: 53, container_port: 5353, protocol: Protocol::Udp };
+        let sender = machine.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4000)).unwrap());
+        sender.connect((machine.at.gateway, 53)).unwrap();
+        // Nobody has the port: the kernel remembers a connection to the host.
+        sender.send(b"0").unwrap();
+        for owner in ["first", "second", "third"] {
+            let pod = Host::pod(&network, owner, &[port]);
+            let socket = pod.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)).unwrap());
+            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            // An earlier datagram may have been refused, which the next send tells.
+            while sender.send(owner.as_bytes()).is_err() {}
+            let mut buffer = [0; 16];
+            let length = socket.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], owner.as_bytes());
+            network.detach(owner).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_port_where_the_host_listens_is_refused() {
+    let host = Host::new();
+    host.run(|| {
+        let config = host.config("br0", SUBNET);
+        let network = Network::open(config).unwrap();
+        let netns = ns::new_netns().unwrap();
+        let listener = std::net::TcpListener::bind((LOOPBACK, 8080)).unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+        let udp = PortMapping { protocol: Protocol::Udp, ..tcp(53, 53) };
+        for port in [tcp(8080, 80), udp] {
+            let error = network.attach("a", netns.as_fd(), &[port]).unwrap_err();
+            assert_eq!(error.kind(), Kind::Busy);
+            let expected = format!(
+                "host port {port}: a process of the host listens there; stop it or take another port"
+            );
+            assert_eq!(error.to_string(), expected);
+        }
+        // A client's port is not a listener's.
+        let client = std::net::TcpStream::connect((LOOPBACK, 8080)).unwrap();
+        let _served = listener.accept().unwrap();
+        let elsewhere = PortMapping { host_ip: Some(Ipv4Addr::new(10, 201, 0, 1).into()), ..tcp(8080, 80) };
+        let passing = tcp(client.local_addr().unwrap().port(), 81);
+        drop(socket);
+        network.attach("a", netns.as_fd(), &[elsewhere, passing, udp]).unwrap();
     });
 }
 

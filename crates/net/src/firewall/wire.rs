@@ -73,31 +73,31 @@ pub(crate) fn commit(socket: &Socket, table: &str, changes: &[Change]) -> Result
 
 /// The features of nf_tables that the table needs and this kernel lacks, with the options that bring them.
 pub(crate) fn missing_features() -> Vec<&'static str> {
-    let needed: [(&str, &str, Expr); 5] = [
-        ("fib (CONFIG_NFT_FIB_IPV4)", "nat", Expr::DestinationType { to: 8 }),
-        ("ct (CONFIG_NFT_CT)", "nat", Expr::ConnectionStatus { to: 8 }),
+    let needed = [
+        ("payload, meta, cmp (CONFIG_NF_TABLES_IPV4)", "filter", Expr::LayerFourProtocol { to: 8 }),
+        ("ct (CONFIG_NFT_CT)", "filter", Expr::ConnectionStatus { to: 8 }),
+        ("fib (CONFIG_NFT_FIB_IPV4)", "filter", Expr::DestinationType { to: 8 }),
         ("nat (CONFIG_NFT_NAT)", "nat", Expr::DestinationNat { address: 8, port: 9 }),
         ("masq (CONFIG_NFT_MASQ)", "nat", Expr::Masquerade),
-        ("payload, meta, cmp (CONFIG_NF_TABLES_IPV4)", "filter", Expr::LayerFourProtocol { to: 8 }),
     ];
-    let lacking = |(name, kind, expr): &(&'static str, &'static str, Expr)| {
-        let hook = if *expr == Expr::Masquerade { super::Hook::Postrouting } else { super::Hook::Prerouting };
-        let base = Some(super::Base { kind, hook, priority: 0 });
-        // A register must be written before it is read.
-        let fill = |offset, to| Expr::Payload { base: super::Header::Network, offset, length: 4, to };
-        let exprs = vec![fill(12, 8), fill(16, 9), expr.clone()];
-        let changes = [
-            Change::AddTable,
-            Change::AddChain { name: "probe", base },
-            Change::AddRule { chain: "probe", exprs },
-        ];
-        let mut batch = requests("vaquita-probe", &changes);
-        // Without its end mark a transaction is checked and then dropped.
-        batch.begin(BATCH_BEGIN, &mark());
-        let tried = Socket::netfilter().and_then(|socket| socket.run(&batch));
-        tried.is_err().then_some(*name)
-    };
-    needed.iter().filter_map(lacking).collect()
+    needed.into_iter().filter(|(_, kind, expr)| !works(kind, expr)).map(|(name, ..)| name).collect()
+}
+
+/// Whether the kernel takes an expression in a chain of this kind. Changes nothing.
+fn works(kind: &'static str, expr: &Expr) -> bool {
+    let hook = if *expr == Expr::Masquerade { super::Hook::Postrouting } else { super::Hook::Prerouting };
+    // A register must be written before it is read.
+    let fill = |offset, to| Expr::Payload { base: super::Header::Network, offset, length: 4, to };
+    let exprs = vec![fill(12, 8), fill(16, 9), expr.clone()];
+    let changes = [
+        Change::AddTable,
+        Change::AddChain { name: "probe", base: Some(super::Base { kind, hook, priority: 0 }) },
+        Change::AddRule { chain: "probe", exprs },
+    ];
+    let mut batch = requests("vaquita-probe", &changes);
+    // Without its end mark a transaction is checked and then dropped.
+    batch.begin(BATCH_BEGIN, &mark());
+    Socket::netfilter().and_then(|socket| socket.run(&batch)).is_ok()
 }
 
 /// Whether the table is there.
@@ -364,6 +364,21 @@ fn verdict<P: Pusher>(element: PushExprAttrs<P>, code: VerdictCode, chain: Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_kernel_has_what_the_table_needs_and_asking_leaves_nothing() {
+        vaquita_testing::require_root();
+        let netns = vaquita_sys::ns::new_netns().unwrap();
+        let inside = || {
+            assert_eq!(missing_features(), Vec::<&str>::new());
+            assert!(
+                !works("filter", &Expr::Lookup { map: Map::Ports, from: 8, to: 16 }),
+                "there is no such map"
+            );
+            assert!(!exists(&Socket::netfilter().unwrap(), "vaquita-probe").unwrap());
+        };
+        vaquita_sys::ns::in_netns(&netns, inside).unwrap();
+    }
 
     #[test]
     fn a_comment_is_found_among_other_user_data() {
