@@ -86,7 +86,7 @@ impl Procfs {
         flags: OFlags,
     ) -> core::result::Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty(), resolve)
+        path.into_with_c_str(|path| crate::root::openat2(self.0.as_fd(), path, flags, Mode::empty(), resolve))
     }
 
     /// Writes `value` to the file in one call, as these files want it.

@@ -254,7 +254,7 @@ pub(crate) fn read_to_limit(file: impl AsFd, limit: usize) -> core::result::Resu
 }
 
 /// openat2, again while the kernel says that something moved under it.
-fn openat2(
+pub(crate) fn openat2(
     dir: BorrowedFd<'_>,
     path: impl rustix::path::Arg + Copy,
     flags: OFlags,
