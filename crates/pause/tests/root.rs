@@ -1,5 +1,7 @@
 //! The pause program as process 1 of a PID namespace. util-linux (`unshare`, `nsenter`) makes and enters it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
