@@ -123,8 +123,13 @@ impl Server {
             }
             self.continue_deletions();
         }
-        setup::forget(&self.pod_dir);
         Ok(())
+    }
+
+    /// Ends when the events at hand are served. Whoever is told of it finds nothing of us in the pod's directory.
+    fn end(&mut self) {
+        setup::forget(&self.pod_dir);
+        self.ending = true;
     }
 
     fn handle(&mut self, token: u64, flags: epoll::EventFlags) {

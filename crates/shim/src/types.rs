@@ -59,7 +59,7 @@ pub struct CreateRequest {
     pub stdin_once: bool,
     /// Standard streams are a new terminal.
     pub tty: bool,
-    /// The namespaces of the sandbox that the container joins. Its specification must not name them.
+    /// The namespaces of the sandbox that the container joins, whatever its specification says of them.
     pub join: Namespaces,
     /// Raise the specification's `oomScoreAdj` to what this host allows, instead of failing.
     pub restrict_oom_score_adj: bool,

@@ -8,6 +8,7 @@ use vaquita_runtime::StartHandle;
 use vaquita_sys::ns;
 
 use super::connection::Asker;
+use super::creator::Target;
 use super::deletion::Deletion;
 use super::output::Output;
 use crate::log::LogFile;
@@ -38,10 +39,8 @@ pub(super) enum SandboxPhase {
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) id: String,
-    pub(super) bundle: PathBuf,
-    pub(super) cgroup_path: PathBuf,
+    pub(super) target: Target,
     pub(super) cgroup: Option<Cgroup>,
-    pub(super) restrict_oom_score_adj: bool,
     pub(super) created_at_ns: i64,
     pub(super) started_at_ns: i64,
     pub(super) phase: Phase,

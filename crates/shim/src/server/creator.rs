@@ -4,9 +4,9 @@
 //! the shim (`CLONE_PARENT`), of which it sends pid and descriptors back, or why there is none.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process as ProcessSpec, Spec};
 use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -20,7 +20,7 @@ use super::connection::Asker;
 use super::container::kinds;
 use crate::transport::{self, Outgoing};
 use crate::wire::{Failure, Response};
-use crate::{CreateRequest, Error, Kind, SandboxRequest};
+use crate::{CreateRequest, Error, Kind, Namespaces, SandboxRequest};
 
 /// A copy at work.
 #[derive(Debug)]
@@ -54,6 +54,15 @@ pub(super) struct Made {
 pub(super) enum Streams {
     Fds([OwnedFd; 3]),
     Terminal,
+}
+
+/// The container that a process is run in.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) bundle: PathBuf,
+    pub(super) cgroup_path: PathBuf,
+    pub(super) join: Namespaces,
+    pub(super) restrict_oom_score_adj: bool,
 }
 
 /// The longest `config.json` that is read, in bytes.
@@ -185,17 +194,22 @@ pub(super) fn make_container(
 
 /// Runs a process in a container. The other descriptors are its start handle and, if it has a terminal, the master side.
 pub(super) fn make_exec(
+    container: &Target,
+    layout: &Layout,
     process: &[u8],
-    bundle: &Path,
-    restrict_oom_score_adj: bool,
     init: OwnedFd,
     stdio: [Option<OwnedFd>; 3],
 ) -> Result<Made, Error> {
     let process: ProcessSpec = serde_json::from_slice(process)
         .map_err(|error| Error::new(Kind::Invalid, format!("the process is not an OCI process: {error}")))?;
-    let spec = read_spec(bundle)?;
-    let context = Context { bundle: bundle.to_owned(), restrict_oom_score_adj };
+    let mut spec = read_spec(&container.bundle)?;
+    name_namespaces(&mut spec, container.join);
+    let context = Context {
+        bundle: container.bundle.clone(),
+        restrict_oom_score_adj: container.restrict_oom_score_adj,
+    };
     let plan = ExecPlan::new(&process, &spec, &context)?;
+    let cgroup = Cgroup::open(layout, &container.cgroup_path)?;
     let stdio = if process.terminal().unwrap_or_default() {
         if stdio.iter().any(Option::is_some) {
             return Err(Error::new(
@@ -208,11 +222,35 @@ pub(super) fn make_exec(
         let [stdin, stdout, stderr] = stdio;
         Stdio::Fds([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
     };
-    let args = ExecArgs { init: init.as_fd(), stdio, cgroup: None, parent: ParentOf::CallersParent };
+    let parent = ParentOf::CallersParent;
+    let args = ExecArgs { init: init.as_fd(), stdio, cgroup: Some(&cgroup), parent };
     let execed = vaquita_runtime::exec(&plan, args)?;
     let mut others = vec![execed.started.into_fd()];
     others.extend(execed.console);
     Ok(Made { pid: execed.pid.as_raw_nonzero().get(), pidfd: execed.pidfd, others })
+}
+
+/// Namespaces that the container has joined count as its own, whether its specification names them or not.
+fn name_namespaces(spec: &mut Spec, joined: Namespaces) {
+    let Some(mut linux) = spec.linux().clone() else { return };
+    let mut named = linux.namespaces().clone().unwrap_or_default();
+    for kind in kinds(joined) {
+        let kind = match kind {
+            ns::Kind::Ipc => LinuxNamespaceType::Ipc,
+            ns::Kind::Net => LinuxNamespaceType::Network,
+            ns::Kind::Pid => LinuxNamespaceType::Pid,
+            ns::Kind::User => LinuxNamespaceType::User,
+            ns::Kind::Uts => LinuxNamespaceType::Uts,
+            _ => continue,
+        };
+        if named.iter().all(|namespace| namespace.typ() != kind) {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(kind);
+            named.push(namespace);
+        }
+    }
+    linux.set_namespaces(Some(named));
+    spec.set_linux(Some(linux));
 }
 
 /// `/dev/null` where there is nothing.

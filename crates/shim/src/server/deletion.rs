@@ -201,7 +201,7 @@ impl Server {
         let deletion = self.farewell.take();
         if result.is_ok() {
             self.sandbox = None;
-            self.ending = true;
+            self.end();
         }
         self.answer_deletion(deletion, &result);
     }

@@ -70,7 +70,7 @@ impl Server {
         }
         let exit = seen(exit, container.started_at_ns, oom);
         let record = ExitRecord::from(&exit).to_json();
-        let written = vaquita_sys::fs::open_dir(&container.bundle).and_then(|dir| {
+        let written = vaquita_sys::fs::open_dir(&container.target.bundle).and_then(|dir| {
             vaquita_sys::fs::write_atomic(dir, ExitRecord::FILE, record.as_bytes(), 0o600, false)
         });
         if let Err(error) = written {

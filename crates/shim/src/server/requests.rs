@@ -11,7 +11,7 @@ use vaquita_sys::signal::{self, Signal};
 
 use super::connection::Asker;
 use super::container::{Container, Exec, ExecPhase, Phase, Process, Sandbox, SandboxPhase, Start, kinds};
-use super::creator::{self, Made, Purpose, Streams, or_null};
+use super::creator::{self, Made, Purpose, Streams, Target, or_null};
 use super::output::Output;
 use super::{Server, now_ns};
 use crate::log::{LogFile, Stream};
@@ -143,10 +143,13 @@ impl Server {
             if request.tty { (Streams::Terminal, Vec::new(), None) } else { self.pipes(&request)? };
         let container = Container {
             id: request.id.clone(),
-            bundle: request.bundle.clone(),
-            cgroup_path: request.cgroup.clone(),
+            target: Target {
+                bundle: request.bundle.clone(),
+                cgroup_path: request.cgroup.clone(),
+                join: request.join,
+                restrict_oom_score_adj: request.restrict_oom_score_adj,
+            },
             cgroup: None,
-            restrict_oom_score_adj: request.restrict_oom_score_adj,
             created_at_ns: now_ns(),
             started_at_ns: 0,
             phase: Phase::Creating,
@@ -245,7 +248,7 @@ impl Server {
     /// A container did not come to be. Its cgroup went with the attempt, unless that was killed.
     fn forget_attempt(&mut self, at: usize) {
         let container = &mut self.containers[at];
-        let cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &container.cgroup_path).ok();
+        let cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &container.target.cgroup_path).ok();
         if let Some(deletion) = &mut container.deletion {
             deletion.look_again();
             container.cgroup = cgroup;
@@ -269,7 +272,7 @@ impl Server {
             self.containers[at].stdin = Some(stdin);
         }
         let container = &mut self.containers[at];
-        container.cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &container.cgroup_path).ok();
+        container.cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &container.target.cgroup_path).ok();
         container.phase = Phase::Created(start);
         container.process = Some(Process { pid: made.pid, pidfd: made.pidfd });
         Ok((made.pid, copy))
@@ -321,7 +324,7 @@ impl Server {
             return Err(Error::new(Kind::Exists, message));
         }
         let init = init.pidfd.try_clone().map_err(|error| Error::io(error, "dup"))?;
-        let (bundle, restrict) = (found.bundle.clone(), found.restrict_oom_score_adj);
+        let (target, layout) = (found.target.clone(), self.layout.clone());
         let purpose = Purpose::Exec { container: container.to_owned(), exec_id: exec_id.to_owned() };
         let present = stdio.each_ref().map(Option::is_some);
         let mut fds = vec![init];
@@ -330,7 +333,7 @@ impl Server {
             let mut fds = fds.into_iter();
             let init = fds.next().ok_or_else(|| Error::new(Kind::Corrupt, "a descriptor got lost"))?;
             let stdio = present.map(|present| if present { fds.next() } else { None });
-            creator::make_exec(process, &bundle, restrict, init, stdio)
+            creator::make_exec(&target, &layout, process, init, stdio)
         })?;
         let phase = ExecPhase::Creating;
         let exec = Exec { id: exec_id.to_owned(), started_at_ns: now_ns(), process: None, phase };
@@ -403,7 +406,7 @@ impl Server {
         if sandbox || container || !self.jobs.is_empty() {
             return Err(Error::new(Kind::Busy, "processes of the pod are alive: delete them first"));
         }
-        self.ending = true;
+        self.end();
         Ok(())
     }
 

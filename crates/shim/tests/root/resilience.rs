@@ -1,0 +1,178 @@
+//! Clients that vanish, shims that die.
+
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
+use vaquita_shim::client::{Client, Spawner};
+use vaquita_shim::{Event, Kind, SignalScope, Status};
+use vaquita_sys::signal::{Signal, send_to_pid};
+
+use crate::support::{PROGRAM, Pod, scratch, shim_of, until};
+
+#[tokio::test]
+async fn a_new_client_finds_everything() {
+    let mut pod = Pod::new().await;
+    let created = pod.run("c", &["sleep"]).await;
+    let other = Client::connect(&pod.dir()).await.unwrap();
+    let mut other_events = other.events();
+    assert_eq!(other.state().await.unwrap(), pod.client.state().await.unwrap());
+
+    // The first one goes, in the middle of something.
+    let (client, events) = (other.clone(), other.events());
+    drop(std::mem::replace(&mut pod.client, client));
+    drop(std::mem::replace(&mut pod.events, events));
+    let state = other.state().await.unwrap();
+    assert_eq!((state.containers[0].status, state.containers[0].pid), (Status::Running, created.pid));
+    other.signal("c", 9, SignalScope::Init).await.unwrap();
+    assert!(matches!(other_events.recv().await, Some(Event::Exited(exited)) if exited.id == "c"));
+    assert_eq!(pod.exit_of("c").await.signal, Some(9));
+    other.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_exit_without_a_client_is_kept() {
+    let mut pod = Pod::new().await;
+    pod.run("c", &["sleep"]).await;
+    let dir = pod.dir();
+    let lonely = Client::connect(&dir).await.unwrap();
+    lonely.signal("c", 9, SignalScope::Init).await.unwrap();
+    let bundle = pod.bundle("c");
+    drop(lonely);
+    until("the exit is recorded", || bundle.join("exit.json").exists()).await;
+    let client = Client::connect(&dir).await.unwrap();
+    let state = client.state().await.unwrap();
+    assert_eq!(state.containers[0].exit.as_ref().unwrap().signal, Some(9));
+    pod.client = client;
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_does_no_harm() {
+    let pod = Pod::new().await;
+    pod.run("c", &["sleep"]).await;
+    for _ in 0..100 {
+        let call = pod.client.state();
+        // Polled once: sent, and never listened to.
+        let _ = tokio::time::timeout(std::time::Duration::ZERO, call).await;
+    }
+    {
+        let delete = pod.client.delete("c");
+        let _ = tokio::time::timeout(std::time::Duration::ZERO, delete).await;
+    }
+    pod.client.delete("c").await.unwrap();
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_killed_in_the_middle_is_not_missed() {
+    let mut pod = Pod::new().await;
+    let mut child = Command::new(PROGRAM)
+        .args(["client", pod.dir().to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 10]).unwrap();
+    pod.run("c", &["lines", "100000", "60", "10"]).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(pod.exit_of("c").await.code, 0);
+    assert_eq!(pod.log("c").len(), 100_000);
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_shim_is_told_at_once() {
+    let mut pod = Pod::new().await;
+    pod.run("c", &["sleep"]).await;
+    let waiting = pod.client.clone();
+    send_to_pid(pod.shim(), Signal::KILL).unwrap();
+    while let Some(event) = pod.events.recv().await {
+        assert_eq!(event, Event::Lost);
+    }
+    assert!(waiting.is_lost());
+    assert_eq!(waiting.state().await.unwrap_err().kind(), Kind::Unavailable);
+    // Its name is still there, and nobody behind it, although the containers live.
+    // While the kernel closes one socket of it after the other, a connection can still be had, and is lost at once.
+    let error = match Client::connect(&pod.dir()).await {
+        Ok(client) => client.state().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), Kind::Unavailable);
+    let dir = pod.dir();
+    until("the shim is gone", || shim_of(&dir).is_none()).await;
+    assert_eq!(Client::connect(&dir).await.unwrap_err().kind(), Kind::Unavailable);
+    assert!(pod.dir().join("shim.json").exists());
+}
+
+#[tokio::test]
+async fn a_created_container_does_not_keep_the_socket_of_a_dead_shim() {
+    let pod = Pod::new().await;
+    pod.container("c", &["sleep"]).create().await.unwrap();
+    send_to_pid(pod.shim(), Signal::KILL).unwrap();
+    let dir = pod.dir();
+    until("the shim is gone", || shim_of(&dir).is_none()).await;
+    assert_eq!(Client::connect(&dir).await.unwrap_err().kind(), Kind::Unavailable);
+}
+
+#[tokio::test]
+async fn signals_mean_nothing_to_it() {
+    let pod = Pod::new().await;
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::PIPE, Signal::USR1, Signal::QUIT] {
+        send_to_pid(pod.shim(), signal).unwrap();
+    }
+    pod.client.state().await.unwrap();
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_directory_has_one_shim() {
+    let pod = Pod::empty().await;
+    let spawner = Spawner::new(std::fs::File::open(PROGRAM).unwrap().into());
+    assert_eq!(spawner.spawn(&pod.dir()).await.unwrap_err().kind(), Kind::Exists);
+    pod.client.shutdown().await.unwrap();
+    assert_eq!(shim_of(&pod.dir()), None);
+    assert_eq!(Client::connect(&pod.dir()).await.unwrap_err().kind(), Kind::NotFound);
+    let again = spawner.spawn(&pod.dir()).await.unwrap();
+    again.state().await.unwrap();
+    let second = shim_of(&pod.dir()).unwrap();
+    again.shutdown().await.unwrap();
+    until("it is reaped", || !std::path::Path::new(&format!("/proc/{second}")).exists()).await;
+}
+
+#[tokio::test]
+async fn a_directory_without_a_shim_is_told_at_once() {
+    let dir = scratch();
+    assert_eq!(Client::connect(dir.path()).await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(Client::connect(&dir.path().join("none")).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test]
+async fn an_executable_that_cannot_be_is_an_error() {
+    let dir = scratch();
+    let spawner = Spawner::new(std::fs::File::open("/dev/null").unwrap().into());
+    let error = spawner.spawn(dir.path()).await.unwrap_err();
+    assert_eq!(error.errno(), Some(rustix::io::Errno::ACCESS), "{error}");
+    assert_eq!(Client::connect(dir.path()).await.unwrap_err().kind(), Kind::Unavailable);
+}
+
+#[tokio::test]
+async fn the_shim_stays_small() {
+    let mut pod = Pod::new().await;
+    let before = private_kib(pod.shim());
+    for at in 0..10 {
+        pod.run_to_end(&format!("c{at}"), &["lines", "10000", "99", "100"]).await;
+        pod.client.delete(&format!("c{at}")).await.unwrap();
+    }
+    let pid = pod.shim();
+    // Buffers go back once the output has stopped.
+    until("memory goes back", || private_kib(pid) <= before + 64).await;
+    assert!(before <= 256, "the shim of a new pod has {before} KiB of its own");
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+/// Memory of the process that nobody shares, in KiB.
+fn private_kib(pid: i32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let dirty = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+    dirty.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
