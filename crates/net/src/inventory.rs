@@ -13,7 +13,7 @@ pub struct Resource {
     pub kind: ResourceKind,
     /// Its name as the kernel or the file system has it.
     pub name: String,
-    /// The owner given to [`Network::attach`]. `None` for what all pods share; for the rest it says that nobody owns
+    /// The owner given to [`crate::Network::attach`]. `None` for what all pods share; for the rest it says that nobody owns
     /// it: an orphan.
     pub owner: Option<String>,
 }

@@ -152,6 +152,11 @@ impl Leases {
         self.held().by_ip.iter().map(|(ip, known)| (*ip, known.lease.clone())).collect()
     }
 
+    /// Whether a lease has a host port like this, from memory.
+    pub(crate) fn any_port(&self, wanted: impl Fn(&PortMapping) -> bool) -> bool {
+        self.held().by_ip.values().any(|known| known.lease.ports.iter().any(&wanted))
+    }
+
     /// All files in the directory, read anew.
     pub(crate) fn on_disk(&self) -> Result<Vec<OnDisk>, Error> {
         read_dir(&self.dir)

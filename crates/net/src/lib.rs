@@ -5,7 +5,12 @@
 //! table with the bridge's name masquerades what leaves the subnet and forwards host ports. Everything goes
 //! through netlink: no `ip`, `nft` or CNI program is started.
 //!
-//! All calls are synchronous and act in the network namespace of the calling thread.
+//! All calls are synchronous. A network lives in the network namespace of the thread that opens it, and must be used from
+//! threads in that namespace.
+//!
+//! What it does not do: IPv6 (which is switched off on its links, so that no pod can announce routes to the host or to
+//! other pods); open a firewall of somebody else that drops forwarded packets ([`Network::obstacles`] tells of those of
+//! nftables, not of legacy iptables); set `net.ipv4.ip_forward` back.
 
 mod bridge;
 mod config;

@@ -101,7 +101,7 @@ impl Network {
     /// nftables rules that guard it, the host's loopback services would be open to pods.
     pub(super) fn fit_localnet(&self) -> Result<(), Error> {
         let _one_at_a_time = self.localnet.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed = self.leases.all().iter().any(|(_, lease)| lease.ports.iter().any(firewall::on_loopback));
+        let needed = self.leases.any_port(firewall::on_loopback);
         host::route_localnet(&self.config.bridge, needed).map(drop)
     }
 
