@@ -1,9 +1,69 @@
 //! Unpacks one layer into a directory; runs as a process of its own.
+//!
+//! The process gets three descriptors and nothing else: the compressed layer on 0, a pipe for the result on 1, and the
+//! directory to fill on 2 (its first act is to move that one away and to put `/dev/null` there). It needs no path of the
+//! host. Three threads work at the same time: one reads and inflates, one hashes what comes out, one writes files.
 
+mod apply;
+mod inflate;
+mod job;
+mod path;
+mod tree;
+
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{Digest, Hasher};
+use crate::{Error, Kind};
+
+pub(crate) use job::{Job, remove_tree};
+pub(crate) use tree::OPAQUE;
 
 /// The name (`argv[0]`) under which the binary calls [`main`].
 pub const PROGRAM: &str = "vaquita-unpack";
+
+/// Buffers that wait between two threads.
+const QUEUE: usize = 4;
+/// Most heap of the process: a zstd window of 32 MiB, buffers, and room to spare.
+const HEAP: u64 = 192 << 20;
+
+/// Bounds of one layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of the unpacked stream and of file content.
+    pub(crate) bytes: u64,
+    /// Entries.
+    pub(crate) entries: u64,
+}
+
+/// What one layer turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unpacked {
+    /// Digest of the uncompressed stream.
+    pub(crate) diff_id: Digest,
+    /// Bytes on disk: content rounded up to blocks.
+    pub(crate) bytes: u64,
+    /// Files and directories.
+    pub(crate) inodes: u64,
+    /// Directories that the layer uses without describing them, in hex; they take after the layers below.
+    pub(crate) implicit: Vec<String>,
+}
+
+/// What the process says at its end.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Report {
+    Done(Unpacked),
+    Failed { kind: String, message: String },
+}
 
 /// The unpacking process: reads a layer from standard input, and fills the directory whose descriptor it was given.
 ///
@@ -11,5 +71,156 @@ pub const PROGRAM: &str = "vaquita-unpack";
 /// status is 0 also when the layer is refused: the result goes to standard output.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::FAILURE
+    let report = Report::from(confine().and_then(|(dir, limits)| {
+        let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
+            .map_err(|e| Error::kernel("fcntl(0, F_DUPFD_CLOEXEC)", e))?;
+        run(File::from(input), dir, limits)
+    }));
+    let text = serde_json::to_vec(&report).unwrap_or_default();
+    match std::io::stdout().write_all(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Takes the directory from descriptor 2, reads the limits, and gives up what the work does not need.
+fn confine() -> Result<(OwnedFd, Limits), Error> {
+    let call = |what: &'static str| move |e: Errno| Error::kernel(what, e);
+    let dir = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)
+        .map_err(call("fcntl(2, F_DUPFD_CLOEXEC)"))?;
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
+        .map_err(call("open(\"/dev/null\")"))?;
+    rustix::stdio::dup2_stderr(&null).map_err(call("dup2(/dev/null, 2)"))?;
+    let mut numbers = std::env::args().skip(1).map(|a| a.parse::<u64>().ok());
+    let (Some(Some(bytes)), Some(Some(entries))) = (numbers.next(), numbers.next()) else {
+        return Err(Error::invalid(format!("usage: {PROGRAM} BYTES ENTRIES < LAYER 2< DIRECTORY")));
+    };
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .map_err(call("prctl(PR_SET_PDEATHSIG)"))?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(call("prctl(PR_SET_DUMPABLE)"))?;
+    rustix::thread::set_no_new_privs(true).map_err(call("prctl(PR_SET_NO_NEW_PRIVS)"))?;
+    for (resource, limit) in
+        [(Resource::Core, 0), (Resource::Nofile, 64), (Resource::Data, HEAP), (Resource::Fsize, bytes)]
+    {
+        let old = rustix::process::getrlimit(resource);
+        let limit = old.maximum.map_or(limit, |maximum| maximum.min(limit));
+        rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
+            .map_err(call("setrlimit"))?;
+    }
+    Ok((dir, Limits { bytes, entries }))
+}
+
+/// Unpacks `input` into `dir` and says what it was.
+fn run(input: File, dir: OwnedFd, limits: Limits) -> Result<Unpacked, Error> {
+    let (to_apply, applied) = sync_channel(QUEUE);
+    let (to_hash, hashed) = sync_channel(QUEUE);
+    std::thread::scope(|scope| {
+        let inflating = scope.spawn(move || inflate_all(input, limits.bytes, &[to_apply, to_hash]));
+        let hashing = scope.spawn(move || hash_all(&hashed));
+        let tree = apply::apply(Stream::new(applied), tree::Tree::new(dir), limits);
+        // The first cause is told: an inflater that failed makes the tar look cut off.
+        let died = |_| Error::corrupt("a thread of the unpacker panicked");
+        inflating.join().map_err(died)??;
+        let diff_id = hashing.join().map_err(died)?;
+        let tree = tree?;
+        Ok(Unpacked { diff_id, bytes: tree.bytes, inodes: tree.inodes, implicit: tree.implicit() })
+    })
+}
+
+type Buffer = Arc<Vec<u8>>;
+
+fn inflate_all(input: File, limit: u64, outputs: &[SyncSender<Buffer>]) -> Result<(), Error> {
+    let mut inflated = inflate::open(input)?;
+    let mut total = 0;
+    loop {
+        let mut buffer = Vec::with_capacity(inflate::CHUNK);
+        let count = inflated
+            .by_ref()
+            .take(inflate::CHUNK as u64)
+            .read_to_end(&mut buffer)
+            .map_err(|e| inflate::explain(&e))?;
+        if count == 0 {
+            return Ok(());
+        }
+        total += count as u64;
+        if total > limit {
+            return Err(Error::invalid(format!("the layer is larger than {limit} bytes when unpacked")));
+        }
+        let buffer = Arc::new(buffer);
+        for output in outputs {
+            // A consumer that has gone has told why itself.
+            if output.send(Arc::clone(&buffer)).is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn hash_all(input: &Receiver<Buffer>) -> Digest {
+    let mut hasher = Hasher::new();
+    while let Ok(buffer) = input.recv() {
+        hasher.update(&buffer);
+    }
+    hasher.finish()
+}
+
+/// The inflated bytes as a reader.
+struct Stream {
+    input: Receiver<Buffer>,
+    buffer: Buffer,
+    position: usize,
+}
+
+impl Stream {
+    fn new(input: Receiver<Buffer>) -> Self {
+        Self { input, buffer: Buffer::default(), position: 0 }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.position == self.buffer.len() {
+            let Ok(next) = self.input.recv() else { return Ok(0) };
+            (self.buffer, self.position) = (next, 0);
+        }
+        let count = out.len().min(self.buffer.len() - self.position);
+        out[..count].copy_from_slice(&self.buffer[self.position..self.position + count]);
+        self.position += count;
+        Ok(count)
+    }
+}
+
+impl From<Result<Unpacked, Error>> for Report {
+    fn from(result: Result<Unpacked, Error>) -> Self {
+        match result {
+            Ok(unpacked) => Self::Done(unpacked),
+            Err(error) => {
+                let kind = match error.kind() {
+                    Kind::Kernel(errno) => format!("errno {}", errno.raw_os_error()),
+                    Kind::Corrupt => "corrupt".to_owned(),
+                    Kind::Unsupported => "unsupported".to_owned(),
+                    _ => "invalid".to_owned(),
+                };
+                Self::Failed { kind, message: error.to_string() }
+            }
+        }
+    }
+}
+
+impl Report {
+    fn into_result(self) -> Result<Unpacked, Error> {
+        match self {
+            Self::Done(unpacked) => Ok(unpacked),
+            Self::Failed { kind, message } => Err(Error::new(
+                match kind.strip_prefix("errno ").and_then(|n| n.parse().ok()) {
+                    Some(errno) => Kind::Kernel(Errno::from_raw_os_error(errno)),
+                    None if kind == "corrupt" => Kind::Corrupt,
+                    None if kind == "unsupported" => Kind::Unsupported,
+                    None => Kind::Invalid,
+                },
+                message,
+            )),
+        }
+    }
 }
