@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use tokio::io::AsyncRead;
+
+use crate::{Error, Image, ImageConfig, Kind, Reference, Store};
+
 /// One file of a synthesised image.
 #[derive(Clone, Debug)]
 pub struct BuiltinFile {
@@ -24,4 +28,21 @@ pub enum Source {
     File(PathBuf),
     /// A symbolic link to this target.
     Symlink(String),
+}
+
+pub(crate) async fn load(
+    _: &Store,
+    _: impl AsyncRead + Send + Unpin + 'static,
+    _: impl Fn(u64) + Send + Sync + 'static,
+) -> Result<Vec<Image>, Error> {
+    Err(Error::new(Kind::Unsupported, "archives cannot be loaded yet"))
+}
+
+pub(crate) async fn builtin(
+    _: &Store,
+    reference: &Reference,
+    _: ImageConfig,
+    _: Vec<BuiltinFile>,
+) -> Result<Image, Error> {
+    Err(Error::new(Kind::Unsupported, format!("{reference} cannot be made yet")))
 }

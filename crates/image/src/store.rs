@@ -1,14 +1,29 @@
 //! The store: what images, layers and snapshots there are.
 
+mod commit;
+mod db;
+mod ingest;
+mod layout;
+mod pull;
+mod snapshots;
+mod state;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::OwnedFd;
 use tokio::io::AsyncRead;
 
 use crate::{
-    Auth, BuiltinFile, Digest, Error, Image, ImageConfig, Kind, Reference, Registries, Snapshot, SnapshotInfo,
+    Auth, BuiltinFile, Digest, Error, Image, ImageConfig, Reference, Registries, Snapshot, SnapshotInfo,
 };
+
+pub(crate) use commit::{NewImage, NewLayer};
+pub(crate) use ingest::{Piece, Progress, Ready, ingest};
+pub(crate) use layout::Layout;
+pub(crate) use state::{Layer, State};
 
 /// How a store works.
 #[derive(Clone, Debug)]
@@ -92,9 +107,17 @@ pub struct FsInfo {
 }
 
 /// Images, their layers, and the snapshots of containers. Cheap to clone: clones are the same store.
-#[derive(Clone, Debug)]
-pub struct Store {
-    dir: PathBuf,
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) options: Options,
+    db: db::Db,
+    state: Mutex<State>,
+    /// Held while the log and the state change together; never while something waits for a network.
+    writing: Mutex<()>,
+    running: pull::Running,
 }
 
 impl Store {
@@ -103,35 +126,55 @@ impl Store {
     /// Only one process at a time can have it open.
     ///
     /// # Errors
-    /// [`Kind::Busy`] when another process has it open, [`Kind::Corrupt`] when the transaction log cannot be read,
-    /// [`Kind::Kernel`] for what the filesystem refuses.
+    /// [`Kind::Busy`](crate::Kind::Busy) when another process has it open, [`Kind::Corrupt`](crate::Kind::Corrupt) when
+    /// the transaction log cannot be read, [`Kind::Kernel`](crate::Kind::Kernel) for what the filesystem refuses.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
-        let _ = options;
-        Ok(Self { dir: dir.to_owned() })
+        let dir = std::path::absolute(dir)
+            .map_err(|e| Error::io(format!("absolute path of {}", dir.display()), &e))?;
+        let layout = Arc::new(Layout::open(&dir)?);
+        let db = db::Db::open(&dir.join("store.redb"))?;
+        let inner = Inner {
+            layout,
+            options,
+            db,
+            state: Mutex::default(),
+            writing: Mutex::new(()),
+            running: pull::Running::default(),
+        };
+        inner.recover()?;
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Fetches an image, or makes sure that the one in the store is what the registry has.
     ///
     /// A second pull of the same reference with the same credentials joins the running one. When nobody waits any
-    /// more (all futures dropped), the pull is given up.
+    /// more (all futures dropped), the pull is given up. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] and [`Kind::Denied`] name reference and registry; [`Kind::Unavailable`] begins with
-    /// `RegistryUnavailable`; [`Kind::Corrupt`] for bytes that are not what their digest says; [`Kind::Timeout`].
+    /// [`Kind::NotFound`](crate::Kind::NotFound) and [`Kind::Denied`](crate::Kind::Denied) name reference and registry;
+    /// [`Kind::Unavailable`](crate::Kind::Unavailable) and [`Kind::Timeout`](crate::Kind::Timeout) begin with
+    /// `RegistryUnavailable`; [`Kind::Corrupt`](crate::Kind::Corrupt) for bytes that are not what their digest says.
     pub async fn pull(
         &self,
         reference: &Reference,
         auth: Option<&Auth>,
         registries: &Registries,
     ) -> Result<Image, Error> {
-        let _ = (auth, registries);
-        Err(Error::new(Kind::Unsupported, format!("{reference} cannot be pulled yet")))
+        pull::join(self, reference, auth, registries).await
     }
 
     /// The pulls and loads that are running now.
     #[must_use]
     pub fn pulls(&self) -> Vec<PullStatus> {
-        Vec::new()
+        let status = |progress: &Arc<Progress>| PullStatus {
+            reference: progress.reference.clone(),
+            bytes_done: progress.bytes_done.load(Ordering::Relaxed),
+            bytes_total: progress.bytes_total.load(Ordering::Relaxed),
+            layers_done: progress.layers_done.load(Ordering::Relaxed),
+            layers_total: progress.layers_total.load(Ordering::Relaxed),
+            started: progress.started,
+        };
+        self.0.running.progress().iter().map(status).collect()
     }
 
     /// Takes in every image of an archive: the tar of an OCI layout or of `docker save`, either of them also gzipped.
@@ -139,60 +182,73 @@ impl Store {
     /// `progress` is called with the number of bytes read so far.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] for an archive that is neither, [`Kind::Corrupt`] for one whose digests are wrong.
+    /// [`Kind::Invalid`](crate::Kind::Invalid) for an archive that is neither, [`Kind::Corrupt`](crate::Kind::Corrupt)
+    /// for one whose digests are wrong.
     pub async fn load(
         &self,
         archive: impl AsyncRead + Send + Unpin + 'static,
         progress: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<Vec<Image>, Error> {
-        let _ = (archive, progress);
-        Err(Error::new(Kind::Unsupported, "archives cannot be loaded yet"))
+        crate::archive::load(self, archive, progress).await
     }
 
     /// Puts a synthesised image of one layer into the store. The same content gives the same digest.
     ///
     /// # Errors
-    /// [`Kind::Invalid`] for a path that is not absolute, [`Kind::Kernel`] for a source that cannot be read.
+    /// [`Kind::Invalid`](crate::Kind::Invalid) for a path that is not absolute, [`Kind::Kernel`](crate::Kind::Kernel)
+    /// for a source that cannot be read.
     pub async fn builtin(
         &self,
         reference: &Reference,
         config: ImageConfig,
         files: Vec<BuiltinFile>,
     ) -> Result<Image, Error> {
-        let _ = (config, files);
-        Err(Error::new(Kind::Unsupported, format!("{reference} cannot be made yet")))
+        crate::archive::builtin(self, reference, config, files).await
     }
 
     /// All images, from memory, sorted by id.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Image>> {
-        Vec::new()
+        self.0.state().images.values().map(|stored| Arc::clone(&stored.image)).collect()
     }
 
     /// Finds an image by id (with or without `sha256:`, or at least 4 digits of its beginning when they are
     /// unambiguous), by reference, or by reference with digest. From memory.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Image>> {
-        let _ = name;
-        None
+        self.0.state().find(name).map(|stored| Arc::clone(&stored.image))
     }
 
     /// Removes the image that `name` finds, with all its names, and frees at once what no other image and no snapshot uses.
     /// An image that is not there is no error.
     ///
     /// # Errors
-    /// [`Kind::Kernel`] for what the filesystem refuses; the image is gone from the list in any case.
+    /// [`Kind::Kernel`](crate::Kind::Kernel) for what the filesystem refuses; the image is gone from the list then too.
     pub async fn remove(&self, name: &str) -> Result<Freed, Error> {
-        let _ = name;
-        Ok(Freed::default())
+        let (inner, name) = (Arc::clone(&self.0), name.to_owned());
+        blocking(move || inner.remove(&name)).await
     }
 
     /// Gives an image another name. The name is taken away from an image that had it.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] when `name` finds nothing, [`Kind::Invalid`] for a reference with a digest.
+    /// [`Kind::NotFound`](crate::Kind::NotFound) when `name` finds nothing, [`Kind::Invalid`](crate::Kind::Invalid) for
+    /// a reference with a digest.
     pub async fn tag(&self, name: &str, reference: &Reference) -> Result<Image, Error> {
-        Err(Error::not_found(format!("image {name:?} to be tagged {reference} is not in the store")))
+        let tag = reference.repo_tag().ok_or_else(|| {
+            Error::invalid(format!("{reference} is a digest: an image cannot be tagged with it"))
+        })?;
+        let (inner, name) = (Arc::clone(&self.0), name.to_owned());
+        blocking(move || inner.tag(&name, &tag)).await
+    }
+
+    /// Marks an image as one that garbage collection leaves alone.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::Kind::NotFound) when `name` finds nothing.
+    pub async fn pin(&self, name: &str) -> Result<Image, Error> {
+        let (inner, name) = (Arc::clone(&self.0), name.to_owned());
+        blocking(move || inner.change(&name, |image| image.pinned = true)).await
     }
 
     /// Makes the directories of a container's root filesystem. The same id and image again gives the same snapshot.
@@ -200,24 +256,25 @@ impl Store {
     /// A few system calls; blocks no longer than they do.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] for an image that is not there, [`Kind::Exists`] when the id is used with another image,
-    /// [`Kind::Invalid`] for an id that is not letters, digits, '-', '_', '.'.
+    /// [`Kind::NotFound`](crate::Kind::NotFound) for an image that is not there, [`Kind::Exists`](crate::Kind::Exists)
+    /// when the id is used with another image, [`Kind::Invalid`](crate::Kind::Invalid) for an id that is not 1 to 128
+    /// letters, digits, '-', '_', '.'.
     pub fn snapshot(&self, id: &str, image: &Digest) -> Result<Snapshot, Error> {
-        Err(Error::new(Kind::Unsupported, format!("snapshot {id} of {image} cannot be made yet")))
+        self.0.make_snapshot(id, image)
     }
 
     /// A snapshot that was made before, maybe by an earlier process.
     ///
     /// # Errors
-    /// [`Kind::NotFound`].
+    /// [`Kind::NotFound`](crate::Kind::NotFound); [`Kind::Corrupt`](crate::Kind::Corrupt) when its record was lost.
     pub fn open_snapshot(&self, id: &str) -> Result<Snapshot, Error> {
-        Err(Error::not_found(format!("snapshot {id} does not exist")))
+        self.0.open_snapshot(id)
     }
 
     /// All snapshots, sorted by id.
     #[must_use]
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
-        Vec::new()
+        self.0.list_snapshots()
     }
 
     /// Removes a snapshot and frees at once what nobody else uses. One that is not there is no error.
@@ -225,10 +282,9 @@ impl Store {
     /// Blocks while the tree is deleted.
     ///
     /// # Errors
-    /// [`Kind::Kernel`] for what the filesystem refuses.
+    /// [`Kind::Kernel`](crate::Kind::Kernel) for what the filesystem refuses.
     pub fn remove_snapshot(&self, id: &str) -> Result<Freed, Error> {
-        let _ = id;
-        Ok(Freed::default())
+        self.0.remove_snapshot(id)
     }
 
     /// Removes every snapshot whose id is not in `live`.
@@ -236,27 +292,132 @@ impl Store {
     /// # Errors
     /// The first error, after all have been tried.
     pub fn sweep(&self, live: &[&str]) -> Result<Freed, Error> {
-        let _ = live;
-        Ok(Freed::default())
+        let mut freed = Freed::default();
+        let mut result = Ok(());
+        for snapshot in self.snapshots().iter().filter(|snapshot| !live.contains(&snapshot.id.as_str())) {
+            match self.remove_snapshot(&snapshot.id) {
+                Ok(more) => freed.bytes += more.bytes,
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result.map(|()| freed)
     }
 
     /// What a snapshot's writable layer uses. Blocks while the tree is walked.
     ///
     /// # Errors
-    /// [`Kind::NotFound`], [`Kind::Kernel`].
+    /// [`Kind::NotFound`](crate::Kind::NotFound), [`Kind::Kernel`](crate::Kind::Kernel).
     pub fn usage(&self, id: &str) -> Result<Usage, Error> {
-        Err(Error::not_found(format!("snapshot {id} does not exist")))
+        self.0.snapshot_usage(id)
     }
 
     /// Disk used by images: from memory.
     #[must_use]
     pub fn fs_info(&self) -> FsInfo {
-        FsInfo { mountpoint: self.dir.clone(), used_bytes: 0, inodes_used: 0, timestamp: now() }
+        let (bytes, inodes) = {
+            let state = self.0.state();
+            let layers = state.layers.values().map(|layer| (layer.record.bytes, layer.record.inodes));
+            layers.fold((0, 0), |(bytes, inodes), (b, i)| (bytes + b, inodes + i))
+        };
+        let coming: u64 = self
+            .0
+            .running
+            .progress()
+            .iter()
+            .map(|progress| progress.bytes_done.load(Ordering::Relaxed))
+            .sum();
+        FsInfo {
+            mountpoint: self.0.layout.path.clone(),
+            used_bytes: bytes + coming,
+            inodes_used: inodes,
+            timestamp: now(),
+        }
     }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("dir", &self.0.layout.path).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads what there is, and removes what is left over.
+    fn recover(&self) -> Result<(), Error> {
+        let mut state = State::default();
+        for (chain, record) in self.db.layers()? {
+            state.layers.insert(chain, Arc::new(Layer { chain, record }));
+        }
+        for record in self.db.images()? {
+            let layers = state.stack(&record.chain).ok_or_else(|| {
+                Error::corrupt(format!(
+                    "image store: image {} has a layer that is not recorded",
+                    record.image.id
+                ))
+            })?;
+            let stored = state::Stored { image: Arc::new(record.image), layers, blobs: record.blobs };
+            state.images.insert(stored.image.id, stored);
+        }
+        self.recover_snapshots(&mut state)?;
+        let unused = state.forget_unused();
+        let drop_layers: Vec<Digest> = unused.iter().map(|layer| layer.chain).collect();
+        if !drop_layers.is_empty() {
+            self.db.apply(&db::Change { drop_layers, ..db::Change::default() })?;
+        }
+        let numbers: Vec<u32> = state.layers.values().map(|layer| layer.record.number).collect();
+        let blobs: Vec<Digest> =
+            state.images.values().flat_map(|stored| stored.blobs.iter().copied()).collect();
+        self.layout.sweep(&numbers, &blobs)?;
+        *self.state() = state;
+        Ok(())
+    }
+}
+
+/// Runs what blocks on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Error::corrupt(format!("image store: {e}"))))
 }
 
 /// Nanoseconds since 1970.
 pub(crate) fn now() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+/// Locks that are handed out by name and forgotten when nobody has them.
+pub(crate) struct Locks<K>(Mutex<HashMap<K, std::sync::Weak<tokio::sync::Mutex<()>>>>);
+
+impl<K> Default for Locks<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: std::hash::Hash + Eq> Locks<K> {
+    /// Waits for the lock of this name.
+    pub(crate) async fn lock(&self, key: K) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| lock.strong_count() > 0);
+            let found = locks.get(&key).and_then(std::sync::Weak::upgrade);
+            found.unwrap_or_else(|| {
+                let lock = Arc::default();
+                locks.insert(key, Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
 }

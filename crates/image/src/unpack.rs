@@ -128,9 +128,7 @@ fn run(input: File, dir: OwnedFd, limits: Limits) -> Result<Unpacked, Error> {
     })
 }
 
-type Buffer = Arc<Vec<u8>>;
-
-fn inflate_all(input: File, limit: u64, outputs: &[SyncSender<Buffer>]) -> Result<(), Error> {
+fn inflate_all(input: File, limit: u64, outputs: &[SyncSender<Arc<Vec<u8>>>]) -> Result<(), Error> {
     let mut inflated = inflate::open(input)?;
     let mut total = 0;
     loop {
@@ -157,7 +155,7 @@ fn inflate_all(input: File, limit: u64, outputs: &[SyncSender<Buffer>]) -> Resul
     }
 }
 
-fn hash_all(input: &Receiver<Buffer>) -> Digest {
+fn hash_all(input: &Receiver<Arc<Vec<u8>>>) -> Digest {
     let mut hasher = Hasher::new();
     while let Ok(buffer) = input.recv() {
         hasher.update(&buffer);
@@ -167,14 +165,14 @@ fn hash_all(input: &Receiver<Buffer>) -> Digest {
 
 /// The inflated bytes as a reader.
 struct Stream {
-    input: Receiver<Buffer>,
-    buffer: Buffer,
+    input: Receiver<Arc<Vec<u8>>>,
+    buffer: Arc<Vec<u8>>,
     position: usize,
 }
 
 impl Stream {
-    fn new(input: Receiver<Buffer>) -> Self {
-        Self { input, buffer: Buffer::default(), position: 0 }
+    fn new(input: Receiver<Arc<Vec<u8>>>) -> Self {
+        Self { input, buffer: Arc::default(), position: 0 }
     }
 }
 

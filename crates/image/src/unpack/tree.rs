@@ -35,6 +35,7 @@ pub(super) struct Tree {
     last: Option<(Vec<u8>, Parent)>,
     /// Directories that were changed, innermost last, with the time to put back when they are left.
     entered: Vec<(Vec<u8>, Timespec)>,
+    /// Directories without an entry of their own; the root is the empty path.
     implicit: Vec<Vec<u8>>,
     /// Bytes on disk.
     pub(super) bytes: u64,
@@ -91,6 +92,7 @@ impl Tree {
     /// The layer's root directory gets the metadata of its entry.
     pub(super) fn set_root(&mut self, meta: &Meta) -> Result<(), Error> {
         self.leave_all()?;
+        self.implicit.retain(|path| !path.is_empty());
         meta.apply(self.root.as_fd(), b"/")
     }
 

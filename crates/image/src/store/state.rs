@@ -1,0 +1,200 @@
+//! What there is, in memory: every list and look-up is answered from here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::{Digest, Image, Reference};
+
+use super::db::{ImageRecord, LayerRecord};
+
+/// Fewest digits of an id that are taken for one.
+const SHORT_ID: usize = 4;
+
+/// An unpacked layer. It is used as long as somebody besides [`State::layers`] holds it.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) chain: Digest,
+    pub(crate) record: LayerRecord,
+}
+
+/// An image with what it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) image: Arc<Image>,
+    /// Lowest first.
+    pub(crate) layers: Vec<Arc<Layer>>,
+    pub(crate) blobs: Vec<Digest>,
+}
+
+/// A snapshot with what it holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// `None` where the record was lost.
+    pub(crate) image: Option<Digest>,
+    pub(crate) layers: Vec<Arc<Layer>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) images: BTreeMap<Digest, Stored>,
+    pub(crate) layers: HashMap<Digest, Arc<Layer>>,
+    pub(crate) snapshots: BTreeMap<String, Held>,
+}
+
+impl State {
+    /// By id, by the beginning of an id, by reference.
+    pub(crate) fn find(&self, name: &str) -> Option<&Stored> {
+        if let Ok(id) = Digest::parse(name) {
+            return self.images.get(&id);
+        }
+        if let Some(id) = Digest::from_hex(name) {
+            return self.images.get(&id);
+        }
+        self.by_reference(name).or_else(|| self.by_short_id(name))
+    }
+
+    fn by_reference(&self, name: &str) -> Option<&Stored> {
+        let reference = Reference::parse(name).ok()?;
+        let wanted = match reference.digest() {
+            Some(digest) => reference.repo_digest(digest),
+            None => reference.repo_tag()?,
+        };
+        let has = |stored: &&Stored| {
+            stored.image.repo_tags.contains(&wanted) || stored.image.repo_digests.contains(&wanted)
+        };
+        self.images.values().find(has)
+    }
+
+    fn by_short_id(&self, name: &str) -> Option<&Stored> {
+        let digits = name.strip_prefix("sha256:").unwrap_or(name);
+        if digits.len() < SHORT_ID || digits.len() > 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut matching = self.images.values().filter(|stored| stored.image.id.hex().starts_with(digits));
+        let first = matching.next()?;
+        matching.next().is_none().then_some(first)
+    }
+
+    /// Forgets the layers that nobody uses any more, and says which.
+    pub(crate) fn forget_unused(&mut self) -> Vec<Arc<Layer>> {
+        let mut unused = Vec::new();
+        self.layers.retain(|_, layer| {
+            // The map's own is the only one: nobody else can get another meanwhile, for that takes the map.
+            let used = Arc::strong_count(layer) > 1;
+            if !used {
+                unused.push(Arc::clone(layer));
+            }
+            used
+        });
+        unused
+    }
+
+    /// The layers of these chain ids, or `None` when one is missing.
+    pub(crate) fn stack(&self, chain: &[Digest]) -> Option<Vec<Arc<Layer>>> {
+        chain.iter().map(|id| self.layers.get(id).cloned()).collect()
+    }
+
+    /// Puts an image in, or adds names to the one that is there; takes its tags away from others. Returns the records
+    /// that changed.
+    pub(crate) fn put(&mut self, stored: Stored) -> Vec<ImageRecord> {
+        let id = stored.image.id;
+        let tags = stored.image.repo_tags.clone();
+        let merged = match self.images.remove(&id) {
+            Some(old) => merge(&old, &stored),
+            None => stored,
+        };
+        let mut changed = vec![record(&merged)];
+        self.images.insert(id, merged);
+        for (other, stored) in &mut self.images {
+            if *other != id && stored.image.repo_tags.iter().any(|tag| tags.contains(tag)) {
+                let mut image = Image::clone(&stored.image);
+                image.repo_tags.retain(|tag| !tags.contains(tag));
+                stored.image = Arc::new(image);
+                changed.push(record(stored));
+            }
+        }
+        changed
+    }
+}
+
+pub(crate) fn record(stored: &Stored) -> ImageRecord {
+    ImageRecord {
+        image: Image::clone(&stored.image),
+        chain: stored.layers.iter().map(|layer| layer.chain).collect(),
+        blobs: stored.blobs.clone(),
+    }
+}
+
+fn merge(old: &Stored, new: &Stored) -> Stored {
+    let mut image = Image::clone(&old.image);
+    union(&mut image.repo_tags, &new.image.repo_tags);
+    union(&mut image.repo_digests, &new.image.repo_digests);
+    image.pinned |= new.image.pinned;
+    let mut blobs = old.blobs.clone();
+    union(&mut blobs, &new.blobs);
+    Stored { image: Arc::new(image), layers: old.layers.clone(), blobs }
+}
+
+fn union<T: Clone + Ord>(into: &mut Vec<T>, from: &[T]) {
+    into.extend_from_slice(from);
+    into.sort();
+    into.dedup();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(seed: &str, tags: &[&str]) -> Stored {
+        let id = Digest::of(seed.as_bytes());
+        Stored {
+            image: Arc::new(Image {
+                id,
+                repo_tags: tags.iter().map(ToString::to_string).collect(),
+                repo_digests: vec![format!("docker.io/library/x@{id}")],
+                size: 1,
+                config: crate::ImageConfig::default(),
+                pinned: false,
+                created: String::new(),
+                stored_at: 0,
+            }),
+            layers: Vec::new(),
+            blobs: vec![id],
+        }
+    }
+
+    #[test]
+    fn images_are_found_by_every_name() {
+        let mut state = State::default();
+        let stored = image("a", &["docker.io/library/x:latest"]);
+        let id = stored.image.id;
+        state.put(stored);
+        let names = [
+            id.to_string(),
+            id.hex(),
+            id.hex()[..12].to_owned(),
+            format!("sha256:{}", &id.hex()[..12]),
+            "x".to_owned(),
+            "docker.io/library/x:latest".to_owned(),
+            format!("x@{id}"),
+        ];
+        for name in names {
+            assert!(state.find(&name).is_some(), "{name}");
+        }
+        for name in ["y", "x:1", "abc", "", "sha256:", &Digest::of(b"b").to_string()] {
+            assert!(state.find(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tag_moves_to_the_newer_image() {
+        let mut state = State::default();
+        state.put(image("a", &["docker.io/library/x:latest", "docker.io/library/x:1"]));
+        let changed = state.put(image("b", &["docker.io/library/x:latest"]));
+        assert_eq!(changed.len(), 2);
+        assert_eq!(state.find("x").unwrap().image.id, Digest::of(b"b"));
+        assert_eq!(state.find("x:1").unwrap().image.id, Digest::of(b"a"));
+        state.put(image("a", &["docker.io/library/y:latest"]));
+        assert_eq!(state.find("y").unwrap().image.repo_tags.len(), 2);
+    }
+}
