@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 /// What a caller can do about an [`Error`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,10 +16,10 @@ pub enum Kind {
     Denied,
     /// It is there already.
     Exists,
-    /// The request makes no sense, whatever the state of the node.
-    Invalid,
     /// The node failed: a system call, a helper.
     Internal,
+    /// The request makes no sense, whatever the state of the node.
+    Invalid,
     /// There is no such object.
     NotFound,
     /// The object is not in the state that the request needs.
@@ -31,15 +32,16 @@ pub enum Kind {
     Unsupported,
 }
 
-/// Says what was asked, what failed and, where it is known, what to do.
-#[derive(Debug)]
-pub struct Error(Box<Inner>);
+/// Says what was asked, what failed and, where it is known, what to do: the whole chain of causes in one line.
+///
+/// Cheap to clone, because everybody who joined an operation gets its error.
+#[derive(Clone, Debug)]
+pub struct Error(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     kind: Kind,
     message: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 /// What the functions of this crate return.
@@ -48,16 +50,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with a message of ours.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None }))
+        Self(Arc::new(Inner { kind, message: message.into() }))
     }
 
-    /// The same with what caused it; the cause is printed after a colon.
-    pub(crate) fn caused(
-        kind: Kind,
-        message: impl Into<String>,
-        source: impl Into<Box<dyn StdError + Send + Sync>>,
-    ) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
+    /// A request that makes no sense.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    /// A request that needs what we do not have.
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unsupported, message)
     }
 
     /// What a caller can do about it.
@@ -65,24 +68,111 @@ impl Error {
     pub fn kind(&self) -> Kind {
         self.0.kind
     }
-}
 
-impl fmt::Display for Error {
-    /// The whole chain in one line: a client of the socket sees nothing else.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+    /// The same, said from one level further up.
+    pub(crate) fn within(self, what: impl fmt::Display) -> Self {
+        Self::new(self.kind(), format!("{what}: {self}"))
     }
 }
 
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_ref().map(|source| &**source as _)
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl StdError for Error {}
+
+/// Errors of neighbours that have a place among our kinds.
+pub(crate) trait Classify: StdError {
+    /// What a client of ours can do about it.
+    fn classify(&self) -> Kind;
+}
+
+/// Says what was being done when a neighbour's call failed.
+pub(crate) trait Doing<T> {
+    /// `what` reads as the object of "could not": `create the cgroup /a/b`.
+    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T, E: Classify> Doing<T> for std::result::Result<T, E> {
+    fn doing<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|error| Error::new(error.classify(), format!("could not {}: {}", what(), chain(&error))))
+    }
+}
+
+/// An error with its causes, leaving out a cause that the text above it has quoted.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl Classify for std::io::Error {
+    fn classify(&self) -> Kind {
+        match self.kind() {
+            std::io::ErrorKind::NotFound => Kind::NotFound,
+            std::io::ErrorKind::AlreadyExists => Kind::Exists,
+            std::io::ErrorKind::PermissionDenied => Kind::Denied,
+            std::io::ErrorKind::TimedOut => Kind::Timeout,
+            _ => Kind::Internal,
+        }
+    }
+}
+
+impl Classify for rustix::io::Errno {
+    fn classify(&self) -> Kind {
+        std::io::Error::from(*self).classify()
+    }
+}
+
+impl Classify for serde_json::Error {
+    fn classify(&self) -> Kind {
+        Kind::Corrupt
+    }
+}
+
+impl Classify for vaquita_shim::Error {
+    fn classify(&self) -> Kind {
+        use vaquita_shim::Kind as Shim;
+        match self.kind() {
+            Shim::Busy => Kind::Busy,
+            Shim::Corrupt => Kind::Corrupt,
+            Shim::Denied => Kind::Denied,
+            Shim::Exists => Kind::Exists,
+            Shim::Invalid => Kind::Invalid,
+            Shim::NotFound => Kind::NotFound,
+            Shim::State => Kind::Precondition,
+            Shim::Timeout => Kind::Timeout,
+            Shim::Unavailable => Kind::Unavailable,
+            Shim::Unsupported => Kind::Unsupported,
+            _ => Kind::Internal,
+        }
+    }
+}
+
+impl Classify for vaquita_net::Error {
+    fn classify(&self) -> Kind {
+        use vaquita_net::Kind as Net;
+        match self.kind() {
+            Net::Busy => Kind::Busy,
+            Net::Corrupt => Kind::Corrupt,
+            Net::Denied => Kind::Denied,
+            Net::Exhausted => Kind::Unavailable,
+            Net::Exists => Kind::Exists,
+            Net::Invalid => Kind::Invalid,
+            Net::NotFound => Kind::NotFound,
+            Net::Unsupported => Kind::Unsupported,
+            _ => Kind::Internal,
+        }
     }
 }
 
@@ -93,13 +183,45 @@ impl From<Error> for tonic::Status {
             Kind::Corrupt => tonic::Code::DataLoss,
             Kind::Denied => tonic::Code::PermissionDenied,
             Kind::Exists => tonic::Code::AlreadyExists,
-            Kind::Invalid => tonic::Code::InvalidArgument,
             Kind::Internal => tonic::Code::Internal,
+            Kind::Invalid => tonic::Code::InvalidArgument,
             Kind::NotFound => tonic::Code::NotFound,
             Kind::Precondition => tonic::Code::FailedPrecondition,
             Kind::Timeout => tonic::Code::DeadlineExceeded,
             Kind::Unsupported => tonic::Code::Unimplemented,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        #[derive(Debug)]
+        struct Outer(std::io::Error);
+        impl fmt::Display for Outer {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "open /x: {}", self.0)
+            }
+        }
+        impl StdError for Outer {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                Some(&self.0)
+            }
+        }
+        assert_eq!(chain(&Outer(std::io::Error::other("gone"))), "open /x: gone");
+    }
+
+    #[test]
+    fn the_client_gets_code_and_text() {
+        let error = std::result::Result::<(), _>::Err(std::io::Error::from(std::io::ErrorKind::NotFound))
+            .doing(|| "read the record")
+            .unwrap_err();
+        let status = tonic::Status::from(error);
+        assert_eq!(status.code(), tonic::Code::NotFound);
+        assert_eq!(status.message(), "could not read the record: entity not found");
     }
 }

@@ -9,6 +9,7 @@
 pub mod check;
 mod config;
 mod error;
+mod model;
 mod server;
 
 pub use config::{Config, DemoImage, NetworkConfig};

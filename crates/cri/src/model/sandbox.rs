@@ -1,0 +1,262 @@
+//! A sandbox and its life.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{RwLock, watch};
+use vaquita_proto::cri;
+use vaquita_shim::client::Client;
+
+use crate::{Error, Kind, Result};
+
+/// Where a sandbox is in its life.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SandboxPhase {
+    /// The intent is recorded; parts may exist. Not listed. A server that starts takes it down.
+    Creating,
+    /// pause runs and the network is attached.
+    Ready,
+    /// Not usable any more, but something may still have to be given back.
+    Dead,
+    /// Everything but the record, the logs' owners and the exit codes was given back.
+    Stopped,
+    /// A client asked for the removal; it goes on until it is done, across restarts.
+    Removing,
+}
+
+impl SandboxPhase {
+    /// Whether the life may go on like this.
+    fn may_become(self, next: Self) -> bool {
+        use SandboxPhase::{Creating, Dead, Ready, Removing, Stopped};
+        matches!(
+            (self, next),
+            (Creating, Ready | Dead)
+                | (Ready, Dead)
+                | (Dead, Stopped)
+                | (Ready | Dead | Stopped | Removing, Removing)
+        )
+    }
+}
+
+/// The part of a sandbox that changes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct SandboxLife {
+    /// Where it is.
+    pub(crate) phase: SandboxPhase,
+    /// Its address in the pod network.
+    pub(crate) ip: Option<Ipv4Addr>,
+    /// The pause process, while there is one.
+    pub(crate) pid: Option<i32>,
+}
+
+impl SandboxLife {
+    /// The life of a sandbox that is only meant yet.
+    pub(crate) const INTENT: Self = Self { phase: SandboxPhase::Creating, ip: None, pid: None };
+
+    /// The same sandbox one step on.
+    pub(crate) fn advance(self, next: SandboxPhase) -> Result<Self> {
+        if !self.phase.may_become(next) {
+            return Err(Error::new(
+                Kind::Precondition,
+                format!("a sandbox that is {:?} cannot become {next:?}", self.phase),
+            ));
+        }
+        Ok(Self {
+            phase: next,
+            ip: self.ip.filter(|_| !matches!(next, SandboxPhase::Stopped)),
+            pid: self.pid.filter(|_| next == SandboxPhase::Ready),
+        })
+    }
+
+    /// What the CRI calls it.
+    pub(crate) fn state(self) -> cri::PodSandboxState {
+        match self.phase {
+            SandboxPhase::Ready => cri::PodSandboxState::SandboxReady,
+            _ => cri::PodSandboxState::SandboxNotready,
+        }
+    }
+}
+
+/// `sandbox.json`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct SandboxRecord {
+    /// 64 hexadecimal digits.
+    pub(crate) id: String,
+    /// What the client asked for.
+    pub(crate) config: cri::PodSandboxConfig,
+    /// Tells a retry from another pod that goes by the same name.
+    pub(crate) fingerprint: u64,
+    /// The handler that the client named.
+    pub(crate) runtime_handler: String,
+    /// Nanoseconds since 1970.
+    pub(crate) created_at: i64,
+    /// The cgroup of the pod, in cgroupfs syntax.
+    pub(crate) cgroup: PathBuf,
+    /// Whether we made that cgroup, and so have to remove it.
+    pub(crate) cgroup_is_ours: bool,
+    /// The part that changes, as it was last written.
+    pub(crate) life: SandboxLife,
+}
+
+impl SandboxRecord {
+    /// The identity that a retry has in common with the first call.
+    pub(crate) fn key(&self) -> SandboxKey {
+        SandboxKey::of(&self.config)
+    }
+}
+
+/// Who a sandbox is to its client.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct SandboxKey {
+    namespace: String,
+    name: String,
+    uid: String,
+    attempt: u32,
+}
+
+impl SandboxKey {
+    /// The key of a configuration; an absent part is empty.
+    pub(crate) fn of(config: &cri::PodSandboxConfig) -> Self {
+        let cri::PodSandboxMetadata { namespace, name, uid, attempt } =
+            config.metadata.clone().unwrap_or_default();
+        Self { namespace, name, uid, attempt }
+    }
+}
+
+/// A sandbox in memory.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    /// As it was recorded first; `life` in it is not kept up to date.
+    pub(crate) record: SandboxRecord,
+    life: watch::Sender<SandboxLife>,
+    /// The supervisor, once it was started.
+    pub(crate) shim: OnceLock<Client>,
+    /// Held for reading while a container is created or started, for writing while the pod is taken down.
+    pub(crate) lane: RwLock<()>,
+    /// Set when the pod is being taken down: nothing new may begin.
+    closing: AtomicBool,
+}
+
+impl Sandbox {
+    /// A sandbox as its record has it.
+    pub(crate) fn new(record: SandboxRecord) -> Self {
+        Self {
+            life: watch::Sender::new(record.life),
+            record,
+            shim: OnceLock::new(),
+            lane: RwLock::new(()),
+            closing: AtomicBool::new(false),
+        }
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Where it is in its life; never waits.
+    pub(crate) fn life(&self) -> SandboxLife {
+        *self.life.borrow()
+    }
+
+    /// Goes one step on and returns the record to be written.
+    pub(crate) fn advance(
+        &self,
+        next: SandboxPhase,
+        change: impl FnOnce(&mut SandboxLife),
+    ) -> Result<SandboxRecord> {
+        let mut result = Ok(());
+        self.life.send_if_modified(|life| match life.advance(next) {
+            Ok(mut after) => {
+                change(&mut after);
+                *life = after;
+                true
+            }
+            Err(error) => {
+                result = Err(error);
+                false
+            }
+        });
+        result.map(|()| self.record())
+    }
+
+    /// The record as it would be written now.
+    pub(crate) fn record(&self) -> SandboxRecord {
+        SandboxRecord { life: self.life(), ..self.record.clone() }
+    }
+
+    /// From now on no container begins here.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+    }
+
+    /// The shim of a sandbox in which something may begin.
+    pub(crate) fn open(&self) -> Result<&Client> {
+        let life = self.life();
+        let shim = self.shim.get();
+        match shim {
+            Some(shim) if life.phase == SandboxPhase::Ready && !self.closing.load(Ordering::SeqCst) => {
+                Ok(shim)
+            }
+            _ => Err(Error::new(
+                Kind::Precondition,
+                format!("sandbox {} is not ready: it is {:?} or being stopped", self.id(), life.phase),
+            )),
+        }
+    }
+
+    /// The namespace options, defaults where none were given.
+    pub(crate) fn namespaces(&self) -> cri::NamespaceOption {
+        namespaces(&self.record.config)
+    }
+}
+
+/// The namespace options of a sandbox's configuration, defaults where none were given.
+pub(crate) fn namespaces(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
+    config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref())
+        .and_then(|context| context.namespace_options.clone())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn phase() -> impl Strategy<Value = SandboxPhase> {
+        prop::sample::select(vec![
+            SandboxPhase::Creating,
+            SandboxPhase::Ready,
+            SandboxPhase::Dead,
+            SandboxPhase::Stopped,
+            SandboxPhase::Removing,
+        ])
+    }
+
+    proptest! {
+        /// Whatever is asked in whatever order: a sandbox that stopped being ready never is again, and one without
+        /// a pause process never claims a pid.
+        #[test]
+        fn a_life_only_goes_forward(steps in prop::collection::vec(phase(), 0..12)) {
+            let mut life = SandboxLife { pid: Some(7), ip: Some(Ipv4Addr::LOCALHOST), ..SandboxLife::INTENT };
+            let mut was_down = false;
+            for step in steps {
+                if let Ok(next) = life.advance(step) {
+                    prop_assert!(!(was_down && next.phase == SandboxPhase::Ready));
+                    was_down |= !matches!(next.phase, SandboxPhase::Creating | SandboxPhase::Ready);
+                    life = next;
+                }
+                prop_assert!(!(was_down && life.pid.is_some()));
+                prop_assert!(!(life.phase == SandboxPhase::Stopped && life.ip.is_some()));
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! All sandboxes and containers, for whoever asks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::sandbox::SandboxKey;
+use super::{Container, Sandbox, by_prefix};
+use crate::{Error, Kind, Result};
+
+/// The two tables. The lock is held for a look-up or a copy of pointers, never while anything waits.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sandboxes: BTreeMap<String, Arc<Sandbox>>,
+    containers: BTreeMap<String, Arc<Container>>,
+}
+
+impl Tables {
+    fn read<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
+        look(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        change(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All sandboxes, in the order of their ids.
+    pub(crate) fn sandboxes(&self) -> Vec<Arc<Sandbox>> {
+        self.read(|inner| inner.sandboxes.values().cloned().collect())
+    }
+
+    /// All containers, in the order of their ids.
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        self.read(|inner| inner.containers.values().cloned().collect())
+    }
+
+    /// The containers of one sandbox.
+    pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
+        self.read(|inner| {
+            inner
+                .containers
+                .values()
+                .filter(|container| container.record.sandbox == sandbox)
+                .cloned()
+                .collect()
+        })
+    }
+
+    /// The sandbox with this id, or with the only id that begins so.
+    pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        self.read(|inner| by_prefix(&inner.sandboxes, id).cloned())
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no sandbox {id:?}")))
+    }
+
+    /// The container with this id, or with the only id that begins so.
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.read(|inner| by_prefix(&inner.containers, id).cloned())
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no container {id:?}")))
+    }
+
+    /// The sandbox that its client knows by this key.
+    pub(crate) fn sandbox_by_key(&self, key: &SandboxKey) -> Option<Arc<Sandbox>> {
+        self.read(|inner| inner.sandboxes.values().find(|sandbox| sandbox.record.key() == *key).cloned())
+    }
+
+    /// The container of a sandbox that has this name and attempt.
+    pub(crate) fn container_by_name(
+        &self,
+        sandbox: &str,
+        name: &str,
+        attempt: u32,
+    ) -> Option<Arc<Container>> {
+        self.read(|inner| {
+            inner
+                .containers
+                .values()
+                .find(|container| {
+                    container.record.sandbox == sandbox
+                        && container
+                            .record
+                            .config
+                            .metadata
+                            .as_ref()
+                            .is_some_and(|metadata| metadata.name == name && metadata.attempt == attempt)
+                })
+                .cloned()
+        })
+    }
+
+    /// Adds a sandbox.
+    pub(crate) fn insert_sandbox(&self, sandbox: Arc<Sandbox>) {
+        self.write(|inner| inner.sandboxes.insert(sandbox.id().to_owned(), sandbox));
+    }
+
+    /// Adds a container.
+    pub(crate) fn insert_container(&self, container: Arc<Container>) {
+        self.write(|inner| inner.containers.insert(container.id().to_owned(), container));
+    }
+
+    /// Forgets a sandbox.
+    pub(crate) fn forget_sandbox(&self, id: &str) {
+        self.write(|inner| inner.sandboxes.remove(id));
+    }
+
+    /// Forgets a container.
+    pub(crate) fn forget_container(&self, id: &str) {
+        self.write(|inner| inner.containers.remove(id));
+    }
+
+    /// Whether there is no sandbox at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.read(|inner| inner.sandboxes.is_empty())
+    }
+}
