@@ -9,8 +9,10 @@
 pub mod check;
 mod config;
 mod error;
+mod host;
 mod model;
 mod server;
+mod spec;
 
 pub use config::{Config, DemoImage, NetworkConfig};
 pub use error::{Error, Kind, Result};

@@ -11,7 +11,7 @@ mod tables;
 pub(crate) use container::{Container, ContainerPhase, ContainerRecord, Ended, Life, Reason};
 pub(crate) use filter::{by_prefix, labels_match};
 pub(crate) use joins::Joins;
-pub(crate) use sandbox::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord};
+pub(crate) use sandbox::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, namespaces};
 pub(crate) use signal::{signal_from_cri, signal_from_image, signal_to_cri};
 pub(crate) use tables::Tables;
 
@@ -41,4 +41,11 @@ pub(crate) fn new_id() -> crate::Result<String> {
 /// Whether this is the form of an id that [`new_id`] makes: safe as the name of a file.
 pub(crate) fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether a host can be called that: letters, digits, `-`, `.`, `_`; at most 64 bytes (sethostname(2)). Empty is "as
+/// the host".
+pub(crate) fn is_hostname(text: &str) -> bool {
+    text.len() <= 64
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
 }

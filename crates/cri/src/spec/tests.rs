@@ -1,0 +1,311 @@
+use serde_json::Value;
+
+use super::*;
+use crate::host::capability;
+
+fn host() -> Host {
+    Host {
+        capabilities: ["CHOWN", "NET_ADMIN", "SYS_ADMIN"].iter().filter_map(|name| capability(name)).collect(),
+        cgroup_v2: true,
+        swap: true,
+        hugetlb: true,
+        apparmor: false,
+        selinux: false,
+        lowest_oom_score_adj: -1000,
+        restrict_oom_score_adj: false,
+    }
+}
+
+fn image() -> ImageConfig {
+    let mut image = ImageConfig::default();
+    image.entrypoint = vec!["/entry".into()];
+    image.cmd = vec!["from-image".into()];
+    image.env = vec!["PATH=/image/bin".into(), "A=image".into(), "broken".into()];
+    image.working_dir = "srv".into();
+    image
+}
+
+fn context(change: impl FnOnce(&mut cri::LinuxContainerSecurityContext)) -> cri::ContainerConfig {
+    let mut context = cri::LinuxContainerSecurityContext::default();
+    change(&mut context);
+    cri::ContainerConfig {
+        linux: Some(cri::LinuxContainerConfig { security_context: Some(context), resources: None }),
+        ..Default::default()
+    }
+}
+
+fn sandbox(change: impl FnOnce(&mut cri::LinuxSandboxSecurityContext)) -> cri::PodSandboxConfig {
+    let mut context = cri::LinuxSandboxSecurityContext::default();
+    change(&mut context);
+    cri::PodSandboxConfig {
+        linux: Some(cri::LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn try_spec(config: &cri::ContainerConfig, sandbox: &cri::PodSandboxConfig, host: &Host) -> Result<Value> {
+    refuse_unsupported(config, sandbox, host)?;
+    let sources: Vec<PathBuf> = config.mounts.iter().map(|mount| mount.host_path.clone().into()).collect();
+    let spec = build(&Input {
+        config,
+        sandbox,
+        pod: PodFiles {
+            hosts: Path::new("/pod/hosts"),
+            hostname: Path::new("/pod/hostname"),
+            resolv: Path::new("/pod/resolv.conf"),
+            shm: Path::new("/pod/shm"),
+        },
+        image: &image(),
+        user: &User { uid: 1000, gid: 1000, groups: vec![1000, 20], home: "/home/u".into() },
+        sources: &sources,
+        devices: &[],
+        seccomp: None,
+        target: Some(42),
+        cgroup: Path::new("/vaquita/pod/container"),
+        host,
+        hostname: "web-0",
+    })?;
+    let mut value = serde_json::to_value(spec).unwrap();
+    sort_sets(&mut value);
+    Ok(value)
+}
+
+fn spec(config: &cri::ContainerConfig) -> Value {
+    try_spec(config, &cri::PodSandboxConfig::default(), &host()).unwrap()
+}
+
+fn refusal(config: &cri::ContainerConfig) -> String {
+    try_spec(config, &cri::PodSandboxConfig::default(), &host()).unwrap_err().to_string()
+}
+
+/// Sets come out in any order.
+fn sort_sets(value: &mut Value) {
+    if let Some(capabilities) = value["process"]["capabilities"].as_object_mut() {
+        for set in capabilities.values_mut().filter_map(Value::as_array_mut) {
+            set.sort_by_key(Value::to_string);
+        }
+    }
+}
+
+fn strings(value: &Value) -> Vec<&str> {
+    value.as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_plain_container() {
+    insta::assert_snapshot!(serde_json::to_string_pretty(&spec(&cri::ContainerConfig::default())).unwrap());
+}
+
+#[test]
+fn everything_that_can_be_asked_for() {
+    let mut config = context(|context| {
+        context.capabilities = Some(cri::Capability {
+            add_capabilities: vec!["NET_ADMIN".into()],
+            drop_capabilities: vec!["ALL".into()],
+            ..Default::default()
+        });
+        context.no_new_privs = true;
+        context.readonly_rootfs = true;
+        context.masked_paths = vec!["/proc/kcore".into()];
+        context.readonly_paths = vec!["/proc/sys".into()];
+        context.namespace_options = Some(cri::NamespaceOption { pid: 3, target_id: "x".into(), ..Default::default() });
+    });
+    config.command = vec!["/bin/sh".into()];
+    config.working_dir = "/tmp".into();
+    config.tty = true;
+    config.envs = vec![cri::KeyValue { key: "A".into(), value: b"b\nc".to_vec() }];
+    config.mounts = vec![
+        cri::Mount { container_path: "/data/in/".into(), host_path: "/h/in".into(), readonly: true, ..Default::default() },
+        cri::Mount { container_path: "/data".into(), host_path: "/h".into(), propagation: 2, ..Default::default() },
+        cri::Mount { container_path: "/etc/hosts".into(), host_path: "/h/hosts".into(), ..Default::default() },
+        cri::Mount {
+            container_path: "/ro".into(),
+            host_path: "/h/ro".into(),
+            readonly: true,
+            recursive_read_only: true,
+            mount_options: vec!["noexec".into()],
+            ..Default::default()
+        },
+    ];
+    config.linux.as_mut().unwrap().resources = Some(cri::LinuxContainerResources {
+        cpu_period: 100_000,
+        cpu_quota: 50_000,
+        cpu_shares: 512,
+        memory_limit_in_bytes: 64 << 20,
+        oom_score_adj: -997,
+        cpuset_cpus: "0-1".into(),
+        hugepage_limits: vec![cri::HugepageLimit { page_size: "2MB".into(), limit: 0 }],
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+        ..Default::default()
+    });
+    insta::assert_snapshot!(serde_json::to_string_pretty(&spec(&config)).unwrap());
+}
+
+#[test]
+fn command_and_arguments() {
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    for (command, args, expected) in [
+        (&[][..], &[][..], &["/entry", "from-image"][..]),
+        (&[], &["x"], &["/entry", "x"]),
+        (&["/c"], &[], &["/c"]),
+        (&["/c"], &["x"], &["/c", "x"]),
+    ] {
+        let config = cri::ContainerConfig { command: words(command), args: words(args), ..Default::default() };
+        assert_eq!(strings(&spec(&config)["process"]["args"]), expected);
+    }
+}
+
+#[test]
+fn capabilities_as_asked() {
+    let with = |add: &[&str], drop: &[&str]| {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let config = context(|context| {
+            context.capabilities = Some(cri::Capability {
+                add_capabilities: names(add),
+                drop_capabilities: names(drop),
+                ..Default::default()
+            });
+        });
+        let spec = spec(&config);
+        assert_eq!(spec["process"]["capabilities"]["bounding"], spec["process"]["capabilities"]["effective"]);
+        strings(&spec["process"]["capabilities"]["bounding"]).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(with(&[], &[]).len(), 14);
+    assert_eq!(with(&[], &["all"]), [] as [&str; 0]);
+    assert_eq!(with(&["SYS_TIME"], &["ALL"]), ["CAP_SYS_TIME"]);
+    assert_eq!(with(&["ALL"], &["NET_ADMIN"]), ["CAP_CHOWN", "CAP_SYS_ADMIN"]);
+    assert_eq!(with(&["cap_sys_time"], &[]).len(), 15);
+    let bad = context(|context| {
+        context.capabilities =
+            Some(cri::Capability { add_capabilities: vec!["NET_ROOT".into()], ..Default::default() });
+    });
+    assert!(refusal(&bad).contains("NET_ROOT"));
+}
+
+#[test]
+fn privileged_needs_a_privileged_sandbox() {
+    let config = context(|context| {
+        context.privileged = true;
+        context.masked_paths = vec!["/proc/kcore".into()];
+    });
+    assert!(refusal(&config).contains("sandbox that is not privileged"));
+    let spec = try_spec(&config, &sandbox(|context| context.privileged = true), &host()).unwrap();
+    assert_eq!(strings(&spec["linux"]["maskedPaths"]), [] as [&str; 0]);
+    assert_eq!(strings(&spec["process"]["capabilities"]["bounding"]).len(), 3);
+    assert_eq!(spec["linux"]["resources"]["devices"], serde_json::json!([{"allow": true, "access": "rwm"}]));
+    let kinds: Vec<_> = spec["linux"]["namespaces"].as_array().unwrap().iter().map(|ns| &ns["type"]).collect();
+    assert_eq!(kinds, ["mount"]);
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_by_name() {
+    let mount = |change: fn(&mut cri::Mount)| {
+        let mut mount =
+            cri::Mount { container_path: "/m".into(), host_path: "/h".into(), ..Default::default() };
+        change(&mut mount);
+        cri::ContainerConfig { mounts: vec![mount], ..Default::default() }
+    };
+    let profile = |profile_type| Some(cri::SecurityProfile { profile_type, localhost_ref: String::new() });
+    let cases: Vec<(cri::ContainerConfig, &str)> = vec![
+        (
+            cri::ContainerConfig {
+                cdi_devices: vec![cri::CdiDevice { name: "v.com/gpu=0".into() }],
+                ..Default::default()
+            },
+            "CDI_devices",
+        ),
+        (mount(|mount| mount.image = Some(cri::ImageSpec { image: "x".into(), ..Default::default() })), "image"),
+        (mount(|mount| mount.uid_mappings = vec![cri::IdMapping::default()]), "uidMappings"),
+        (mount(|mount| mount.recursive_read_only = true), "recursive_read_only"),
+        (mount(|mount| mount.mount_options = vec!["suid".into()]), "mount_options"),
+        (mount(|mount| mount.container_path = "/a/../../b".into()), "container_path"),
+        (mount(|mount| mount.container_path = "/".into()), "container_path"),
+        (mount(|mount| mount.propagation = 7), "propagation"),
+        (context(|context| context.apparmor = profile(0)), "apparmor"),
+        (context(|context| context.apparmor_profile = "localhost/x".into()), "apparmor"),
+        (
+            context(|context| {
+                context.selinux_options = Some(cri::SeLinuxOption { level: "s0".into(), ..Default::default() });
+            }),
+            "selinux_options",
+        ),
+        (
+            context(|context| {
+                context.namespace_options = Some(cri::NamespaceOption {
+                    userns_options: Some(cri::UserNamespace::default()),
+                    ..Default::default()
+                });
+            }),
+            "userns_options",
+        ),
+        (
+            context(|context| {
+                context.namespace_options = Some(cri::NamespaceOption { pid: 2, ..Default::default() });
+            }),
+            "namespace_options.pid",
+        ),
+        (
+            context(|context| {
+                context.namespace_options = Some(cri::NamespaceOption { network: 2, ..Default::default() });
+            }),
+            "namespace_options.network",
+        ),
+        (
+            context(|context| {
+                context.capabilities = Some(cri::Capability {
+                    add_ambient_capabilities: vec!["CHOWN".into()],
+                    ..Default::default()
+                });
+            }),
+            "add_ambient_capabilities",
+        ),
+        (
+            cri::ContainerConfig {
+                envs: vec![cri::KeyValue { key: "X".into(), value: vec![0xff] }],
+                ..Default::default()
+            },
+            "envs[X]",
+        ),
+    ];
+    for (config, field) in cases {
+        let error = refusal(&config);
+        assert!(error.contains(field), "{error} should name {field}");
+    }
+    context(|context| context.apparmor = profile(1));
+}
+
+#[test]
+fn an_unlimited_field_is_not_a_limit() {
+    let limits = limits(&cri::LinuxContainerResources::default(), &host()).unwrap();
+    let value = serde_json::to_value(limits).unwrap();
+    assert_eq!(value, serde_json::json!({"memory": {}, "cpu": {}}));
+}
+
+#[test]
+fn an_update_keeps_what_it_does_not_name() {
+    let old = cri::LinuxContainerResources { cpu_shares: 2, memory_limit_in_bytes: 5, ..Default::default() };
+    let new = cri::LinuxContainerResources { memory_limit_in_bytes: 9, ..Default::default() };
+    let all = merged(&old, &new);
+    assert_eq!((all.cpu_shares, all.memory_limit_in_bytes), (2, 9));
+}
+
+#[test]
+fn an_exec_is_the_container_with_another_command() {
+    let config = cri::ContainerConfig::default();
+    let spec: Spec = serde_json::from_value(spec(&config)).unwrap();
+    let process = exec_process(&spec, &["/bin/true".into()], false).unwrap();
+    assert_eq!(process.args().as_deref(), Some(&["/bin/true".to_owned()][..]));
+    assert_eq!(process.user().uid(), 1000);
+    assert!(exec_process(&spec, &[], false).is_err());
+}
+
+/// T18, T34.
+#[test]
+fn cve_2024_40635_ids_do_not_wrap() {
+    for good in [0, 2_147_483_647] {
+        assert_eq!(id("run_as_user", good).map(i64::from).unwrap(), good);
+    }
+    for bad in [-1, 2_147_483_648, 4_294_967_295, 4_294_967_296, 99_999_999_999] {
+        assert!(id("run_as_user", bad).is_err(), "{bad}");
+    }
+}
