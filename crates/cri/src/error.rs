@@ -176,6 +176,37 @@ impl Classify for vaquita_net::Error {
     }
 }
 
+impl Classify for vaquita_sys::Error {
+    fn classify(&self) -> Kind {
+        self.errno().classify()
+    }
+}
+
+impl Classify for vaquita_image::Error {
+    fn classify(&self) -> Kind {
+        use vaquita_image::Kind as Image;
+        match self.kind() {
+            Image::Busy => Kind::Busy,
+            Image::Corrupt => Kind::Corrupt,
+            Image::Denied => Kind::Denied,
+            Image::Exists => Kind::Exists,
+            Image::Invalid => Kind::Invalid,
+            Image::NotFound => Kind::NotFound,
+            Image::Timeout => Kind::Timeout,
+            Image::Cancelled | Image::Unavailable => Kind::Unavailable,
+            Image::Unsupported => Kind::Unsupported,
+            _ => Kind::Internal,
+        }
+    }
+}
+
+impl From<vaquita_image::Error> for Error {
+    /// Word for word: kubelet looks at how the text begins.
+    fn from(error: vaquita_image::Error) -> Self {
+        Self::new(error.classify(), error.to_string())
+    }
+}
+
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         let code = match error.kind() {

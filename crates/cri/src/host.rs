@@ -1,6 +1,12 @@
 //! What this host can do: looked up once, when the server starts.
 
+use std::path::Path;
+
 use oci_spec::runtime::{Capabilities, Capability};
+use vaquita_cgroup::Layout;
+
+use crate::Result;
+use crate::error::Doing;
 
 /// Facts about the host that decide what a container may be.
 #[derive(Clone, Debug, Default)]
@@ -27,4 +33,30 @@ pub(crate) struct Host {
 pub(crate) fn capability(name: &str) -> Option<Capability> {
     let upper = name.to_ascii_uppercase();
     upper.strip_prefix("CAP_").unwrap_or(&upper).parse().ok()
+}
+
+impl Host {
+    /// Looks the facts up.
+    pub(crate) fn look(layout: &Layout, restrict_oom_score_adj: bool) -> Result<Self> {
+        let sets = vaquita_sys::cap::current().doing(|| "read our own capabilities")?;
+        let ours = sets.permitted & sets.bounding;
+        let capabilities = ours.iter().filter_map(|ours| capability(ours.name())).collect();
+        let lowest_oom_score_adj = if ours.contains(vaquita_sys::cap::Capability::SYS_RESOURCE) {
+            -1000
+        } else {
+            let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+            own.trim().parse().unwrap_or(0)
+        };
+        let says_yes = |path: &str| std::fs::read(path).is_ok_and(|text| text.first() == Some(&b'Y'));
+        Ok(Self {
+            capabilities,
+            cgroup_v2: layout.is_v2(),
+            swap: layout.limits_swap(),
+            hugetlb: layout.controller("hugetlb").is_some(),
+            apparmor: says_yes("/sys/module/apparmor/parameters/enabled"),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            lowest_oom_score_adj,
+            restrict_oom_score_adj,
+        })
+    }
 }

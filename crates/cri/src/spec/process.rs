@@ -120,6 +120,5 @@ fn oom_score_adj(input: &Input<'_>) -> Result<Option<i32>> {
         .ok()
         .filter(|score| (-1000..=1000).contains(score))
         .ok_or_else(|| Error::invalid(format!("oom_score_adj: {} is not in -1000…1000", resources.oom_score_adj)))?;
-    let lowest = if input.host.restrict_oom_score_adj { input.host.lowest_oom_score_adj } else { -1000 };
     Ok(Some(asked))
 }

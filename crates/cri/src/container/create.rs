@@ -1,0 +1,331 @@
+//! How a container comes to be.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vaquita_image::Image;
+use vaquita_proto::cri;
+use vaquita_shim::CreateRequest;
+
+use super::probe;
+use crate::error::Doing;
+use crate::model::{
+    Container, ContainerRecord, Ended, Life, Sandbox, fingerprint, new_id, now, signal_from_cri, signal_from_image,
+};
+use crate::node::{Node, blocking};
+use crate::paths::private_dir;
+use crate::spec::{self, Input, PidNamespace, PodFiles, User};
+use crate::{Error, Kind, Result, pod_files};
+
+/// How long looking at host paths and images may take: a network file system that is gone hangs whoever looks at it.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub(super) async fn run(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: cri::ContainerConfig) -> Result<String> {
+    let _pod = sandbox.lane.read().await;
+    let shim = sandbox.open()?;
+    let fingerprint = fingerprint(&config);
+    let metadata = config.metadata.clone().unwrap_or_default();
+    if let Some(there) = node.tables.container_by_name(sandbox.id(), &metadata.name, metadata.attempt) {
+        return again(&there, fingerprint);
+    }
+    let pod = &sandbox.record.config;
+    spec::refuse_unsupported(&config, pod, &node.host)?;
+    let pid = spec::pid_namespace(&config, pod)?;
+    let target = target(node, sandbox, &config, pid)?;
+    let image = image(node, &config)?;
+    let record = record(sandbox, &config, &image, fingerprint)?;
+    let bundle = node.paths.container(sandbox.id(), &record.id);
+    let request = CreateRequest {
+        id: record.id.clone(),
+        bundle: bundle.clone(),
+        cgroup: record.cgroup.clone(),
+        log_path: record.log_path.clone(),
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        tty: config.tty,
+        join: spec::joined(pod, pid),
+        restrict_oom_score_adj: node.host.restrict_oom_score_adj,
+    };
+    private_dir(&bundle)?;
+    node.paths.write_container(&record)?;
+
+    let worker = Worker { node: node.clone(), sandbox: sandbox.clone(), config, image, target };
+    let prepared = {
+        let id = record.id.clone();
+        let cgroup = record.cgroup.clone();
+        let task = blocking("prepare the container", move || worker.prepare(&id, &cgroup));
+        match tokio::time::timeout(PATIENCE, task).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(
+                Kind::Timeout,
+                "a file system does not answer: one of the mounts, or that of the images",
+            )),
+        }
+    };
+    let made = async {
+        let prepared = prepared?;
+        let created = shim.create(&request, prepared.rootfs).await.doing(|| format!("create container {:?}", metadata.name))?;
+        Ok((prepared.user, created.pid))
+    };
+    match made.await {
+        Ok((user, pid)) => {
+            let container = Arc::new(Container::new(ContainerRecord { user, ..record }));
+            container.created(pid);
+            node.paths.write_container(&container.record())?;
+            node.tables.insert_container(container.clone());
+            Ok(container.id().to_owned())
+        }
+        Err(error) => Err(roll_back(node, sandbox, record, error).await),
+    }
+}
+
+/// A retry gets the container that its first try made.
+fn again(there: &Container, fingerprint: u64) -> Result<String> {
+    use crate::model::ContainerPhase;
+    if there.life().phase == ContainerPhase::Created && there.record.fingerprint == fingerprint {
+        return Ok(there.id().to_owned());
+    }
+    Err(Error::new(
+        Kind::Exists,
+        format!(
+            "container {} of this sandbox has that name and attempt, and is {} or was configured otherwise: remove it, \
+             or count attempt up",
+            there.id(),
+            there.life().state().as_str_name()
+        ),
+    ))
+}
+
+async fn roll_back(node: &Arc<Node>, sandbox: &Sandbox, record: ContainerRecord, error: Error) -> Error {
+    let container = Arc::new(Container::new(record));
+    match super::erase(node, Some(sandbox), &container).await {
+        Ok(()) => error,
+        Err(also) => {
+            // Listed, so that the client's clean-up gets another try at it.
+            container.ended(Ended::not_started(error.to_string(), now()), 0);
+            node.tables.insert_container(container);
+            Error::new(error.kind(), format!("{error} (taking it back failed too: {also})"))
+        }
+    }
+}
+
+/// The process whose PID namespace is joined.
+fn target(node: &Node, sandbox: &Sandbox, config: &cri::ContainerConfig, pid: PidNamespace) -> Result<Option<i32>> {
+    if pid != PidNamespace::Target {
+        return Ok(None);
+    }
+    let options = spec::context(config).namespace_options.unwrap_or_default();
+    let target = node.tables.container(&options.target_id)?;
+    if target.record.sandbox != sandbox.id() {
+        return Err(Error::invalid("namespace_options.target_id: that container is in another sandbox"));
+    }
+    target.expect_running("namespace_options.target_id")?;
+    Ok(target.life().pid)
+}
+
+fn image(node: &Node, config: &cri::ContainerConfig) -> Result<Arc<Image>> {
+    let spec = config.image.as_ref().ok_or_else(|| Error::invalid("config.image: is missing"))?;
+    if spec.image.is_empty() {
+        return Err(Error::invalid("config.image.image: is missing"));
+    }
+    node.images
+        .find(&spec.image)
+        .ok_or_else(|| Error::new(Kind::NotFound, format!("image {:?} is not on this node: pull it first", spec.image)))
+}
+
+fn record(
+    sandbox: &Sandbox,
+    config: &cri::ContainerConfig,
+    image: &Image,
+    fingerprint: u64,
+) -> Result<ContainerRecord> {
+    let id = new_id()?;
+    let stop_signal = match signal_from_cri(config.stop_signal)? {
+        Some(signal) => signal,
+        None if image.config.stop_signal.is_empty() => 15,
+        None => signal_from_image(&image.config.stop_signal)?,
+    };
+    let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+    Ok(ContainerRecord {
+        cgroup: sandbox.record.cgroup.join(&id),
+        id,
+        sandbox: sandbox.id().to_owned(),
+        log_path: log_path(&sandbox.record.config.log_directory, &config.log_path)?,
+        config: cri::ContainerConfig { envs: Vec::new(), windows: None, ..config.clone() },
+        fingerprint,
+        image: image.id.to_string(),
+        created_at: now(),
+        user: cri::LinuxContainerUser::default(),
+        stop_signal,
+        resources,
+        life: Life::INTENT,
+    })
+}
+
+/// Below the directory of the pod, and nowhere else (CVE-2025-0750).
+fn log_path(directory: &str, path: &str) -> Result<Option<PathBuf>> {
+    if directory.is_empty() || path.is_empty() {
+        return Ok(None);
+    }
+    let below = Path::new(path);
+    let is_below = below.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !is_below || path.ends_with('/') || path.contains('\0') {
+        return Err(Error::invalid(format!("log_path: {path:?} must be relative and without \"..\"")));
+    }
+    Ok(Some(Path::new(directory).join(below)))
+}
+
+/// What the blocking part needs.
+struct Worker {
+    node: Arc<Node>,
+    sandbox: Arc<Sandbox>,
+    config: cri::ContainerConfig,
+    image: Arc<Image>,
+    target: Option<i32>,
+}
+
+/// What the blocking part makes, beside `config.json`.
+struct Prepared {
+    rootfs: OwnedFd,
+    user: cri::LinuxContainerUser,
+}
+
+impl Worker {
+    fn prepare(&self, id: &str, cgroup: &Path) -> Result<Prepared> {
+        let sources = probe::sources(&self.config)?;
+        let devices = probe::devices(&self.config)?;
+        let seccomp = probe::seccomp(&self.config, &self.node.host)?;
+        let snapshot = self.node.images.snapshot(id, &self.image.id)?;
+        let rootfs = snapshot.mount(false)?;
+        let user = self.user(rootfs.as_fd())?;
+        let paths = &self.node.paths;
+        let sandbox = self.sandbox.id();
+        let pod = &self.sandbox.record.config;
+        let own_ipc = spec::joined(pod, PidNamespace::Own).ipc;
+        let shm = if own_ipc { paths.shm(sandbox) } else { "/dev/shm".into() };
+        let spec = spec::build(&Input {
+            config: &self.config,
+            sandbox: pod,
+            pod: PodFiles {
+                hosts: &paths.hosts(sandbox),
+                hostname: &paths.hostname(sandbox),
+                resolv: &paths.resolv(sandbox),
+                shm: &shm,
+            },
+            image: &self.image.config,
+            user: &user,
+            sources: &sources,
+            devices: &devices,
+            seccomp,
+            target: self.target,
+            cgroup,
+            host: &self.node.host,
+            hostname: &pod_files::hostname(pod),
+        })?;
+        let bundle = paths.container(sandbox, id);
+        self.write(&bundle, &spec)?;
+        self.make_log_directory()?;
+        Ok(Prepared {
+            rootfs,
+            user: cri::LinuxContainerUser {
+                uid: user.uid.into(),
+                gid: user.gid.into(),
+                supplemental_groups: user.groups.iter().map(|gid| i64::from(*gid)).collect(),
+            },
+        })
+    }
+
+    /// Holds the environment, secrets included: for nobody else's eyes.
+    fn write(&self, bundle: &Path, spec: &oci_spec::runtime::Spec) -> Result<()> {
+        let doing = || format!("write {}", bundle.join("config.json").display());
+        let bytes = serde_json::to_vec(spec).doing(doing)?;
+        let dir = vaquita_sys::fs::open_dir(bundle).doing(doing)?;
+        vaquita_sys::fs::write_atomic(&dir, "config.json", &bytes, 0o600, false).doing(doing)
+    }
+
+    /// kubelet makes it before; others do not.
+    fn make_log_directory(&self) -> Result<()> {
+        let directory = &self.sandbox.record.config.log_directory;
+        let Some(path) = log_path(directory, &self.config.log_path)? else { return Ok(()) };
+        let Some(parent) = path.parent() else { return Ok(()) };
+        std::fs::create_dir_all(parent).doing(|| format!("make the log directory {}", parent.display()))
+    }
+
+    /// Whom it runs as: the client's word, else the image's, looked up in the image's own files.
+    fn user(&self, rootfs: BorrowedFd<'_>) -> Result<User> {
+        let context = spec::context(&self.config);
+        let text = user_text(&context, &self.image.config.user)?;
+        let found = vaquita_image::passwd::resolve(rootfs, &text)?;
+        let mut groups = vec![found.gid];
+        let strict = context.supplemental_groups_policy == cri::SupplementalGroupsPolicy::Strict as i32;
+        if !strict {
+            groups.extend(&found.additional_gids);
+        }
+        for gid in &context.supplemental_groups {
+            groups.push(spec::id("supplemental_groups", *gid)?);
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        groups.retain(|gid| seen.insert(*gid));
+        Ok(User { uid: found.uid, gid: found.gid, groups, home: found.home })
+    }
+}
+
+/// `user[:group]`, as the image's files are asked for it.
+fn user_text(context: &cri::LinuxContainerSecurityContext, image: &str) -> Result<String> {
+    let group = context.run_as_group.map(|group| spec::id("run_as_group", group.value)).transpose()?;
+    let user = match &context.run_as_user {
+        Some(user) => Some(spec::id("run_as_user", user.value)?.to_string()),
+        None if !context.run_as_username.is_empty() => Some(context.run_as_username.clone()),
+        None => None,
+    };
+    match (user, group) {
+        (Some(user), _) if user.contains(':') => {
+            Err(Error::invalid(format!("run_as_username: {user:?} is not the name of a user")))
+        }
+        (Some(user), Some(group)) => Ok(format!("{user}:{group}")),
+        (Some(user), None) => Ok(user),
+        (None, Some(_)) => Err(Error::invalid("run_as_group: a group without run_as_user or run_as_username")),
+        (None, None) => Ok(image.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T32.
+    #[test]
+    fn cve_2025_0750_logs_stay_in_their_directory() {
+        assert_eq!(log_path("/logs", "a/0.log").unwrap().unwrap(), Path::new("/logs/a/0.log"));
+        assert_eq!(log_path("", "a").unwrap(), None);
+        assert_eq!(log_path("/logs", "").unwrap(), None);
+        for bad in ["../x", "/etc/x", "a/../../x", "a/", "a\0"] {
+            assert!(log_path("/logs", bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn who_it_runs_as() {
+        let context = |user: Option<i64>, name: &str, group: Option<i64>| cri::LinuxContainerSecurityContext {
+            run_as_user: user.map(|value| cri::Int64Value { value }),
+            run_as_username: name.into(),
+            run_as_group: group.map(|value| cri::Int64Value { value }),
+            ..Default::default()
+        };
+        for (user, name, group, text) in [
+            (None, "", None, "image:user"),
+            (Some(0), "", None, "0"),
+            (Some(7), "x", Some(8), "7:8"),
+            (None, "x", Some(8), "x:8"),
+        ] {
+            assert_eq!(user_text(&context(user, name, group), "image:user").unwrap(), text);
+        }
+        for (user, name, group) in
+            [(None, "", Some(8)), (Some(-1), "", None), (Some(1 << 32), "", None), (None, "x:0", None)]
+        {
+            assert!(user_text(&context(user, name, group), "").is_err());
+        }
+    }
+}

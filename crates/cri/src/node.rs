@@ -1,0 +1,142 @@
+//! The node: everything that requests work on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vaquita_cgroup::Layout;
+use vaquita_image::Store;
+use vaquita_net::Network;
+use vaquita_shim::client::Spawner;
+
+use crate::error::Doing;
+use crate::host::Host;
+use crate::model::{Joins, SandboxKey, Tables};
+use crate::paths::{Paths, private_dir};
+use crate::{Config, Error, Kind, Result};
+
+/// What requests share. Behind an [`Arc`], because operations outlive the requests that began them.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) paths: Paths,
+    pub(crate) host: Host,
+    pub(crate) tables: Tables,
+    pub(crate) images: Store,
+    pub(crate) network: Option<Arc<Network>>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) spawner: Spawner,
+    pub(crate) running: Running,
+    pub(crate) usage: crate::stats::Cache,
+}
+
+/// The operations under way that a retry joins.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    pub(crate) run_pod: Joins<SandboxKey, String>,
+    pub(crate) stop_pod: Joins<String, ()>,
+    pub(crate) remove_pod: Joins<String, ()>,
+    pub(crate) create: Joins<(String, String, u32), String>,
+    pub(crate) start: Joins<String, ()>,
+    pub(crate) remove: Joins<String, ()>,
+}
+
+impl Node {
+    /// Opens everything that a node needs, and makes what is missing.
+    pub(crate) async fn open(config: Config) -> Result<Arc<Self>> {
+        blocking("start", move || {
+            let paths = Paths::of(&config);
+            for dir in [&config.root, &config.state, &paths.pods()] {
+                private_dir(dir)?;
+            }
+            let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
+            let executable = sealed(config.executable.as_deref())?;
+            let unpacker = executable.try_clone().doing(|| "duplicate the sealed executable")?;
+            let mut options = vaquita_image::Options::default();
+            options.unpacker = vaquita_image::Unpacker::Exe(Arc::new(unpacker));
+            let images = Store::open(&paths.images(), options).map_err(Error::from)?;
+            let network = config.network.as_ref().map(|network| open_network(network, &paths)).transpose()?;
+            Ok(Arc::new(Self {
+                host: Host::look(&layout, config.restrict_oom_score_adj)?,
+                paths,
+                tables: Tables::default(),
+                images,
+                network,
+                layout: Arc::new(layout),
+                spawner: Spawner::new(executable),
+                running: Running::default(),
+                usage: crate::stats::Cache::default(),
+                config,
+            }))
+        })
+        .await
+    }
+
+    /// The cgroup of a pod whose client names no parent.
+    pub(crate) fn default_cgroup(&self, sandbox: &str) -> PathBuf {
+        self.config.cgroup_root.join(sandbox)
+    }
+}
+
+/// A network, opened.
+fn open_network(config: &crate::NetworkConfig, paths: &Paths) -> Result<Arc<Network>> {
+    let network = Network::open(network_config(config, paths))
+        .doing(|| format!("open the pod network {}", config.bridge))?;
+    Ok(Arc::new(network))
+}
+
+/// The network's own form of its configuration.
+pub(crate) fn network_config(config: &crate::NetworkConfig, paths: &Paths) -> vaquita_net::Config {
+    vaquita_net::Config {
+        bridge: config.bridge.clone(),
+        subnet: config.subnet,
+        mtu: config.mtu,
+        leases: paths.leases(),
+    }
+}
+
+/// The executable of the shims in memory that nobody can write to (CVE-2019-5736).
+fn sealed(executable: Option<&Path>) -> Result<std::os::fd::OwnedFd> {
+    match executable {
+        None => vaquita_sys::process::sealed_self().doing(|| "seal a copy of the running executable"),
+        Some(path) => {
+            let doing = || format!("seal a copy of {}", path.display());
+            let bytes = std::fs::read(path).doing(doing)?;
+            vaquita_sys::process::sealed_copy(c"vaquita", &bytes).doing(doing)
+        }
+    }
+}
+
+/// Runs what may block beside the tasks that answer.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::new(Kind::Internal, format!("{what}: the worker failed: {error}"))),
+    }
+}
+
+/// Collects what went wrong where going on is better than giving up: a teardown.
+#[derive(Debug, Default)]
+pub(crate) struct Failures(Vec<Error>);
+
+impl Failures {
+    /// Notes a failure.
+    pub(crate) fn note<T>(&mut self, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.0.push(error);
+                None
+            }
+        }
+    }
+
+    /// One error out of all of them.
+    pub(crate) fn finish(self, what: impl std::fmt::Display) -> Result<()> {
+        let Some(first) = self.0.first() else { return Ok(()) };
+        let all: Vec<_> = self.0.iter().map(ToString::to_string).collect();
+        Err(Error::new(first.kind(), format!("{what}: {}", all.join("; "))))
+    }
+}

@@ -1,0 +1,222 @@
+//! How a sandbox comes to be.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vaquita_cgroup::{Cgroup, Resources};
+use vaquita_net::PortMapping;
+use vaquita_proto::cri;
+use vaquita_shim::SandboxRequest;
+
+
+use super::{take_down, watch};
+use crate::error::Doing;
+use crate::model::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, fingerprint, new_id, now};
+use crate::node::{Node, blocking};
+use crate::paths::private_dir;
+use crate::{Error, Kind, Result, pod_files, spec};
+
+/// Everything that was decided before anything was made.
+struct Plan {
+    request: SandboxRequest,
+    ports: Vec<PortMapping>,
+    resources: Option<Resources>,
+}
+
+pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler: String) -> Result<String> {
+    let fingerprint = fingerprint(&config);
+    if let Some(there) = node.tables.sandbox_by_key(&SandboxKey::of(&config)) {
+        return again(&there, fingerprint);
+    }
+    let id = new_id()?;
+    let cgroup = pod_cgroup(node, &config, &id)?;
+    let plan = plan(node, &config, &id, &cgroup)?;
+    let record = SandboxRecord {
+        cgroup_is_ours: !exists(node, &cgroup)?,
+        id,
+        config,
+        fingerprint,
+        runtime_handler: handler,
+        created_at: now(),
+        cgroup,
+        life: SandboxLife::INTENT,
+    };
+    let sandbox = Arc::new(Sandbox::new(record));
+    node.tables.insert_sandbox(sandbox.clone());
+    match make(node, &sandbox, plan).await {
+        Ok(()) => Ok(sandbox.id().to_owned()),
+        Err(error) => Err(roll_back(node, &sandbox, error).await),
+    }
+}
+
+/// A retry gets the sandbox that its first try made.
+fn again(there: &Sandbox, fingerprint: u64) -> Result<String> {
+    if there.life().phase != SandboxPhase::Ready {
+        return Err(Error::new(
+            Kind::Exists,
+            format!("sandbox {} is this pod's and was stopped: remove it, or count attempt up", there.id()),
+        ));
+    }
+    if there.record.fingerprint != fingerprint {
+        return Err(Error::new(
+            Kind::Exists,
+            format!("sandbox {} is this pod's, with another configuration", there.id()),
+        ));
+    }
+    Ok(there.id().to_owned())
+}
+
+fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) -> Result<Plan> {
+    let request = spec::sandbox_request(id, config, &cgroup.join(id), &node.host)?;
+    let ports = spec::ports(config)?;
+    if request.new.net && node.network.is_none() {
+        return Err(Error::new(
+            Kind::Precondition,
+            "namespace_options.network: this server has no pod network; only NODE is possible",
+        ));
+    }
+    if !request.new.net && !ports.is_empty() {
+        return Err(Error::invalid("port_mappings: a pod with the network of the host has its ports anyway"));
+    }
+    let directory = &config.log_directory;
+    if !directory.is_empty() && !is_clean_absolute(directory) {
+        return Err(Error::invalid(format!("log_directory: {directory:?} must be absolute and without \"..\"")));
+    }
+    let resources = config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.resources.as_ref())
+        .map(|resources| spec::limits(resources, &node.host))
+        .transpose()?
+        .map(|limits| Resources::try_from(&limits))
+        .transpose()
+        .doing(|| "read the resources of the pod")?;
+    Ok(Plan { request, ports, resources })
+}
+
+/// The steps, each after its intent: what a step made is found again by the id alone.
+async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()> {
+    let dir = node.paths.pod(sandbox.id());
+    private_dir(&node.paths.containers(sandbox.id()))?;
+    private_dir(&dir)?;
+    node.paths.write_sandbox(&sandbox.record)?;
+
+    let files = {
+        let (node, sandbox) = (node.clone(), sandbox.clone());
+        blocking("prepare the pod", move || prepare(&node, &sandbox, plan.resources.as_ref()))
+    };
+    let spawn = async { node.spawner.spawn(&dir).await.doing(|| "start the shim of the pod") };
+    let (files, shim) = tokio::join!(files, spawn);
+    let shim = sandbox.shim.get_or_init({
+        let shim = shim?;
+        || shim
+    });
+    files?;
+    // Asked for before anything can happen, so that nothing is missed.
+    let events = shim.events();
+    let created = shim.create_sandbox(&plan.request).await.doing(|| "create the sandbox")?;
+    let ip = match created.netns {
+        Some(netns) => Some(attach(node, sandbox.id(), netns, plan.ports).await?),
+        None => None,
+    };
+    let name = pod_files::hostname(&sandbox.record.config);
+    pod_files::write_hosts(&node.paths, sandbox.id(), &name, ip)?;
+    let record = sandbox.advance(SandboxPhase::Ready, |life| {
+        life.pid = Some(created.pid);
+        life.ip = ip;
+    })?;
+    node.paths.write_sandbox(&record)?;
+    tokio::spawn(watch(node.clone(), sandbox.clone(), events));
+    Ok(())
+}
+
+/// What needs neither the shim nor the network.
+fn prepare(node: &Node, sandbox: &Sandbox, resources: Option<&Resources>) -> Result<()> {
+    let record = &sandbox.record;
+    pod_files::make(&node.paths, &record.id, &record.config)?;
+    if record.cgroup_is_ours {
+        let nothing = Resources::default();
+        Cgroup::create(&node.layout, &record.cgroup, resources.unwrap_or(&nothing))
+            .doing(|| format!("create the cgroup {} of the pod", record.cgroup.display()))?;
+    }
+    Ok(())
+}
+
+async fn attach(
+    node: &Arc<Node>,
+    id: &str,
+    netns: OwnedFd,
+    ports: Vec<PortMapping>,
+) -> Result<std::net::Ipv4Addr> {
+    let network = node.network.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no pod network"))?;
+    let id = id.to_owned();
+    blocking("attach the network", move || {
+        network.attach(&id, netns.as_fd(), &ports).doing(|| "attach the pod to its network")
+    })
+    .await
+    .map(|attachment| attachment.ip)
+}
+
+/// Takes everything back. What cannot be taken back now stays listed as not ready, so that the client's clean-up gets
+/// another try at it.
+async fn roll_back(node: &Arc<Node>, sandbox: &Arc<Sandbox>, error: Error) -> Error {
+    sandbox.close();
+    let undone = async {
+        take_down(node, sandbox).await?;
+        sandbox.advance(SandboxPhase::Removing, |_| {})?;
+        super::take_down::forget(node, sandbox).await
+    };
+    match undone.await {
+        Ok(()) => error,
+        Err(also) => {
+            tracing::warn!(sandbox = sandbox.id(), error = %also, "a sandbox that failed could not be taken back");
+            Error::new(error.kind(), format!("{error} (taking it back failed too: {also})"))
+        }
+    }
+}
+
+fn pod_cgroup(node: &Node, config: &cri::PodSandboxConfig, id: &str) -> Result<PathBuf> {
+    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    if parent.is_empty() {
+        return Ok(node.default_cgroup(id));
+    }
+    if !is_clean_absolute(parent) || parent == "/" {
+        return Err(Error::invalid(format!(
+            "cgroup_parent: {parent:?} must be absolute, below the root, and without \"..\""
+        )));
+    }
+    Ok(parent.into())
+}
+
+fn exists(node: &Node, cgroup: &Path) -> Result<bool> {
+    match Cgroup::open(&node.layout, cgroup) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => Ok(false),
+        Err(error) => Err(error).doing(|| format!("open the cgroup {}", cgroup.display())),
+    }
+}
+
+/// Absolute, and without a way up.
+pub(crate) fn is_clean_absolute(path: &str) -> bool {
+    use std::path::Component;
+    path.starts_with('/')
+        && Path::new(path).components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+        && !path.contains('\0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T32.
+    #[test]
+    fn cve_2025_0750_paths_do_not_climb() {
+        for good in ["/var/log/pods/a_b_c", "/a/./b"] {
+            assert!(is_clean_absolute(good), "{good}");
+        }
+        for bad in ["", "var/log", "/var/../etc", "/..", "/a\0b"] {
+            assert!(!is_clean_absolute(bad), "{bad:?}");
+        }
+    }
+}

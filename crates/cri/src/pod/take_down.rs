@@ -1,0 +1,120 @@
+//! How a sandbox goes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vaquita_cgroup::{Cgroup, Layout};
+use vaquita_shim::SignalScope;
+
+use crate::container;
+use crate::error::Doing;
+use crate::model::{Container, Sandbox, SandboxPhase};
+use crate::node::{Failures, Node, blocking};
+use crate::{Error, Kind, Result, pod_files};
+
+/// How long killed processes may take to be gone.
+const KILL: Duration = Duration::from_secs(30);
+
+/// Gives everything back but records, logs and exit codes. Goes on after a failure, and can be repeated.
+pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    // No container is being created or started from here on.
+    let _alone = sandbox.lane.write().await;
+    if matches!(sandbox.life().phase, SandboxPhase::Creating | SandboxPhase::Ready) {
+        let record = sandbox.advance(SandboxPhase::Dead, |_| {})?;
+        node.paths.write_sandbox(&record)?;
+    }
+    let mut failures = Failures::default();
+    let containers = node.tables.containers_of(sandbox.id());
+    failures.note(kill(sandbox, &containers).await);
+    if let Some(shim) = sandbox.shim.get()
+        && !shim.is_lost()
+    {
+        let result = shim.delete_sandbox().await;
+        let gone = matches!(&result, Err(error) if error.kind() == vaquita_shim::Kind::Unavailable);
+        if !gone {
+            failures.note(result.doing(|| "end the sandbox"));
+        }
+    }
+    let worker = (node.clone(), sandbox.clone());
+    failures.note(blocking("give the pod's resources back", move || give_back(&worker.0, &worker.1, &containers)).await);
+    failures.finish(format_args!("sandbox {} is not wholly stopped; ask again", sandbox.id()))?;
+    let record = match sandbox.life().phase {
+        SandboxPhase::Dead => sandbox.advance(SandboxPhase::Stopped, |_| {})?,
+        _ => sandbox.record(),
+    };
+    node.paths.write_sandbox(&record)
+}
+
+/// Kills what runs, all containers at once, and waits until their ends are known.
+async fn kill(sandbox: &Sandbox, containers: &[Arc<Container>]) -> Result<()> {
+    let Some(shim) = sandbox.shim.get() else { return Ok(()) };
+    let mut tasks = tokio::task::JoinSet::new();
+    for container in containers.iter().filter(|container| !container.life().is_over()) {
+        let (shim, container) = (shim.clone(), container.clone());
+        tasks.spawn(async move {
+            // Not found: it was never made. Unavailable: the watcher reports it ended.
+            let _ = shim.signal(container.id(), 9, SignalScope::All).await;
+            tokio::time::timeout(KILL, container.over()).await.map_err(|_| container)
+        });
+    }
+    let mut failures = Failures::default();
+    while let Some(result) = tasks.join_next().await {
+        if let Ok(Err(container)) = result {
+            failures.note::<()>(Err(Error::new(
+                Kind::Timeout,
+                format!("container {} does not end although it was killed", container.id()),
+            )));
+        }
+    }
+    failures.finish("killing the containers")
+}
+
+fn give_back(node: &Node, sandbox: &Sandbox, containers: &[Arc<Container>]) -> Result<()> {
+    let record = &sandbox.record;
+    let mut failures = Failures::default();
+    if let Some(network) = &node.network {
+        failures.note(network.detach(&record.id).doing(|| "detach the pod from its network"));
+    }
+    let leaves = containers.iter().map(|container| container.record.cgroup.as_path());
+    let pause = record.cgroup.join(&record.id);
+    failures.note(remove_cgroups(&node.layout, leaves.chain([pause.as_path()])));
+    if record.cgroup_is_ours {
+        failures.note(remove_cgroups(&node.layout, [record.cgroup.as_path()]));
+    }
+    failures.note(pod_files::unmount_shm(&node.paths, &record.id));
+    failures.finish("giving back")
+}
+
+/// Kills what is in these cgroups and removes them. Those that are not there are removed.
+pub(crate) fn remove_cgroups<'a>(layout: &Layout, cgroups: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    let mut failures = Failures::default();
+    for path in cgroups {
+        let cgroup = match Cgroup::open(layout, path) {
+            Ok(cgroup) => cgroup,
+            Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => continue,
+            Err(error) => {
+                failures.note::<()>(Err(error).doing(|| format!("open the cgroup {}", path.display())));
+                continue;
+            }
+        };
+        let killed = cgroup.kill().doing(|| format!("kill the cgroup {}", path.display()));
+        if failures.note(killed).is_some() {
+            failures.note(cgroup.remove().doing(|| format!("remove the cgroup {}", path.display())));
+        }
+    }
+    failures.finish("removing cgroups")
+}
+
+/// Removes containers and records; the sandbox's own last.
+pub(crate) async fn forget(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
+    let mut failures = Failures::default();
+    for container in node.tables.containers_of(sandbox.id()) {
+        failures.note(container::remove(node, container.id()).await);
+    }
+    failures.finish(format_args!("sandbox {} is not wholly removed; ask again", sandbox.id()))?;
+    let dir = node.paths.pod(sandbox.id());
+    blocking("remove the pod's directory", move || crate::paths::remove_dir(&dir)).await?;
+    node.tables.forget_sandbox(sandbox.id());
+    Ok(())
+}

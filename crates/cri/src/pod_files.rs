@@ -1,0 +1,143 @@
+//! The files that the containers of a pod share: host name, hosts, name servers, shared memory.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use vaquita_proto::cri;
+use vaquita_sys::mount::{Attributes, Filesystem, UnmountFlags};
+
+use crate::error::Doing;
+use crate::model::namespaces;
+use crate::paths::Paths;
+use crate::{Error, Result};
+
+/// Bytes of shared memory that a pod may use, as with every other runtime. What is used counts against the limit of the
+/// container that wrote it.
+const SHM_SIZE: &str = "67108864";
+
+/// Writes host name and name servers, and mounts the shared memory. `/etc/hosts` follows when the address is known.
+pub(crate) fn make(paths: &Paths, id: &str, config: &cri::PodSandboxConfig) -> Result<()> {
+    let namespaces = namespaces(config);
+    write(&paths.hostname(id), format!("{}\n", hostname(config)).as_bytes())?;
+    let resolv = match &config.dns_config {
+        Some(dns) => resolv_conf(dns)?.into_bytes(),
+        None => host_file("/etc/resolv.conf")?,
+    };
+    write(&paths.resolv(id), &resolv)?;
+    if namespaces.ipc == cri::NamespaceMode::Pod as i32 {
+        mount_shm(&paths.shm(id))?;
+    }
+    Ok(())
+}
+
+/// Writes `/etc/hosts`: the host's where the pod has the host's network, else the pod's own name and address.
+pub(crate) fn write_hosts(paths: &Paths, id: &str, name: &str, ip: Option<Ipv4Addr>) -> Result<()> {
+    let text = match ip {
+        None => host_file("/etc/hosts")?,
+        Some(ip) => hosts(name, ip).into_bytes(),
+    };
+    write(&paths.hosts(id), &text)
+}
+
+/// Unmounts the shared memory. Where it is not mounted there is nothing to do.
+pub(crate) fn unmount_shm(paths: &Paths, id: &str) -> Result<()> {
+    let path = paths.shm(id);
+    match vaquita_sys::mount::umount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Err(error) if matches!(error.errno(), rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        other => other.doing(|| format!("unmount {}", path.display())),
+    }
+}
+
+/// The name that the processes of a pod see.
+pub(crate) fn hostname(config: &cri::PodSandboxConfig) -> String {
+    let own = namespaces(config).network == cri::NamespaceMode::Pod as i32 && !config.hostname.is_empty();
+    if own {
+        return config.hostname.clone();
+    }
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn hosts(name: &str, ip: Ipv4Addr) -> String {
+    format!(
+        "127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::\tip6-localnet\n\
+         ff00::\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n\
+         {ip}\t{name}\n"
+    )
+}
+
+fn resolv_conf(dns: &cri::DnsConfig) -> Result<String> {
+    for word in dns.servers.iter().chain(&dns.searches).chain(&dns.options) {
+        if word.is_empty() || word.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(Error::invalid(format!("dns_config: {word:?} is not one word")));
+        }
+    }
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
+    }
+    for server in &dns.servers {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    if !dns.options.is_empty() {
+        text.push_str(&format!("options {}\n", dns.options.join(" ")));
+    }
+    Ok(text)
+}
+
+/// A file of the host, empty where it has none.
+fn host_file(path: &str) -> Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).doing(|| format!("read {path}")),
+    }
+}
+
+/// Containers of any user read these.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let doing = || format!("write {}", path.display());
+    std::fs::write(path, bytes).doing(doing)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).doing(doing)
+}
+
+fn mount_shm(path: &Path) -> Result<()> {
+    let doing = || format!("mount a tmpfs on {}", path.display());
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => other.doing(doing)?,
+    }
+    let tmpfs = Filesystem::open("tmpfs").doing(doing)?;
+    tmpfs.set_string("mode", "1777").doing(doing)?;
+    tmpfs.set_string("size", SHM_SIZE).doing(doing)?;
+    tmpfs.set_string("source", "shm").doing(doing)?;
+    let tree =
+        tmpfs.create_with(Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC).doing(doing)?;
+    vaquita_sys::mount::move_mount(&tree, rustix::fs::CWD, path).doing(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers() {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let dns = cri::DnsConfig {
+            servers: words(&["10.0.0.1", "10.0.0.2"]),
+            searches: words(&["a.svc", "svc"]),
+            options: words(&["ndots:5"]),
+        };
+        assert_eq!(
+            resolv_conf(&dns).unwrap(),
+            "search a.svc svc\nnameserver 10.0.0.1\nnameserver 10.0.0.2\noptions ndots:5\n"
+        );
+        assert_eq!(resolv_conf(&cri::DnsConfig::default()).unwrap(), "");
+        let evil = cri::DnsConfig { servers: words(&["1.1.1.1\nnameserver 6.6.6.6"]), ..Default::default() };
+        assert!(resolv_conf(&evil).is_err());
+    }
+}
