@@ -1,11 +1,25 @@
 //! What of ours exists on this host, and whose it is.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vaquita_cgroup::{Cgroup, Layout};
+
+use crate::error::Doing;
+use crate::model::{ContainerRecord, SandboxPhase, SandboxRecord, is_id, namespaces};
+use crate::node::network_config;
+use crate::paths::Paths;
 use crate::{Config, Result};
+
+/// The kernel destroys the link of a dead network namespace some time after the last process left it.
+const LINK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Something of ours that the kernel or a directory holds.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Resource {
-    /// `mount`, `cgroup`, `netns`, `link`, `address`, `nft rule`, `process`, `snapshot`, `record` …
+    /// `mount`, `cgroup`, `netns`, `link`, `lease`, `process`, `snapshot`, `record` …
     pub kind: String,
     /// A path, an interface, a process id.
     pub name: String,
@@ -17,11 +31,242 @@ pub struct Resource {
 
 /// Lists everything below the directories, the cgroup root and the network of `config`, orphans last.
 ///
-/// Needs no server and disturbs none: it reads the records and the kernel.
+/// Needs no server and disturbs none: it reads the records and the kernel. What a pod that is being made or taken down
+/// at that moment has may show up without an owner.
 ///
 /// # Errors
-/// When a record or a part of the kernel cannot be read.
+/// When a part of the kernel cannot be read. A record that cannot be read is an orphan.
 pub fn inventory(config: &Config) -> Result<Vec<Resource>> {
-    let _ = config;
-    Ok(Vec::new())
+    let deadline = Instant::now() + LINK_PATIENCE;
+    loop {
+        let mut all = look(config)?;
+        all.sort_by(|one, other| (one.owner.is_none(), one).cmp(&(other.owner.is_none(), other)));
+        let dying = all.iter().any(|resource| resource.owner.is_none() && resource.kind == "link");
+        if !dying || Instant::now() > deadline {
+            return Ok(all);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn look(config: &Config) -> Result<Vec<Resource>> {
+    let paths = Paths::of(config);
+    let mut all = Vec::new();
+    let records = records(&paths, &mut all)?;
+    let daemon = UnixStream::connect(&config.socket).is_ok();
+    let owners = Owners { records, daemon };
+    processes(&paths, &owners, &mut all)?;
+    cgroups(config, &owners, &mut all)?;
+    mounts(config, &paths, &owners, &mut all)?;
+    snapshots(&paths, &owners, &mut all)?;
+    network(config, &paths, &owners, &mut all)?;
+    Ok(all)
+}
+
+/// What the records say.
+#[derive(Default)]
+struct Records {
+    sandboxes: BTreeMap<String, SandboxRecord>,
+    containers: BTreeMap<String, ContainerRecord>,
+}
+
+/// Who can own something.
+struct Owners {
+    records: Records,
+    /// A server answers on the socket.
+    daemon: bool,
+}
+
+impl Owners {
+    /// A sandbox that still holds resources.
+    fn sandbox(&self, id: &str) -> Option<String> {
+        let record = self.records.sandboxes.get(id)?;
+        (record.life.phase != SandboxPhase::Stopped).then(|| id.to_owned())
+    }
+
+    /// What all pods share is the server's while it runs, and the pods' as long as there are any.
+    fn shared(&self) -> Option<String> {
+        if self.daemon {
+            return Some("daemon".to_owned());
+        }
+        let live = |record: &SandboxRecord| record.life.phase != SandboxPhase::Stopped;
+        self.records.sandboxes.values().any(live).then(|| "pods".to_owned())
+    }
+}
+
+fn resource(kind: &str, name: impl Into<String>, owner: Option<String>, note: impl Into<String>) -> Resource {
+    Resource { kind: kind.to_owned(), name: name.into(), owner, note: note.into() }
+}
+
+fn records(paths: &Paths, all: &mut Vec<Resource>) -> Result<Records> {
+    let mut records = Records::default();
+    for id in paths.pod_ids()? {
+        let name = paths.pod(&id).display().to_string();
+        match paths.read_sandbox(&id) {
+            Ok(Some(record)) => {
+                let metadata = record.config.metadata.clone().unwrap_or_default();
+                let note = format!("pod {}/{}, {:?}", metadata.namespace, metadata.name, record.life.phase);
+                all.push(resource("record", name, Some(id.clone()), note));
+                if let Some(pid) = record.life.pid
+                    && namespaces(&record.config).network == 0
+                    && let Ok(link) = std::fs::read_link(format!("/proc/{pid}/ns/net"))
+                {
+                    all.push(resource(
+                        "netns",
+                        link.to_string_lossy(),
+                        Some(id.clone()),
+                        format!("of pid {pid}"),
+                    ));
+                }
+                records.sandboxes.insert(id.clone(), record);
+            }
+            Ok(None) => all.push(resource("record", name, None, "a directory without a record")),
+            Err(error) => all.push(resource("record", name, None, error.to_string())),
+        }
+        for container in paths.container_ids(&id)? {
+            let name = paths.container(&id, &container).display().to_string();
+            match paths.read_container(&id, &container) {
+                Ok(Some(record)) => {
+                    let metadata = record.config.metadata.clone().unwrap_or_default();
+                    let note = format!("container {}, attempt {}", metadata.name, metadata.attempt);
+                    all.push(resource("record", name, Some(container.clone()), note));
+                    records.containers.insert(container, record);
+                }
+                Ok(None) => all.push(resource("record", name, None, "a directory without a record")),
+                Err(error) => all.push(resource("record", name, None, error.to_string())),
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// The shims, by their command line.
+fn processes(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+    let pods = paths.pods();
+    for entry in std::fs::read_dir("/proc").doing(|| "list /proc")? {
+        let Ok(entry) = entry else { continue };
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // It may have ended meanwhile.
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+        if words.next().as_deref() != Some("vaquita-shim") {
+            continue;
+        }
+        let dir = PathBuf::from(words.next().unwrap_or_default().into_owned());
+        let Ok(id) = dir.strip_prefix(&pods) else { continue };
+        let owner = owners.sandbox(&id.to_string_lossy());
+        all.push(resource("process", pid.to_string(), owner, format!("vaquita-shim {}", dir.display())));
+    }
+    Ok(())
+}
+
+fn cgroups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+    let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
+    let mut owned: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for (id, record) in &owners.records.sandboxes {
+        if owners.sandbox(id).is_some() {
+            if record.cgroup_is_ours {
+                owned.insert(record.cgroup.clone(), id.clone());
+            }
+            owned.insert(record.cgroup.join(id), id.clone());
+        }
+    }
+    for (id, record) in &owners.records.containers {
+        owned.insert(record.cgroup.clone(), id.clone());
+    }
+    let mut found: BTreeSet<PathBuf> = list(&layout, &config.cgroup_root)?.into_iter().collect();
+    for path in owned.keys() {
+        if !found.contains(path) {
+            found.extend(list(&layout, path)?);
+        }
+    }
+    for path in found {
+        let owner = match owned.get(&path) {
+            Some(owner) => Some(owner.clone()),
+            // Inside a container's: it made that itself, in a cgroup namespace.
+            None if owned.keys().any(|owner| path.starts_with(owner)) => owned
+                .iter()
+                .filter(|(owner, _)| path.starts_with(owner))
+                .max_by_key(|(owner, _)| owner.components().count())
+                .map(|(_, id)| id.clone()),
+            None if owned.keys().any(|owner| owner.starts_with(&path)) => Some("pods".to_owned()),
+            None if is_ours_by_name(&path) => None,
+            None => owners.shared(),
+        };
+        let count =
+            Cgroup::open(&layout, &path).and_then(|cgroup| cgroup.procs()).map_or(0, |procs| procs.len());
+        all.push(resource("cgroup", path.display().to_string(), owner, format!("{count} processes")));
+    }
+    Ok(())
+}
+
+fn list(layout: &Layout, path: &Path) -> Result<Vec<PathBuf>> {
+    vaquita_cgroup::list(layout, path).doing(|| format!("list the cgroups below {}", path.display()))
+}
+
+fn is_ours_by_name(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(is_id)
+}
+
+fn mounts(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+    let pods = paths.pods();
+    for mount in vaquita_sys::mount::mountinfo().doing(|| "read the mounts of the host")? {
+        let point = &mount.mount_point;
+        let below =
+            [&config.root, &config.state].into_iter().any(|dir| point.starts_with(dir) && point != dir);
+        if !below {
+            continue;
+        }
+        let owner = match point.strip_prefix(&pods) {
+            Ok(rest) => {
+                rest.components().next().and_then(|id| owners.sandbox(&id.as_os_str().to_string_lossy()))
+            }
+            // Volumes are the agent's, which works through the server.
+            Err(_) => owners.shared(),
+        };
+        all.push(resource("mount", point.display().to_string(), owner, mount.fs_type));
+    }
+    Ok(())
+}
+
+fn snapshots(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+    let dir = paths.images().join("snapshots");
+    let doing = || format!("list {}", dir.display());
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).doing(doing),
+    };
+    for entry in entries {
+        let id = entry.doing(doing)?.file_name().to_string_lossy().into_owned();
+        let owner = owners.records.containers.contains_key(&id).then(|| id.clone());
+        all.push(resource("snapshot", dir.join(&id).display().to_string(), owner, ""));
+    }
+    Ok(())
+}
+
+fn network(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+    use vaquita_net::ResourceKind;
+    let Some(network) = &config.network else { return Ok(()) };
+    let found = vaquita_net::inventory(&network_config(network, paths))
+        .doing(|| format!("list what the pod network {} has", network.bridge))?;
+    for item in found {
+        let kind = match item.kind {
+            ResourceKind::Address => "address",
+            ResourceKind::Bridge => "bridge",
+            ResourceKind::HostPort => "host port",
+            ResourceKind::Lease => "lease",
+            ResourceKind::Link => "link",
+            ResourceKind::Table => "nft table",
+            _ => "network",
+        };
+        let owner = match item.owner {
+            Some(id) => owners.sandbox(&id),
+            None if item.kind.is_shared() => owners.shared(),
+            None => None,
+        };
+        all.push(resource(kind, item.name, owner, ""));
+    }
+    Ok(())
 }

@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use vaquita_image::Registries;
+
 /// Where a server keeps its things and how it behaves.
 ///
 /// Two servers on one host need different `root`, `state`, `socket`, `cgroup_root` and network.
@@ -20,6 +22,8 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// The static executable that shims run, copied into a sealed memory file at start. `None`: the running executable.
     pub executable: Option<PathBuf>,
+    /// How registries are reached.
+    pub registries: Registries,
     /// An image that any pull of its reference gets without a registry.
     pub demo_image: Option<DemoImage>,
     /// Raise an `oom_score_adj` that this process may not set to the lowest that it may, instead of refusing the container.
@@ -39,6 +43,7 @@ impl Default for Config {
             network: Some(NetworkConfig::default()),
             cgroup_root: "/vaquita".into(),
             executable: None,
+            registries: Registries::default(),
             demo_image: None,
             restrict_oom_score_adj: false,
             idle_exit: false,

@@ -6,6 +6,8 @@ mod probe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oci_spec::runtime::LinuxResources;
+use vaquita_cgroup::Cgroup;
 use vaquita_proto::cri;
 use vaquita_shim::SignalScope;
 use vaquita_shim::client::Client;
@@ -14,7 +16,7 @@ use crate::error::Doing;
 use crate::model::{Container, ContainerPhase, Ended, Reason, Sandbox, now};
 use crate::node::{Failures, Node, blocking};
 use crate::pod::found;
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, spec};
 
 /// How long a killed container may take to be gone: after that its processes hang in the kernel.
 const KILL: Duration = Duration::from_secs(60);
@@ -51,7 +53,11 @@ async fn start_now(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         _ => {
             return Err(Error::new(
                 Kind::Precondition,
-                format!("container {} is {}: only a created one can be started", container.id(), life.state().as_str_name()),
+                format!(
+                    "container {} is {}: only a created one can be started",
+                    container.id(),
+                    life.state().as_str_name()
+                ),
             ));
         }
     }
@@ -106,7 +112,10 @@ async fn kill(shim: Option<&Client>, container: &Container) -> Result<()> {
     tokio::time::timeout(KILL, container.over()).await.map_err(|_| {
         Error::new(
             Kind::Timeout,
-            format!("container {} does not end although it was killed: its processes hang in the kernel", container.id()),
+            format!(
+                "container {} does not end although it was killed: its processes hang in the kernel",
+                container.id()
+            ),
         )
     })
 }
@@ -159,7 +168,8 @@ async fn erase(node: &Arc<Node>, sandbox: Option<&Sandbox>, container: &Containe
         }
     }
     let worker = node.clone();
-    let record = (container.record.sandbox.clone(), container.record.id.clone(), container.record.cgroup.clone());
+    let record =
+        (container.record.sandbox.clone(), container.record.id.clone(), container.record.cgroup.clone());
     let erased = blocking("remove the container", move || {
         let (sandbox, id, cgroup) = record;
         let mut failures = Failures::default();
@@ -181,26 +191,21 @@ pub(crate) async fn reopen_log(node: &Arc<Node>, id: &str) -> Result<()> {
 }
 
 /// Sets other limits, all or none.
-pub(crate) async fn update(
-    node: &Arc<Node>,
-    id: &str,
-    change: cri::LinuxContainerResources,
-) -> Result<()> {
+pub(crate) async fn update(node: &Arc<Node>, id: &str, change: cri::LinuxContainerResources) -> Result<()> {
     let container = node.tables.container(id)?;
     let _lane = container.lane.lock().await;
     if container.life().is_over() || container.life().removing {
         return Err(Error::new(Kind::Precondition, format!("container {} has ended", container.id())));
     }
     let old = container.resources();
-    let new = crate::spec::merged(&old, &change);
+    let new = spec::merged(&old, &change);
     let worker = node.clone();
     let cgroup = container.record.cgroup.clone();
-    let limits = (crate::spec::limits(&new, &node.host)?, crate::spec::limits(&old, &node.host)?);
+    let limits = (spec::limits(&new, &node.host)?, spec::limits(&old, &node.host)?);
     blocking("update the limits", move || {
-        use vaquita_cgroup::{Cgroup, Resources};
         let doing = || format!("set the limits of {}", cgroup.display());
         let cgroup = Cgroup::open(&worker.layout, &cgroup).doing(doing)?;
-        let apply = |limits| Resources::try_from(limits).and_then(|limits| cgroup.apply(&limits));
+        let apply = |limits: &LinuxResources| cgroup.apply(&spec::cgroup_limits(limits));
         let result = apply(&limits.0);
         if result.is_err() {
             // What was set before the failure goes back; the first error is the one to tell.
@@ -216,7 +221,9 @@ pub(crate) async fn update(
 /// Why a container ended, for those who can see it no more: empty while it runs.
 pub(crate) fn reason(phase: &ContainerPhase) -> (i32, &'static str, &str) {
     match phase {
-        ContainerPhase::Exited(Ended { code, reason, message, .. }) => (*code, Reason::as_str(*reason), message),
+        ContainerPhase::Exited(Ended { code, reason, message, .. }) => {
+            (*code, Reason::as_str(*reason), message)
+        }
         _ => (0, "", ""),
     }
 }

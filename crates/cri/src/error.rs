@@ -182,6 +182,23 @@ impl Classify for vaquita_sys::Error {
     }
 }
 
+impl Classify for vaquita_cgroup::Error {
+    fn classify(&self) -> Kind {
+        use vaquita_cgroup::Kind as Cgroup;
+        match self.kind() {
+            Cgroup::Busy => Kind::Busy,
+            Cgroup::Denied => Kind::Denied,
+            Cgroup::Exists => Kind::Exists,
+            Cgroup::Invalid => Kind::Invalid,
+            Cgroup::NotFound => Kind::NotFound,
+            Cgroup::Timeout => Kind::Timeout,
+            Cgroup::Unavailable => Kind::Unavailable,
+            Cgroup::Unsupported => Kind::Unsupported,
+            _ => Kind::Internal,
+        }
+    }
+}
+
 impl Classify for vaquita_image::Error {
     fn classify(&self) -> Kind {
         use vaquita_image::Kind as Image;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Capabilities, Capability};
 use vaquita_cgroup::Layout;
+use vaquita_sys::cap;
 
 use crate::Result;
 use crate::error::Doing;
@@ -38,10 +39,10 @@ pub(crate) fn capability(name: &str) -> Option<Capability> {
 impl Host {
     /// Looks the facts up.
     pub(crate) fn look(layout: &Layout, restrict_oom_score_adj: bool) -> Result<Self> {
-        let sets = vaquita_sys::cap::current().doing(|| "read our own capabilities")?;
-        let ours = sets.permitted & sets.bounding;
+        let sets = cap::current().doing(|| "read our own capabilities")?;
+        let ours = sets.permitted.intersection(sets.bounding);
         let capabilities = ours.iter().filter_map(|ours| capability(ours.name())).collect();
-        let lowest_oom_score_adj = if ours.contains(vaquita_sys::cap::Capability::SYS_RESOURCE) {
+        let lowest_oom_score_adj = if ours.contains(cap::Capability::SYS_RESOURCE) {
             -1000
         } else {
             let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();

@@ -8,11 +8,21 @@
 
 pub mod check;
 mod config;
+mod container;
 mod error;
+mod exec;
 mod host;
+mod images;
 mod model;
+mod node;
+mod paths;
+mod pod;
+mod pod_files;
+mod reconcile;
 mod server;
+mod service;
 mod spec;
+mod stats;
 
 pub use config::{Config, DemoImage, NetworkConfig};
 pub use error::{Error, Kind, Result};

@@ -81,6 +81,9 @@ impl Node {
 fn open_network(config: &crate::NetworkConfig, paths: &Paths) -> Result<Arc<Network>> {
     let network = Network::open(network_config(config, paths))
         .doing(|| format!("open the pod network {}", config.bridge))?;
+    for obstacle in network.obstacles().unwrap_or_default() {
+        tracing::warn!(obstacle, "something on this host is in the way of the pod network");
+    }
     Ok(Arc::new(network))
 }
 

@@ -13,7 +13,6 @@ use crate::node::Node;
 use crate::{Error, Kind, Result};
 
 pub(crate) use take_down::{remove_cgroups, take_down};
-pub(crate) use set_up::is_clean_absolute;
 pub(crate) use watch::{settle, watch};
 
 /// The name under which our one runtime goes, beside "".

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use rustix::mount::UnmountFlags;
 use vaquita_proto::cri;
-use vaquita_sys::mount::{Attributes, Filesystem, UnmountFlags};
+use vaquita_sys::mount::{Attributes, Filesystem};
 
 use crate::error::Doing;
 use crate::model::namespaces;
@@ -115,8 +116,7 @@ fn mount_shm(path: &Path) -> Result<()> {
     tmpfs.set_string("mode", "1777").doing(doing)?;
     tmpfs.set_string("size", SHM_SIZE).doing(doing)?;
     tmpfs.set_string("source", "shm").doing(doing)?;
-    let tree =
-        tmpfs.create_with(Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC).doing(doing)?;
+    let tree = tmpfs.create_with(Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC).doing(doing)?;
     vaquita_sys::mount::move_mount(&tree, rustix::fs::CWD, path).doing(doing)
 }
 

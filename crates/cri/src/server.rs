@@ -1,22 +1,41 @@
 //! The server on its socket.
 
-use std::future::Future;
+mod idle;
+mod socket;
 
-use crate::{Config, Error, Kind, Result};
+use std::future::Future;
+use std::sync::Arc;
+
+use tonic::transport::Server as Transport;
+use vaquita_proto::cri::image_service_server::ImageServiceServer;
+use vaquita_proto::cri::runtime_service_server::RuntimeServiceServer;
+use vaquita_proto::node::node_server::NodeServer;
+
+use crate::error::Doing;
+use crate::node::{Failures, Node, blocking, network_config};
+use crate::service::Service;
+use crate::{Config, Error, Kind, Result, reconcile};
+
+/// The most bytes of one message, in either direction, as with every CRI client and server.
+const MESSAGE: usize = 16 << 20;
 
 /// A node that has taken up everything that was running, and answers on its socket.
 #[derive(Debug)]
 pub struct Server {
-    config: Config,
+    node: Arc<Node>,
+    socket: socket::Socket,
 }
 
 impl Server {
     /// Reconciles records and kernel, then opens the socket: whoever can connect sees the truth.
     ///
     /// # Errors
-    /// [`Kind::Busy`] when another server uses the same directories; otherwise what the kernel refused.
+    /// [`Kind::Busy`] when another server uses the same directories or socket; otherwise what the kernel refused.
     pub async fn start(config: Config) -> Result<Self> {
-        Ok(Self { config })
+        let node = Node::open(config).await?;
+        reconcile::run(&node).await?;
+        let socket = socket::Socket::open(&node.config.socket)?;
+        Ok(Self { node, socket })
     }
 
     /// Answers until `shutdown` is ready or, with [`Config::idle_exit`], until nobody needs it.
@@ -26,10 +45,68 @@ impl Server {
     /// # Errors
     /// When the socket fails, or when something could not be taken down.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        shutdown.await;
-        Err(Error::new(
-            Kind::Unsupported,
-            format!("serving {} is not there yet", self.config.socket.display()),
-        ))
+        let Self { node, socket } = self;
+        let clients = socket.clients();
+        let idle = {
+            let (node, clients) = (node.clone(), clients.clone());
+            async move {
+                match node.config.idle_exit {
+                    true => idle::wait(|| node.tables.is_empty() && clients.count() == 0).await,
+                    false => std::future::pending().await,
+                }
+            }
+        };
+        let path = node.config.socket.clone();
+        let service = Service::new(node.clone());
+        let serving = Transport::builder()
+            .add_service(
+                RuntimeServiceServer::new(service.clone())
+                    .max_decoding_message_size(MESSAGE)
+                    .max_encoding_message_size(MESSAGE),
+            )
+            .add_service(
+                ImageServiceServer::new(service.clone())
+                    .max_decoding_message_size(MESSAGE)
+                    .max_encoding_message_size(MESSAGE),
+            )
+            .add_service(NodeServer::new(service).max_decoding_message_size(MESSAGE))
+            .serve_with_incoming(socket.connections());
+        // Not the graceful way: a client that never ends its stream would keep us for ever, and every operation under
+        // way is taken up again by the next start.
+        let served = tokio::select! {
+            result = serving => result.map_err(|error| {
+                Error::new(Kind::Internal, format!("serving {}: {error}", path.display()))
+            }),
+            () = shutdown => Ok(()),
+            () = idle => Ok(()),
+        };
+        let _ = std::fs::remove_file(&path);
+        served?;
+        take_down(node).await
     }
+}
+
+/// Leaves nothing on the host when there is nothing to be kept for.
+async fn take_down(node: Arc<Node>) -> Result<()> {
+    if !node.tables.is_empty() {
+        return Ok(());
+    }
+    blocking("take the node down", move || {
+        let mut failures = Failures::default();
+        if let Some(network) = &node.config.network {
+            let doing = || format!("take the pod network {} down", network.bridge);
+            // Opened anew, because the node's own is shared by whatever still ends.
+            let opened = vaquita_net::Network::open(network_config(network, &node.paths)).doing(doing);
+            if let Some(opened) = failures.note(opened) {
+                failures.note(opened.close().doing(doing));
+            }
+        }
+        let root = node.config.cgroup_root.as_path();
+        failures.note(
+            vaquita_cgroup::remove_empty_parents(&node.layout, &root.join("none"), std::path::Path::new("/"))
+                .doing(|| format!("remove the cgroup {}", root.display())),
+        );
+        failures.finish("ending")
+    })
+    .await
 }

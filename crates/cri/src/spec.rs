@@ -11,8 +11,8 @@ mod security;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxSeccomp,
-    Mount, Root, Spec,
+    Linux, LinuxDevice, LinuxDeviceCgroup, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxSeccomp, Mount, Root, Spec,
 };
 use vaquita_image::ImageConfig;
 use vaquita_proto::cri;
@@ -22,7 +22,7 @@ use crate::host::Host;
 use crate::{Error, Result};
 
 pub(crate) use process::exec_process;
-pub(crate) use resources::{limits, merged};
+pub(crate) use resources::{cgroup_limits, limits, merged};
 pub(crate) use sandbox::{ports, request as sandbox_request};
 pub(crate) use security::{PidNamespace, capabilities, context, pid_namespace, refuse_unsupported};
 
@@ -83,7 +83,7 @@ pub(crate) struct User {
 
 /// The specification of a container.
 pub(crate) fn build(input: &Input<'_>) -> Result<Spec> {
-    let context = security::context(input.config);
+    let context = context(input.config);
     let mut spec = Spec::default();
     let mut root = Root::default();
     root.set_path("rootfs".into()).set_readonly(Some(context.readonly_rootfs));
@@ -111,7 +111,7 @@ pub(crate) fn joined(sandbox: &cri::PodSandboxConfig, pid: PidNamespace) -> Name
 
 fn linux(input: &Input<'_>, context: &cri::LinuxContainerSecurityContext) -> Result<Linux> {
     let mut linux = Linux::default();
-    let mut resources = resources::limits(&limits_of(input.config), input.host)?;
+    let mut resources = limits(&limits_of(input.config), input.host)?;
     resources.set_devices(Some(device_rules(input, context)));
     let devices: Vec<LinuxDevice> = input.devices.iter().map(|(device, _)| device.clone()).collect();
     linux
@@ -139,10 +139,11 @@ fn namespaces(
     context: &cri::LinuxContainerSecurityContext,
 ) -> Result<Vec<LinuxNamespace>> {
     let mut kinds = vec![(LinuxNamespaceType::Mount, None)];
-    match security::pid_namespace(input.config, input.sandbox)? {
+    match pid_namespace(input.config, input.sandbox)? {
         PidNamespace::Own => kinds.push((LinuxNamespaceType::Pid, None)),
         PidNamespace::Target => {
-            let pid = input.target.ok_or_else(|| Error::invalid("namespace_options.target_id: no such process"))?;
+            let pid =
+                input.target.ok_or_else(|| Error::invalid("namespace_options.target_id: no such process"))?;
             kinds.push((LinuxNamespaceType::Pid, Some(PathBuf::from(format!("/proc/{pid}/ns/pid")))));
         }
         PidNamespace::Host | PidNamespace::Pod => {}
@@ -172,7 +173,12 @@ fn device_rules(input: &Input<'_>, context: &cri::LinuxContainerSecurityContext)
     let mut rules = vec![security::device_rule(false, None, None, "rwm")];
     rules.extend(security::everybodys_devices());
     rules.extend(input.devices.iter().map(|(device, access)| {
-        security::device_rule(true, Some(device.typ()), Some((Some(device.major()), Some(device.minor()))), access)
+        security::device_rule(
+            true,
+            Some(device.typ()),
+            Some((Some(device.major()), Some(device.minor()))),
+            access,
+        )
     }));
     rules
 }

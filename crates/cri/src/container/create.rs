@@ -12,7 +12,8 @@ use vaquita_shim::CreateRequest;
 use super::probe;
 use crate::error::Doing;
 use crate::model::{
-    Container, ContainerRecord, Ended, Life, Sandbox, fingerprint, new_id, now, signal_from_cri, signal_from_image,
+    Container, ContainerRecord, Ended, Life, Sandbox, fingerprint, new_id, now, signal_from_cri,
+    signal_from_image,
 };
 use crate::node::{Node, blocking};
 use crate::paths::private_dir;
@@ -22,7 +23,11 @@ use crate::{Error, Kind, Result, pod_files};
 /// How long looking at host paths and images may take: a network file system that is gone hangs whoever looks at it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(super) async fn run(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: cri::ContainerConfig) -> Result<String> {
+pub(super) async fn run(
+    node: &Arc<Node>,
+    sandbox: &Arc<Sandbox>,
+    config: cri::ContainerConfig,
+) -> Result<String> {
     let _pod = sandbox.lane.read().await;
     let shim = sandbox.open()?;
     let fingerprint = fingerprint(&config);
@@ -66,7 +71,10 @@ pub(super) async fn run(node: &Arc<Node>, sandbox: &Arc<Sandbox>, config: cri::C
     };
     let made = async {
         let prepared = prepared?;
-        let created = shim.create(&request, prepared.rootfs).await.doing(|| format!("create container {:?}", metadata.name))?;
+        let created = shim
+            .create(&request, prepared.rootfs)
+            .await
+            .doing(|| format!("create container {:?}", metadata.name))?;
         Ok((prepared.user, created.pid))
     };
     match made.await {
@@ -112,7 +120,12 @@ async fn roll_back(node: &Arc<Node>, sandbox: &Sandbox, record: ContainerRecord,
 }
 
 /// The process whose PID namespace is joined.
-fn target(node: &Node, sandbox: &Sandbox, config: &cri::ContainerConfig, pid: PidNamespace) -> Result<Option<i32>> {
+fn target(
+    node: &Node,
+    sandbox: &Sandbox,
+    config: &cri::ContainerConfig,
+    pid: PidNamespace,
+) -> Result<Option<i32>> {
     if pid != PidNamespace::Target {
         return Ok(None);
     }
@@ -130,9 +143,9 @@ fn image(node: &Node, config: &cri::ContainerConfig) -> Result<Arc<Image>> {
     if spec.image.is_empty() {
         return Err(Error::invalid("config.image.image: is missing"));
     }
-    node.images
-        .find(&spec.image)
-        .ok_or_else(|| Error::new(Kind::NotFound, format!("image {:?} is not on this node: pull it first", spec.image)))
+    node.images.find(&spec.image).ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("image {:?} is not on this node: pull it first", spec.image))
+    })
 }
 
 fn record(
@@ -286,7 +299,9 @@ fn user_text(context: &cri::LinuxContainerSecurityContext, image: &str) -> Resul
         }
         (Some(user), Some(group)) => Ok(format!("{user}:{group}")),
         (Some(user), None) => Ok(user),
-        (None, Some(_)) => Err(Error::invalid("run_as_group: a group without run_as_user or run_as_username")),
+        (None, Some(_)) => {
+            Err(Error::invalid("run_as_group: a group without run_as_user or run_as_username"))
+        }
         (None, None) => Ok(image.to_owned()),
     }
 }
@@ -308,12 +323,13 @@ mod tests {
 
     #[test]
     fn who_it_runs_as() {
-        let context = |user: Option<i64>, name: &str, group: Option<i64>| cri::LinuxContainerSecurityContext {
-            run_as_user: user.map(|value| cri::Int64Value { value }),
-            run_as_username: name.into(),
-            run_as_group: group.map(|value| cri::Int64Value { value }),
-            ..Default::default()
-        };
+        let context =
+            |user: Option<i64>, name: &str, group: Option<i64>| cri::LinuxContainerSecurityContext {
+                run_as_user: user.map(|value| cri::Int64Value { value }),
+                run_as_username: name.into(),
+                run_as_group: group.map(|value| cri::Int64Value { value }),
+                ..Default::default()
+            };
         for (user, name, group, text) in [
             (None, "", None, "image:user"),
             (Some(0), "", None, "0"),

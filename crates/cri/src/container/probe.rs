@@ -28,7 +28,8 @@ pub(super) fn sources(config: &cri::ContainerConfig) -> Result<Vec<PathBuf>> {
                 if table.is_none() {
                     table = Some(vaquita_sys::mount::mountinfo().doing(|| "read the mounts of the host")?);
                 }
-                let bidirectional = mount.propagation == cri::MountPropagation::PropagationBidirectional as i32;
+                let bidirectional =
+                    mount.propagation == cri::MountPropagation::PropagationBidirectional as i32;
                 propagates(table.as_deref().unwrap_or_default(), &path, bidirectional)
                     .map_err(|error| error.within(&field))?;
             }
@@ -142,8 +143,9 @@ pub(super) fn seccomp(config: &cri::ContainerConfig, host: &Host) -> Result<Opti
     }
     let (kind, path) = match &context.seccomp {
         Some(profile) => {
-            let kind = ProfileType::try_from(profile.profile_type)
-                .map_err(|_| Error::invalid(format!("seccomp.profile_type: {} is unknown", profile.profile_type)))?;
+            let kind = ProfileType::try_from(profile.profile_type).map_err(|_| {
+                Error::invalid(format!("seccomp.profile_type: {} is unknown", profile.profile_type))
+            })?;
             (kind, profile.localhost_ref.as_str())
         }
         None => match context.seccomp_profile_path.as_str() {
@@ -169,7 +171,8 @@ pub(super) fn seccomp(config: &cri::ContainerConfig, host: &Host) -> Result<Opti
 fn local_profile(path: &str) -> Result<LinuxSeccomp> {
     /// More than any profile needs.
     const LIMIT: u64 = 4 << 20;
-    let invalid = |why: &dyn std::fmt::Display| Error::invalid(format!("seccomp.localhost_ref: {path:?}: {why}"));
+    let invalid =
+        |why: &dyn std::fmt::Display| Error::invalid(format!("seccomp.localhost_ref: {path:?}: {why}"));
     if !path.starts_with('/') {
         return Err(invalid(&"is not absolute"));
     }
@@ -204,7 +207,8 @@ mod tests {
 
     #[test]
     fn propagation_needs_a_shared_mount() {
-        let line = |id: u32, point: &str, tag: &str| format!("{id} 1 8:1 / {point} rw {tag} - ext4 /dev/sda rw\n");
+        let line =
+            |id: u32, point: &str, tag: &str| format!("{id} 1 8:1 / {point} rw {tag} - ext4 /dev/sda rw\n");
         let text = [line(1, "/", "shared:1"), line(2, "/s", "master:1"), line(3, "/p", "")].concat();
         let text = text.replace("rw  -", "rw -");
         let table = vaquita_sys::mount::parse_mountinfo(text.as_bytes()).unwrap();

@@ -143,7 +143,7 @@ impl Life {
 
     /// It ended. Only the first end counts.
     fn ended(self, ended: Ended, started_at: i64) -> Option<Self> {
-        (!self.is_over()).then(|| Self {
+        (!self.is_over()).then_some(Self {
             phase: ContainerPhase::Exited(ended),
             pid: None,
             started_at: if started_at > 0 { started_at } else { self.started_at },

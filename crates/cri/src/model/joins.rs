@@ -15,7 +15,16 @@ use crate::{Error, Kind, Result};
 /// An operation runs in a task of its own: a client that goes away does not end it, and whoever asks for the same key
 /// meanwhile gets the same answer.
 pub(crate) struct Joins<K, V> {
-    running: Arc<Mutex<HashMap<K, watch::Receiver<Option<Result<V>>>>>>,
+    running: Arc<Mutex<HashMap<K, Answer<V>>>>,
+}
+
+/// Where the answer of an operation will be.
+struct Answer<V>(watch::Receiver<Option<Result<V>>>);
+
+impl<V> Clone for Answer<V> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
 }
 
 impl<K, V> fmt::Debug for Joins<K, V> {
@@ -46,6 +55,7 @@ where
                 Some(answer) => answer.clone(),
                 None => {
                     let (sender, answer) = watch::channel(None);
+                    let answer = Answer(answer);
                     running.insert(key.clone(), answer.clone());
                     let forget = Forget { running: self.running.clone(), key };
                     let operation = operation();
@@ -59,7 +69,7 @@ where
                 }
             }
         };
-        let result = answer.wait_for(Option::is_some).await.map(|result| result.clone());
+        let result = answer.0.wait_for(Option::is_some).await.map(|result| result.clone());
         match result {
             Ok(Some(result)) => result,
             _ => Err(Error::new(Kind::Internal, "the operation ended without an answer; ask again")),
@@ -69,7 +79,7 @@ where
 
 /// Takes the key out of the table, also when the operation panics.
 struct Forget<K: Eq + Hash, V> {
-    running: Arc<Mutex<HashMap<K, watch::Receiver<Option<Result<V>>>>>>,
+    running: Arc<Mutex<HashMap<K, Answer<V>>>>,
     key: K,
 }
 

@@ -9,7 +9,7 @@ use vaquita_net::PortMapping;
 use vaquita_proto::cri;
 use vaquita_shim::SandboxRequest;
 
-
+use super::take_down::forget;
 use super::{take_down, watch};
 use crate::error::Doing;
 use crate::model::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, fingerprint, new_id, now};
@@ -81,7 +81,9 @@ fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) ->
     }
     let directory = &config.log_directory;
     if !directory.is_empty() && !is_clean_absolute(directory) {
-        return Err(Error::invalid(format!("log_directory: {directory:?} must be absolute and without \"..\"")));
+        return Err(Error::invalid(format!(
+            "log_directory: {directory:?} must be absolute and without \"..\""
+        )));
     }
     let resources = config
         .linux
@@ -89,9 +91,7 @@ fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) ->
         .and_then(|linux| linux.resources.as_ref())
         .map(|resources| spec::limits(resources, &node.host))
         .transpose()?
-        .map(|limits| Resources::try_from(&limits))
-        .transpose()
-        .doing(|| "read the resources of the pod")?;
+        .map(|limits| spec::cgroup_limits(&limits));
     Ok(Plan { request, ports, resources })
 }
 
@@ -149,7 +149,8 @@ async fn attach(
     netns: OwnedFd,
     ports: Vec<PortMapping>,
 ) -> Result<std::net::Ipv4Addr> {
-    let network = node.network.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no pod network"))?;
+    let network =
+        node.network.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no pod network"))?;
     let id = id.to_owned();
     blocking("attach the network", move || {
         network.attach(&id, netns.as_fd(), &ports).doing(|| "attach the pod to its network")
@@ -165,7 +166,7 @@ async fn roll_back(node: &Arc<Node>, sandbox: &Arc<Sandbox>, error: Error) -> Er
     let undone = async {
         take_down(node, sandbox).await?;
         sandbox.advance(SandboxPhase::Removing, |_| {})?;
-        super::take_down::forget(node, sandbox).await
+        forget(node, sandbox).await
     };
     match undone.await {
         Ok(()) => error,

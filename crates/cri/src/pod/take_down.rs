@@ -37,7 +37,9 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
         }
     }
     let worker = (node.clone(), sandbox.clone());
-    failures.note(blocking("give the pod's resources back", move || give_back(&worker.0, &worker.1, &containers)).await);
+    failures.note(
+        blocking("give the pod's resources back", move || give_back(&worker.0, &worker.1, &containers)).await,
+    );
     failures.finish(format_args!("sandbox {} is not wholly stopped; ask again", sandbox.id()))?;
     let record = match sandbox.life().phase {
         SandboxPhase::Dead => sandbox.advance(SandboxPhase::Stopped, |_| {})?,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 use vaquita_shim::{Event, Exited};
 
+use crate::Result;
 use crate::model::{Container, ContainerPhase, Ended, Sandbox, SandboxPhase, now};
 use crate::node::{Node, blocking};
-use crate::Result;
 
 /// Follows a pod until its shim is gone.
 pub(crate) async fn watch(node: Arc<Node>, sandbox: Arc<Sandbox>, mut events: UnboundedReceiver<Event>) {
@@ -30,9 +30,8 @@ fn pause_ended(node: &Node, sandbox: &Sandbox, exited: &Exited) {
         return;
     }
     tracing::warn!(sandbox = sandbox.id(), code = exited.exit.code, "the pause process of a sandbox ended");
-    let written = sandbox
-        .advance(SandboxPhase::Dead, |_| {})
-        .and_then(|record| node.paths.write_sandbox(&record));
+    let written =
+        sandbox.advance(SandboxPhase::Dead, |_| {}).and_then(|record| node.paths.write_sandbox(&record));
     if let Err(error) = written {
         tracing::error!(sandbox = sandbox.id(), %error, "could not record that a sandbox is not ready");
     }

@@ -20,7 +20,8 @@ pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityCont
     let overridden = |mount: &Mount| asked.iter().any(|other| same(other.destination(), mount.destination()));
     let mut all: Vec<Mount> =
         defaults(context.privileged).into_iter().filter(|mount| !overridden(mount)).collect();
-    let mut above: Vec<Mount> = of_the_pod(input, context).into_iter().filter(|mount| !overridden(mount)).collect();
+    let mut above: Vec<Mount> =
+        of_the_pod(input, context).into_iter().filter(|mount| !overridden(mount)).collect();
     above.extend(asked);
     above.sort_by_key(|mount| mount.destination().components().count());
     all.extend(above);

@@ -12,9 +12,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityContext) -> Result<Process> {
     let config = input.config;
     let mut user = OciUser::default();
-    user.set_uid(input.user.uid)
-        .set_gid(input.user.gid)
-        .set_additional_gids(Some(input.user.groups.clone()));
+    user.set_uid(input.user.uid).set_gid(input.user.gid).set_additional_gids(Some(input.user.groups.clone()));
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))
@@ -82,7 +80,10 @@ fn environment(input: &Input<'_>) -> Result<Vec<String>> {
             return Err(Error::invalid(format!("envs: {:?} cannot be the name of a variable", pair.key)));
         }
         let value = std::str::from_utf8(&pair.value).map_err(|_| {
-            Error::unsupported(format!("envs[{}]: a value that is not UTF-8 cannot be passed on yet", pair.key))
+            Error::unsupported(format!(
+                "envs[{}]: a value that is not UTF-8 cannot be passed on yet",
+                pair.key
+            ))
         })?;
         if value.contains('\0') {
             return Err(Error::invalid(format!("envs[{}]: a value cannot hold a NUL", pair.key)));
@@ -119,6 +120,8 @@ fn oom_score_adj(input: &Input<'_>) -> Result<Option<i32>> {
     let asked = i32::try_from(resources.oom_score_adj)
         .ok()
         .filter(|score| (-1000..=1000).contains(score))
-        .ok_or_else(|| Error::invalid(format!("oom_score_adj: {} is not in -1000…1000", resources.oom_score_adj)))?;
+        .ok_or_else(|| {
+            Error::invalid(format!("oom_score_adj: {} is not in -1000…1000", resources.oom_score_adj))
+        })?;
     Ok(Some(asked))
 }

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxHugepageLimitBuilder, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{
+    LinuxCpu, LinuxHugepageLimit, LinuxHugepageLimitBuilder, LinuxMemory, LinuxResources,
+};
 use vaquita_proto::cri;
 
 use crate::host::Host;
@@ -19,12 +21,19 @@ pub(crate) fn limits(asked: &cri::LinuxContainerResources, host: &Host) -> Resul
             return Err(Error::invalid("resources.unified: this host has no unified cgroup hierarchy"));
         }
         if let Some(name) = asked.unified.keys().find(|name| name.contains('/') || !name.contains('.')) {
-            return Err(Error::invalid(format!("resources.unified: {name:?} is not a file of a cgroup controller")));
+            return Err(Error::invalid(format!(
+                "resources.unified: {name:?} is not a file of a cgroup controller"
+            )));
         }
         let unified: HashMap<_, _> = asked.unified.clone().into_iter().collect();
         resources.set_unified(Some(unified));
     }
     Ok(resources)
+}
+
+/// The limits as the cgroup takes them, without a word about devices: those of a container are set when it is made.
+pub(crate) fn cgroup_limits(limits: &LinuxResources) -> vaquita_cgroup::Resources {
+    vaquita_cgroup::Resources { devices: None, ..limits.into() }
 }
 
 /// The limits after an update: what the update does not give stays.
@@ -44,8 +53,12 @@ pub(crate) fn merged(
         oom_score_adj: number(new.oom_score_adj, old.oom_score_adj),
         cpuset_cpus: text(&new.cpuset_cpus, &old.cpuset_cpus),
         cpuset_mems: text(&new.cpuset_mems, &old.cpuset_mems),
-        hugepage_limits: if new.hugepage_limits.is_empty() { &old.hugepage_limits } else { &new.hugepage_limits }
-            .clone(),
+        hugepage_limits: if new.hugepage_limits.is_empty() {
+            &old.hugepage_limits
+        } else {
+            &new.hugepage_limits
+        }
+        .clone(),
         unified,
         memory_swap_limit_in_bytes: number(new.memory_swap_limit_in_bytes, old.memory_swap_limit_in_bytes),
     }
@@ -69,7 +82,8 @@ fn cpu(asked: &cri::LinuxContainerResources) -> Result<LinuxCpu> {
 /// Where swap can be limited and nothing is said about it, there is none: a limit is a limit.
 fn memory(asked: &cri::LinuxContainerResources, host: &Host) -> Result<LinuxMemory> {
     let limit = Some(asked.memory_limit_in_bytes).filter(|limit| *limit != 0);
-    let swap = Some(asked.memory_swap_limit_in_bytes).filter(|swap| *swap != 0).or(limit).filter(|_| host.swap);
+    let swap =
+        Some(asked.memory_swap_limit_in_bytes).filter(|swap| *swap != 0).or(limit).filter(|_| host.swap);
     if let (Some(limit), Some(swap)) = (limit, swap)
         && swap >= 0
         && swap < limit

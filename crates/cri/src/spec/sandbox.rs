@@ -36,9 +36,10 @@ pub(crate) fn request(
     let (uid, gid) = match (&context.run_as_user, &context.run_as_group) {
         (None, None) => (PAUSE_USER, PAUSE_USER),
         (None, Some(_)) => return Err(Error::invalid("run_as_group: a group without run_as_user")),
-        (Some(user), group) => {
-            (super::id("run_as_user", user.value)?, super::id("run_as_group", group.map_or(0, |group| group.value))?)
-        }
+        (Some(user), group) => (
+            super::id("run_as_user", user.value)?,
+            super::id("run_as_group", group.map_or(0, |group| group.value))?,
+        ),
     };
     Ok(SandboxRequest {
         id: id.to_owned(),
@@ -61,9 +62,9 @@ fn new_namespaces(options: &cri::NamespaceOption) -> Result<Namespaces> {
         match (name, mode) {
             (_, Ok(Pod)) => Ok(true),
             (_, Ok(Node)) | ("pid", Ok(Container)) => Ok(false),
-            (_, Ok(mode @ (Container | Target))) => {
-                Err(Error::invalid(format!("namespace_options.{name}: {mode:?} makes no sense for a sandbox")))
-            }
+            (_, Ok(mode @ (Container | Target))) => Err(Error::invalid(format!(
+                "namespace_options.{name}: {mode:?} makes no sense for a sandbox"
+            ))),
             (_, Err(_)) => Err(Error::invalid(format!("namespace_options.{name}: {value} is unknown"))),
         }
     };
@@ -118,7 +119,9 @@ fn check_sysctl(name: &str, value: &str, new: Namespaces) -> Result<()> {
         (true, _) | (_, true) => Err(Error::invalid(format!(
             "sysctls[{name}]: the pod uses that namespace of the host, whose parameters it may not change"
         ))),
-        _ => Err(Error::invalid(format!("sysctls[{name}]: this parameter belongs to the host, not to a pod"))),
+        _ => {
+            Err(Error::invalid(format!("sysctls[{name}]: this parameter belongs to the host, not to a pod")))
+        }
     }
 }
 
@@ -146,7 +149,10 @@ pub(crate) fn ports(config: &cri::PodSandboxConfig) -> Result<Vec<PortMapping>> 
                 Ok(cri::Protocol::Udp) => Protocol::Udp,
                 Ok(cri::Protocol::Sctp) => Protocol::Sctp,
                 Err(_) => {
-                    return Err(Error::invalid(format!("port_mappings: protocol {} is unknown", mapping.protocol)));
+                    return Err(Error::invalid(format!(
+                        "port_mappings: protocol {} is unknown",
+                        mapping.protocol
+                    )));
                 }
             };
             Ok(PortMapping {
@@ -169,7 +175,9 @@ mod tests {
     /// T24.
     #[test]
     fn cve_2022_0811_sysctls_stay_in_the_pod() {
-        for name in ["net.core.somaxconn", "kernel.shmmax", "kernel.msgmax", "kernel.sem", "fs.mqueue.msg_max"] {
+        for name in
+            ["net.core.somaxconn", "kernel.shmmax", "kernel.msgmax", "kernel.sem", "fs.mqueue.msg_max"]
+        {
             check_sysctl(name, "1", OWN).unwrap();
             assert!(check_sysctl(name, "1", HOST).is_err(), "{name}");
         }
@@ -210,8 +218,14 @@ mod tests {
 
     #[test]
     fn ports_are_checked() {
-        let with = |mapping| ports(&cri::PodSandboxConfig { port_mappings: vec![mapping], ..Default::default() });
-        let good = cri::PortMapping { protocol: 1, container_port: 53, host_port: 5353, host_ip: "127.0.0.1".into() };
+        let with =
+            |mapping| ports(&cri::PodSandboxConfig { port_mappings: vec![mapping], ..Default::default() });
+        let good = cri::PortMapping {
+            protocol: 1,
+            container_port: 53,
+            host_port: 5353,
+            host_ip: "127.0.0.1".into(),
+        };
         assert_eq!(with(good.clone()).unwrap()[0].to_string(), "127.0.0.1:5353/udp -> 53");
         assert!(with(cri::PortMapping { host_port: 0, ..good.clone() }).unwrap().is_empty());
         for bad in [

@@ -32,7 +32,9 @@ pub(crate) fn refuse_unsupported(
 ) -> Result<()> {
     let context = context(config);
     if context.privileged && !is_privileged(sandbox) {
-        return Err(Error::invalid("privileged: no privileged container in a sandbox that is not privileged"));
+        return Err(Error::invalid(
+            "privileged: no privileged container in a sandbox that is not privileged",
+        ));
     }
     if config.windows.is_some() {
         return Err(Error::invalid("windows: this is not Windows"));
@@ -42,11 +44,15 @@ pub(crate) fn refuse_unsupported(
     }
     for mount in &config.mounts {
         let field = format!("mounts[{}]", mount.container_path);
-        if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) || !mount.image_sub_path.is_empty() {
+        if mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
+            || !mount.image_sub_path.is_empty()
+        {
             return Err(Error::unsupported(format!("{field}.image: image volumes are not supported yet")));
         }
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return Err(Error::unsupported(format!("{field}.uidMappings: mapped mounts are not supported yet")));
+            return Err(Error::unsupported(format!(
+                "{field}.uidMappings: mapped mounts are not supported yet"
+            )));
         }
         if mount.selinux_relabel && host.selinux {
             return Err(Error::unsupported(format!("{field}.selinux_relabel: SELinux is not supported yet")));
@@ -62,7 +68,7 @@ pub(crate) fn refuse_unsupported(
     refuse_apparmor(context.apparmor.as_ref(), &context.apparmor_profile, context.privileged, host)?;
     same_as_sandbox(context.namespace_options.as_ref(), sandbox)?;
     pid_namespace(config, sandbox)?;
-    super::capabilities(config, host)?;
+    capabilities(config, host)?;
     Ok(())
 }
 
@@ -206,11 +212,7 @@ pub(super) fn device_rule(
 ) -> LinuxDeviceCgroup {
     let (major, minor) = numbers.unwrap_or_default();
     let mut rule = LinuxDeviceCgroup::default();
-    rule.set_allow(allow)
-        .set_typ(kind)
-        .set_major(major)
-        .set_minor(minor)
-        .set_access(Some(access.to_owned()));
+    rule.set_allow(allow).set_typ(kind).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
     rule
 }
 
@@ -232,9 +234,8 @@ pub(super) fn everybodys_devices() -> Vec<LinuxDeviceCgroup> {
         (5, Some(2)),
         (136, None),
     ];
-    rules.extend(
-        nodes
-            .map(|(major, minor)| device_rule(true, Some(LinuxDeviceType::C), Some((Some(major), minor)), "rwm")),
-    );
+    rules.extend(nodes.map(|(major, minor)| {
+        device_rule(true, Some(LinuxDeviceType::C), Some((Some(major), minor)), "rwm")
+    }));
     rules
 }

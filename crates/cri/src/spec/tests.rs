@@ -5,7 +5,10 @@ use crate::host::capability;
 
 fn host() -> Host {
     Host {
-        capabilities: ["CHOWN", "NET_ADMIN", "SYS_ADMIN"].iter().filter_map(|name| capability(name)).collect(),
+        capabilities: ["CHOWN", "NET_ADMIN", "SYS_ADMIN"]
+            .iter()
+            .filter_map(|name| capability(name))
+            .collect(),
         cgroup_v2: true,
         swap: true,
         hugetlb: true,
@@ -108,16 +111,31 @@ fn everything_that_can_be_asked_for() {
         context.readonly_rootfs = true;
         context.masked_paths = vec!["/proc/kcore".into()];
         context.readonly_paths = vec!["/proc/sys".into()];
-        context.namespace_options = Some(cri::NamespaceOption { pid: 3, target_id: "x".into(), ..Default::default() });
+        context.namespace_options =
+            Some(cri::NamespaceOption { pid: 3, target_id: "x".into(), ..Default::default() });
     });
     config.command = vec!["/bin/sh".into()];
     config.working_dir = "/tmp".into();
     config.tty = true;
     config.envs = vec![cri::KeyValue { key: "A".into(), value: b"b\nc".to_vec() }];
     config.mounts = vec![
-        cri::Mount { container_path: "/data/in/".into(), host_path: "/h/in".into(), readonly: true, ..Default::default() },
-        cri::Mount { container_path: "/data".into(), host_path: "/h".into(), propagation: 2, ..Default::default() },
-        cri::Mount { container_path: "/etc/hosts".into(), host_path: "/h/hosts".into(), ..Default::default() },
+        cri::Mount {
+            container_path: "/data/in/".into(),
+            host_path: "/h/in".into(),
+            readonly: true,
+            ..Default::default()
+        },
+        cri::Mount {
+            container_path: "/data".into(),
+            host_path: "/h".into(),
+            propagation: 2,
+            ..Default::default()
+        },
+        cri::Mount {
+            container_path: "/etc/hosts".into(),
+            host_path: "/h/hosts".into(),
+            ..Default::default()
+        },
         cri::Mount {
             container_path: "/ro".into(),
             host_path: "/h/ro".into(),
@@ -150,7 +168,8 @@ fn command_and_arguments() {
         (&["/c"], &[], &["/c"]),
         (&["/c"], &["x"], &["/c", "x"]),
     ] {
-        let config = cri::ContainerConfig { command: words(command), args: words(args), ..Default::default() };
+        let config =
+            cri::ContainerConfig { command: words(command), args: words(args), ..Default::default() };
         assert_eq!(strings(&spec(&config)["process"]["args"]), expected);
     }
 }
@@ -168,7 +187,10 @@ fn capabilities_as_asked() {
         });
         let spec = spec(&config);
         assert_eq!(spec["process"]["capabilities"]["bounding"], spec["process"]["capabilities"]["effective"]);
-        strings(&spec["process"]["capabilities"]["bounding"]).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        strings(&spec["process"]["capabilities"]["bounding"])
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     assert_eq!(with(&[], &[]).len(), 14);
     assert_eq!(with(&[], &["all"]), [] as [&str; 0]);
@@ -193,7 +215,8 @@ fn privileged_needs_a_privileged_sandbox() {
     assert_eq!(strings(&spec["linux"]["maskedPaths"]), [] as [&str; 0]);
     assert_eq!(strings(&spec["process"]["capabilities"]["bounding"]).len(), 3);
     assert_eq!(spec["linux"]["resources"]["devices"], serde_json::json!([{"allow": true, "access": "rwm"}]));
-    let kinds: Vec<_> = spec["linux"]["namespaces"].as_array().unwrap().iter().map(|ns| &ns["type"]).collect();
+    let kinds: Vec<_> =
+        spec["linux"]["namespaces"].as_array().unwrap().iter().map(|ns| &ns["type"]).collect();
     assert_eq!(kinds, ["mount"]);
 }
 
@@ -214,7 +237,10 @@ fn what_cannot_be_kept_is_refused_by_name() {
             },
             "CDI_devices",
         ),
-        (mount(|mount| mount.image = Some(cri::ImageSpec { image: "x".into(), ..Default::default() })), "image"),
+        (
+            mount(|mount| mount.image = Some(cri::ImageSpec { image: "x".into(), ..Default::default() })),
+            "image",
+        ),
         (mount(|mount| mount.uid_mappings = vec![cri::IdMapping::default()]), "uidMappings"),
         (mount(|mount| mount.recursive_read_only = true), "recursive_read_only"),
         (mount(|mount| mount.mount_options = vec!["suid".into()]), "mount_options"),
@@ -225,7 +251,8 @@ fn what_cannot_be_kept_is_refused_by_name() {
         (context(|context| context.apparmor_profile = "localhost/x".into()), "apparmor"),
         (
             context(|context| {
-                context.selinux_options = Some(cri::SeLinuxOption { level: "s0".into(), ..Default::default() });
+                context.selinux_options =
+                    Some(cri::SeLinuxOption { level: "s0".into(), ..Default::default() });
             }),
             "selinux_options",
         ),

@@ -1,0 +1,152 @@
+//! The unix socket: who may connect, and how many have.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+use crate::error::Doing;
+use crate::paths::private_dir;
+use crate::{Error, Kind, Result};
+
+/// A listening socket that nobody else has.
+#[derive(Debug)]
+pub(super) struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    clients: Clients,
+}
+
+/// Counts the connections that are open.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Clients(Arc<()>);
+
+impl Clients {
+    /// How many there are, given that one clone is held by the socket and one by who asks.
+    pub(super) fn count(&self) -> usize {
+        Arc::strong_count(&self.0).saturating_sub(2)
+    }
+}
+
+impl Socket {
+    /// Listens at `path`, in a directory that only we may enter. A socket that nobody listens on any more is replaced.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let doing = || format!("listen on {}", path.display());
+        if let Some(dir) = path.parent()
+            && !dir.exists()
+        {
+            private_dir(dir)?;
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(Error::new(Kind::Busy, format!("another server listens on {}", path.display())));
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.doing(doing)?,
+        }
+        // Nobody can slip in between: until the modes are set the peers are checked all the same.
+        let listener = UnixListener::bind(path).doing(doing)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
+        Ok(Self { listener, path: path.to_owned(), clients: Clients::default() })
+    }
+
+    /// The counter of its connections.
+    pub(super) fn clients(&self) -> Clients {
+        self.clients.clone()
+    }
+
+    /// The connections, as they come. Those of other users are closed at once.
+    pub(super) fn connections(self) -> impl Stream<Item = std::io::Result<Connection>> {
+        Connections(self)
+    }
+}
+
+struct Connections(Socket);
+
+impl Stream for Connections {
+    type Item = std::io::Result<Connection>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let stream = match self.0.listener.poll_accept(context) {
+                Poll::Ready(Ok((stream, _))) => stream,
+                // Out of file descriptors, say: whoever waits may find some free later.
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, socket = %self.0.path.display(), "a connection could not be accepted");
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Pending => return Poll::Pending,
+            };
+            match may_connect(&stream) {
+                true => {
+                    return Poll::Ready(Some(Ok(Connection { stream, _counted: self.0.clients.clone() })));
+                }
+                false => tracing::warn!("a connection of another user was refused"),
+            }
+        }
+    }
+}
+
+/// Root, or whoever we run as (`SO_PEERCRED`, unix(7)).
+fn may_connect(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+/// A connection that is counted while it is open.
+pub(super) struct Connection {
+    stream: UnixStream,
+    _counted: Clients,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) -> Self::ConnectInfo {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

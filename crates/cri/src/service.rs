@@ -1,0 +1,30 @@
+//! The gRPC services: thin, because all they do is translate.
+
+mod answer;
+mod image;
+mod node;
+mod runtime;
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use crate::node::Node;
+
+/// The server side of one node, for each of its services.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    node: Arc<Node>,
+}
+
+impl Service {
+    /// Services that work on `node`.
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+/// A part of the interface that is to come.
+fn to_come(what: &str) -> Status {
+    Status::unimplemented(format!("vaquita cannot do {what} yet"))
+}

@@ -1,0 +1,190 @@
+//! What the tables hold, as the CRI says it. Pure.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use vaquita_image::Image;
+use vaquita_proto::cri;
+
+use crate::container::reason;
+use crate::model::{Container, ContainerPhase, Sandbox, SandboxPhase, labels_match, signal_to_cri};
+
+/// Whether a client is told about it: not before it is complete.
+pub(super) fn sandbox_is_listed(sandbox: &Sandbox) -> bool {
+    sandbox.life().phase != SandboxPhase::Creating
+}
+
+/// Whether a sandbox passes a filter, whose id was made whole before.
+pub(super) fn sandbox_passes(sandbox: &Sandbox, filter: &cri::PodSandboxFilter) -> bool {
+    (filter.id.is_empty() || filter.id == sandbox.id())
+        && filter.state.is_none_or(|state| state.state == sandbox.life().state() as i32)
+        && labels_match(&sandbox.record.config.labels, &filter.label_selector)
+}
+
+/// Whether a container passes a filter, whose ids were made whole before.
+pub(super) fn container_passes(container: &Container, filter: &cri::ContainerFilter) -> bool {
+    (filter.id.is_empty() || filter.id == container.id())
+        && (filter.pod_sandbox_id.is_empty() || filter.pod_sandbox_id == container.record.sandbox)
+        && filter.state.is_none_or(|state| state.state == container.life().state() as i32)
+        && labels_match(&container.record.config.labels, &filter.label_selector)
+}
+
+pub(super) fn sandbox(sandbox: &Sandbox) -> cri::PodSandbox {
+    let record = &sandbox.record;
+    cri::PodSandbox {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: sandbox.life().state() as i32,
+        created_at: record.created_at,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        runtime_handler: record.runtime_handler.clone(),
+    }
+}
+
+pub(super) fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
+    let record = &sandbox.record;
+    let life = sandbox.life();
+    cri::PodSandboxStatus {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: life.state() as i32,
+        created_at: record.created_at,
+        network: Some(cri::PodSandboxNetworkStatus {
+            ip: life.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            additional_ips: Vec::new(),
+        }),
+        linux: Some(cri::LinuxPodSandboxStatus {
+            namespaces: Some(cri::Namespace { options: Some(sandbox.namespaces()) }),
+        }),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        runtime_handler: record.runtime_handler.clone(),
+    }
+}
+
+/// What `crictl inspectp` shows beside the status.
+pub(super) fn sandbox_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
+    let life = sandbox.life();
+    let info = json!({
+        "sandboxID": sandbox.id(),
+        "pid": life.pid.unwrap_or_default(),
+        "phase": life.phase,
+        "cgroup": sandbox.record.cgroup,
+        "config": sandbox.record.config,
+    });
+    [("info".to_owned(), info.to_string())].into()
+}
+
+pub(super) fn container(container: &Container) -> cri::Container {
+    let record = &container.record;
+    cri::Container {
+        id: record.id.clone(),
+        pod_sandbox_id: record.sandbox.clone(),
+        metadata: record.config.metadata.clone(),
+        image: record.config.image.clone(),
+        image_ref: record.image.clone(),
+        state: container.life().state() as i32,
+        created_at: record.created_at,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        image_id: record.image.clone(),
+    }
+}
+
+pub(super) fn container_status(container: &Container, image: Option<&Image>) -> cri::ContainerStatus {
+    let record = &container.record;
+    let life = container.life();
+    let (exit_code, reason, message) = reason(&life.phase);
+    let finished_at = match &life.phase {
+        ContainerPhase::Exited(ended) => ended.finished_at,
+        _ => 0,
+    };
+    let mut spec = record.config.image.clone().unwrap_or_default();
+    // What people call it says more than the id that kubelet passes.
+    if let Some(name) = image.and_then(|image| image.repo_tags.first()) {
+        spec.image.clone_from(name);
+    }
+    cri::ContainerStatus {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: life.state() as i32,
+        created_at: record.created_at,
+        started_at: life.started_at,
+        finished_at,
+        exit_code,
+        image: Some(spec),
+        image_ref: record.image.clone(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        mounts: record.config.mounts.clone(),
+        log_path: record
+            .log_path
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+        resources: Some(cri::ContainerResources { linux: Some(container.resources()), windows: None }),
+        image_id: record.image.clone(),
+        user: Some(cri::ContainerUser { linux: Some(record.user.clone()) }),
+        stop_signal: signal_to_cri(record.stop_signal) as i32,
+    }
+}
+
+/// What `crictl inspect` shows beside the status.
+pub(super) fn container_info(
+    container: &Container,
+    spec: Option<serde_json::Value>,
+) -> BTreeMap<String, String> {
+    let life = container.life();
+    let info = json!({
+        "sandboxID": container.record.sandbox,
+        "pid": life.pid.unwrap_or_default(),
+        "removing": life.removing,
+        "cgroup": container.record.cgroup,
+        "config": container.record.config,
+        "runtimeSpec": spec,
+    });
+    [("info".to_owned(), info.to_string())].into()
+}
+
+pub(super) fn image(image: &Image) -> cri::Image {
+    let (uid, username) = image_user(&image.config.user);
+    cri::Image {
+        id: image.id.to_string(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        // A client takes 0 for a mistake.
+        size: image.size.max(1),
+        uid: uid.map(|value| cri::Int64Value { value }),
+        username,
+        spec: None,
+        pinned: image.pinned,
+    }
+}
+
+/// A number or a name, never both; without a word it is root.
+fn image_user(text: &str) -> (Option<i64>, String) {
+    let user = text.split(':').next().unwrap_or_default();
+    match user {
+        "" => (Some(0), String::new()),
+        _ => match user.parse::<i64>() {
+            Ok(uid) => (Some(uid), String::new()),
+            Err(_) => (None, user.to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whom_an_image_runs_as() {
+        assert_eq!(image_user(""), (Some(0), String::new()));
+        assert_eq!(image_user("1000:50"), (Some(1000), String::new()));
+        assert_eq!(image_user("nginx:nginx"), (None, "nginx".to_owned()));
+        assert_eq!(image_user(":5"), (Some(0), String::new()));
+    }
+}

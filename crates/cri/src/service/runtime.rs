@@ -1,0 +1,428 @@
+//! `runtime.v1.RuntimeService`.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use tokio_stream::Pending;
+use tonic::{Request, Response, Status};
+use vaquita_proto::cri;
+use vaquita_proto::cri::runtime_service_server::RuntimeService;
+
+use super::{Service, answer, to_come};
+use crate::model::{Container, Sandbox, now};
+use crate::{container, exec, pod, stats};
+
+/// What an RPC answers.
+type Answer<T> = Result<Response<T>, Status>;
+
+/// A stream of an RPC that is to come.
+type Nothing<T> = Pending<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl RuntimeService for Service {
+    type StreamPodSandboxesStream = Nothing<cri::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Nothing<cri::StreamContainersResponse>;
+    type StreamContainerStatsStream = Nothing<cri::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Nothing<cri::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = Nothing<cri::StreamPodSandboxMetricsResponse>;
+    type GetContainerEventsStream = Nothing<cri::ContainerEventResponse>;
+
+    async fn version(&self, _: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
+        Ok(Response::new(cri::VersionResponse {
+            // The version of kubelet's runtime API, which has stayed this one: kubelet compares.
+            version: "0.1.0".into(),
+            runtime_name: "vaquita".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            runtime_api_version: "v1".into(),
+        }))
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let config = request.config.ok_or_else(|| Status::invalid_argument("config: is missing"))?;
+        let pod_sandbox_id = pod::run(&self.node, config, request.runtime_handler).await?;
+        Ok(Response::new(cri::RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
+        pod::stop(&self.node, &request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(cri::StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
+        pod::remove(&self.node, &request.into_inner().pod_sandbox_id).await?;
+        Ok(Response::new(cri::RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let sandbox = self.node.tables.sandbox(&request.pod_sandbox_id)?;
+        let containers_statuses = self
+            .node
+            .tables
+            .containers_of(sandbox.id())
+            .iter()
+            .map(|container| self.container_status_of(container))
+            .collect();
+        Ok(Response::new(cri::PodSandboxStatusResponse {
+            status: Some(answer::sandbox_status(&sandbox)),
+            info: if request.verbose { answer::sandbox_info(&sandbox) } else { BTreeMap::new() },
+            containers_statuses,
+            timestamp: now(),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let items = self.sandboxes(filter).iter().map(|sandbox| answer::sandbox(sandbox)).collect();
+        Ok(Response::new(cri::ListPodSandboxResponse { items }))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        Err(to_come("StreamPodSandboxes"))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
+        let container_id = container::create(&self.node, request.into_inner()).await?;
+        Ok(Response::new(cri::CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
+        container::start(&self.node, &request.into_inner().container_id).await?;
+        Ok(Response::new(cri::StartContainerResponse {}))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
+        let request = request.into_inner();
+        container::stop(&self.node, &request.container_id, request.timeout).await?;
+        Ok(Response::new(cri::StopContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
+        container::remove(&self.node, &request.into_inner().container_id).await?;
+        Ok(Response::new(cri::RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let containers =
+            self.containers(filter).iter().map(|container| answer::container(container)).collect();
+        Ok(Response::new(cri::ListContainersResponse { containers }))
+    }
+
+    async fn stream_containers(
+        &self,
+        _: Request<cri::StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        Err(to_come("StreamContainers"))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let container = self.node.tables.container(&request.container_id)?;
+        let info = if request.verbose {
+            let record = &container.record;
+            let path = self.node.paths.container(&record.sandbox, &record.id).join("config.json");
+            // The environment may hold secrets, but whoever asks here may read everything else too.
+            let spec = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            answer::container_info(&container, spec)
+        } else {
+            BTreeMap::new()
+        };
+        let status = Some(self.container_status_of(&container));
+        Ok(Response::new(cri::ContainerStatusResponse { status, info }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        if request.windows.is_some() {
+            return Err(Status::invalid_argument("windows: this is not Windows"));
+        }
+        container::update(&self.node, &request.container_id, request.linux.unwrap_or_default()).await?;
+        Ok(Response::new(cri::UpdateContainerResourcesResponse {}))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
+        container::reopen_log(&self.node, &request.into_inner().container_id).await?;
+        Ok(Response::new(cri::ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
+        Ok(Response::new(exec::sync(&self.node, request.into_inner()).await?))
+    }
+
+    async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        Err(to_come("Exec (streams); ExecSync runs a command and collects its output"))
+    }
+
+    async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        Err(to_come("Attach"))
+    }
+
+    async fn port_forward(&self, _: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
+        Err(to_come("PortForward"))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
+        let container = self.node.tables.container(&request.into_inner().container_id)?;
+        let stats = stats::containers(&self.node, vec![container]).await?.pop();
+        Ok(Response::new(cri::ContainerStatsResponse { stats }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let containers = self.containers(cri::ContainerFilter {
+            id: filter.id,
+            pod_sandbox_id: filter.pod_sandbox_id,
+            label_selector: filter.label_selector,
+            state: Some(cri::ContainerStateValue { state: cri::ContainerState::ContainerRunning as i32 }),
+        });
+        let stats = stats::containers(&self.node, containers).await?;
+        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        _: Request<cri::StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        Err(to_come("StreamContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
+        let sandbox = self.node.tables.sandbox(&request.into_inner().pod_sandbox_id)?;
+        let stats = stats::sandboxes(&self.node, vec![sandbox]).await?.pop();
+        Ok(Response::new(cri::PodSandboxStatsResponse { stats }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        let filter = request.into_inner().filter.unwrap_or_default();
+        let sandboxes = self.sandboxes(cri::PodSandboxFilter {
+            id: filter.id,
+            label_selector: filter.label_selector,
+            state: Some(cri::PodSandboxStateValue { state: cri::PodSandboxState::SandboxReady as i32 }),
+        });
+        let stats = stats::sandboxes(&self.node, sandboxes).await?;
+        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        Err(to_come("StreamPodSandboxStats"))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
+        // The range of the pods' addresses is the server's own configuration; a hint is not an order.
+        Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn status(&self, request: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
+        let condition = |r#type: &str, status: bool, reason: &str, message: &str| cri::RuntimeCondition {
+            r#type: r#type.into(),
+            status,
+            reason: reason.into(),
+            message: message.into(),
+        };
+        let network = match &self.node.network {
+            Some(_) => condition("NetworkReady", true, "", ""),
+            None => {
+                condition("NetworkReady", false, "NetworkPluginNotReady", "this server has no pod network")
+            }
+        };
+        let features =
+            cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let handler = |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(features) };
+        Ok(Response::new(cri::StatusResponse {
+            status: Some(cri::RuntimeStatus {
+                conditions: vec![condition("RuntimeReady", true, "", ""), network],
+            }),
+            info: if request.into_inner().verbose { self.info() } else { BTreeMap::new() },
+            runtime_handlers: vec![handler(""), handler(pod::HANDLER)],
+            features: Some(cri::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+                mount_options: true,
+            }),
+        }))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
+        Err(to_come("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _: Request<cri::CheckpointPodRequest>,
+    ) -> Answer<cri::CheckpointPodResponse> {
+        Err(to_come("CheckpointPod"))
+    }
+
+    async fn restore_pod(&self, _: Request<cri::RestorePodRequest>) -> Answer<cri::RestorePodResponse> {
+        Err(to_come("RestorePod"))
+    }
+
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        Err(to_come("GetContainerEvents"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
+        Err(to_come("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
+        Err(to_come("ListPodSandboxMetrics"))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Err(to_come("StreamPodSandboxMetrics"))
+    }
+
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
+        Ok(Response::new(cri::RuntimeConfigResponse {
+            linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs as i32 }),
+        }))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+        Err(to_come("UpdatePodSandboxResources"))
+    }
+}
+
+impl Service {
+    /// The sandboxes that pass a filter. An id may be the beginning of one; if it is that of none or of several, none
+    /// passes.
+    fn sandboxes(&self, mut filter: cri::PodSandboxFilter) -> Vec<std::sync::Arc<Sandbox>> {
+        if !filter.id.is_empty() {
+            match self.node.tables.sandbox(&filter.id) {
+                Ok(sandbox) => sandbox.id().clone_into(&mut filter.id),
+                Err(_) => return Vec::new(),
+            }
+        }
+        let mut all = self.node.tables.sandboxes();
+        all.retain(|sandbox| answer::sandbox_is_listed(sandbox) && answer::sandbox_passes(sandbox, &filter));
+        all
+    }
+
+    /// The containers that pass a filter, whose ids work as with sandboxes.
+    fn containers(&self, mut filter: cri::ContainerFilter) -> Vec<std::sync::Arc<Container>> {
+        let tables = &self.node.tables;
+        if !filter.id.is_empty() {
+            match tables.container(&filter.id) {
+                Ok(container) => container.id().clone_into(&mut filter.id),
+                Err(_) => return Vec::new(),
+            }
+        }
+        if !filter.pod_sandbox_id.is_empty() {
+            match tables.sandbox(&filter.pod_sandbox_id) {
+                Ok(sandbox) => sandbox.id().clone_into(&mut filter.pod_sandbox_id),
+                Err(_) => return Vec::new(),
+            }
+        }
+        let mut all = tables.containers();
+        all.retain(|container| answer::container_passes(container, &filter));
+        all
+    }
+
+    fn container_status_of(&self, container: &Container) -> cri::ContainerStatus {
+        let image = self.node.images.find(&container.record.image);
+        answer::container_status(container, image.as_deref())
+    }
+
+    fn info(&self) -> BTreeMap<String, String> {
+        let config = &self.node.config;
+        let network = config.network.as_ref().map(|network| {
+            json!({ "bridge": network.bridge, "subnet": format!("{}/{}", network.subnet.0, network.subnet.1) })
+        });
+        let shown = json!({
+            "root": config.root,
+            "state": config.state,
+            "socket": config.socket,
+            "cgroupRoot": config.cgroup_root,
+            "cgroupVersion": if self.node.host.cgroup_v2 { 2 } else { 1 },
+            "network": network,
+            "restrictOomScoreAdj": config.restrict_oom_score_adj,
+            "execOutputLimit": exec::OUTPUT_LIMIT,
+        });
+        let pulls = serde_json::to_string(&self.node.images.pulls()).unwrap_or_else(|_| "[]".into());
+        [("config".to_owned(), shown.to_string()), ("pulls".to_owned(), pulls)].into()
+    }
+}
