@@ -25,7 +25,7 @@ pub fn require_root() {
 }
 
 /// A name that starts with `prefix` and that no other test on this host has: lower-case letters and digits,
-/// `prefix` plus at most nine characters, so that a prefix of up to six fits a link's name (15 bytes).
+/// `prefix` and eight more, so that a prefix of up to seven fits a link's name (15 bytes).
 #[must_use]
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -43,12 +43,9 @@ fn a_detached_tree_is_built_attached_and_gone() {
 #[test]
 fn what_the_kernel_says_about_a_filesystem_is_in_the_error() {
     require_root();
-    let error = Filesystem::open("overlay").unwrap().set_string("nonsense", "1").map(drop).unwrap_err();
+    let error = Filesystem::open("tmpfs").unwrap().set_string("nonsense", "1").map(drop).unwrap_err();
     let text = error.to_string();
-    assert!(
-        text.starts_with(r#"fsconfig(<overlay>, FSCONFIG_SET_STRING, "nonsense", "1"): EINVAL"#),
-        "{text}"
-    );
+    assert!(text.starts_with(r#"fsconfig(<tmpfs>, FSCONFIG_SET_STRING, "nonsense", "1"): EINVAL"#), "{text}");
     assert!(text.contains("Unknown parameter 'nonsense'"), "{text}");
     assert_eq!(Filesystem::open("nofs").unwrap_err().kind(), Kind::NotFound);
 }
@@ -80,6 +77,52 @@ fn a_private_procfs_reads_and_writes() {
     assert_eq!(proc.open_file("../etc", OFlags::PATH).unwrap_err().errno(), Errno::XDEV);
     assert_eq!(proc.open_file("/etc", OFlags::PATH).unwrap_err().errno(), Errno::XDEV);
     assert_eq!(proc.write("sys/kernel/ostype", "x").unwrap_err().kind(), Kind::Denied);
+}
+
+/// Runs a body on a thread whose kernel lacks these calls.
+fn without_calls(numbers: &[libc::c_long], body: impl FnOnce() + Send) {
+    use vaquita_sys::seccomp::{SockFilter, install};
+    let mut program = vec![SockFilter { code: 0x20, jt: 0, jf: 0, k: 0 }];
+    for number in numbers {
+        program.push(SockFilter { code: 0x15, jt: 0, jf: 1, k: u32::try_from(*number).unwrap() });
+        let enosys = 0x0005_0000 | Errno::NOSYS.raw_os_error().unsigned_abs();
+        program.push(SockFilter { code: 0x06, jt: 0, jf: 0, k: enosys });
+    }
+    program.push(SockFilter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 });
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            install(&program, 0).unwrap();
+            body();
+        });
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+#[test]
+fn procfs_falls_back_where_the_kernel_is_older() {
+    require_root();
+    for calls in [&[libc::SYS_fsopen][..], &[libc::SYS_fsopen, libc::SYS_open_tree]] {
+        without_calls(calls, || {
+            let proc = Procfs::open().unwrap();
+            assert_eq!(proc.read("sys/kernel/ostype", 64).unwrap(), b"Linux\n");
+            assert_eq!(proc.open_file("self/exe", OFlags::PATH).unwrap_err().errno(), Errno::LOOP);
+        });
+    }
+}
+
+#[test]
+fn without_openat2_nothing_is_opened() {
+    require_root();
+    without_calls(&[libc::SYS_openat2], || {
+        let root = Root::open_host("/tmp").unwrap();
+        let error = root.open("x", OFlags::RDONLY).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+        assert_eq!(root.mkdir_all("x/y", 0o700).unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(root.remove_tree("x").unwrap_err().kind(), Kind::Unsupported);
+        assert_eq!(Procfs::open().unwrap().read("self/stat", 4096).unwrap_err().kind(), Kind::Unsupported);
+    });
 }
 
 #[test]

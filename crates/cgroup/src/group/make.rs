@@ -1,0 +1,122 @@
+//! Making a group in one hierarchy.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use vaquita_sys::Errno;
+
+use super::open_dir;
+use crate::files::{error, open, read, write, write_quiet};
+use crate::settings::{Write, controllers};
+use crate::{Hierarchy, Kind, Result, Version};
+
+/// Controllers that are switched on in v2 wherever possible, because statistics come from them.
+const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
+
+/// What a creation has made so far, for taking it back.
+#[derive(Default)]
+pub(super) struct Made {
+    pub(super) dirs: Vec<PathBuf>,
+    pub(super) parents: BTreeSet<PathBuf>,
+    pub(super) existed: bool,
+}
+
+/// How often a parent that somebody else removes meanwhile is made again.
+const RETRIES: u32 = 100;
+
+/// Makes the group in one hierarchy, and its parents.
+pub(super) fn make(
+    hierarchy: &Hierarchy,
+    parts: &[&OsStr],
+    groups: &[Vec<Write>],
+    made: &mut Made,
+) -> Result<OwnedFd> {
+    let mut tries = 0;
+    loop {
+        match make_once(hierarchy, parts, groups, made) {
+            Err(error) if error.kind() == Kind::NotFound && tries < RETRIES => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+fn make_once(
+    hierarchy: &Hierarchy,
+    parts: &[&OsStr],
+    groups: &[Vec<Write>],
+    made: &mut Made,
+) -> Result<OwnedFd> {
+    let mut path = hierarchy.mount.clone();
+    let mut dir = open_dir(&path)?;
+    let cpuset = hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset");
+    for (at, part) in parts.iter().enumerate() {
+        let name = part.to_string_lossy();
+        let is_leaf = at + 1 == parts.len();
+        path.push(part);
+        match rustix::fs::mkdirat(&dir, *part, Mode::from_bits_truncate(0o755)) {
+            Ok(()) => {
+                made.dirs.push(path.clone());
+                if !is_leaf {
+                    made.parents.insert(Path::new("/").join(parts[..=at].iter().collect::<PathBuf>()));
+                }
+            }
+            Err(Errno::EXIST) => made.existed |= is_leaf,
+            Err(errno) => return Err(error("mkdirat", &dir, &name, ", 0755", errno)),
+        }
+        if hierarchy.version == Version::V2 {
+            enable_in(&dir, hierarchy, groups)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let child =
+            open(&dir, &name, flags).map_err(|errno| error("openat", &dir, &name, ", O_DIRECTORY", errno))?;
+        if cpuset {
+            inherit_cpuset(&dir, &child)?;
+        }
+        dir = child;
+    }
+    Ok(dir)
+}
+
+/// Switches the controllers on that the group below needs, all the way down to its parent.
+pub(super) fn enable(hierarchy: &Hierarchy, parents: &[&OsStr], groups: &[Vec<Write>]) -> Result<()> {
+    let mut path = hierarchy.mount.clone();
+    enable_in(&open_dir(&path)?, hierarchy, groups)?;
+    for part in parents {
+        path.push(part);
+        enable_in(&open_dir(&path)?, hierarchy, groups)?;
+    }
+    Ok(())
+}
+
+fn enable_in(parent: &OwnedFd, hierarchy: &Hierarchy, groups: &[Vec<Write>]) -> Result<()> {
+    let needed: BTreeSet<&str> =
+        controllers(groups).into_iter().filter(|name| hierarchy.controllers.contains(*name)).collect();
+    let wanted = WANTED.into_iter().filter(|name| hierarchy.controllers.contains(*name));
+    let all: BTreeSet<&str> = needed.iter().copied().chain(wanted).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let on = read(parent, "cgroup.subtree_control")?;
+    let on: BTreeSet<&str> = on.split_whitespace().collect();
+    for name in all.difference(&on) {
+        let switch = format!("+{name}");
+        if needed.contains(name) {
+            write(parent, "cgroup.subtree_control", &switch)?;
+        } else {
+            let _ = write_quiet(parent, "cgroup.subtree_control", &switch);
+        }
+    }
+    Ok(())
+}
+
+fn inherit_cpuset(parent: &OwnedFd, child: &OwnedFd) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if read(child, file)?.trim().is_empty() {
+            write(child, file, read(parent, file)?.trim())?;
+        }
+    }
+    Ok(())
+}
