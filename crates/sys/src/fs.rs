@@ -44,7 +44,8 @@ pub fn usage(fd: impl AsFd) -> Result<Usage> {
 }
 
 /// What a directory tree takes: bytes allocated on disk, and inodes. A file with several links counts once; other
-/// filesystems mounted inside are left out. Files that vanish meanwhile are not an error.
+/// filesystems mounted inside are left out, and what is deeper than a path can be long (4095 bytes). Files that vanish
+/// meanwhile are not an error.
 ///
 /// # Errors
 /// Those of opening and reading directories, except that they are gone.
@@ -90,6 +91,9 @@ pub fn disk_usage(dir: impl AsFd) -> Result<(u64, u64)> {
 /// Replaces the file `name` in `dir` in one step: readers see the old bytes or the new ones, never a part. With `durable`
 /// the same holds for a power cut, and on return the new bytes are kept.
 ///
+/// A process that is killed in the middle leaves a file `.<name>.<pid>.<number>.tmp`, which whoever owns the directory may
+/// remove when it starts.
+///
 /// # Errors
 /// `ENOSPC`, `EDQUOT`, `EROFS`, `EACCES`. The old file is then as it was, and no other is left behind.
 pub fn write_atomic(dir: impl AsFd, name: &str, bytes: &[u8], mode: u32, durable: bool) -> Result<()> {
@@ -98,12 +102,18 @@ pub fn write_atomic(dir: impl AsFd, name: &str, bytes: &[u8], mode: u32, durable
         let call = format!("renameat({}, .., {name:?})", Fd::of(&dir));
         return Err(Error::refused(call, Errno::INVAL, "not the name of a file in a directory"));
     }
-    let serial = NEXT.fetch_add(1, Ordering::Relaxed);
-    let temporary = format!(".{name}.{}.{serial}.tmp", std::process::id());
     let error = |what: &str, errno| Error::new(format!("{what}({}, {name:?})", Fd::of(&dir)), errno);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(&dir, &temporary, flags, Mode::from_bits_truncate(mode))
-        .map_err(|errno| error("openat", errno))?;
+    let (temporary, file) = loop {
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let temporary = format!(".{name}.{}.{serial}.tmp", std::process::id());
+        match rustix::fs::openat(&dir, &temporary, flags, Mode::from_bits_truncate(mode)) {
+            Ok(file) => break (temporary, file),
+            // Left by a process that had the same pid and was killed in the middle.
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(error("openat", errno)),
+        }
+    };
     let written = (|| {
         // The mode does not depend on the umask.
         rustix::fs::fchmod(&file, Mode::from_bits_truncate(mode)).map_err(|errno| error("fchmod", errno))?;
@@ -228,6 +238,17 @@ mod tests {
         for name in ["", ".", "..", "a/b"] {
             assert!(write_atomic(&fd, name, b"", 0o600, false).is_err());
         }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        for serial in 0..100 {
+            std::fs::write(dir.path().join(format!(".b.{}.{serial}.tmp", std::process::id())), "old")
+                .unwrap();
+        }
+        write_atomic(open_dir(dir.path()).unwrap(), "b", b"new", 0o600, false).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"new");
     }
 
     #[test]
