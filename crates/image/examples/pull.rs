@@ -1,5 +1,7 @@
 //! Pulls one image into a store and says how long it took: `pull STORE-DIRECTORY REFERENCE`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)] // a program, not the library
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,7 +18,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let pulled = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(pull(dir, reference)));
+    let pulled =
+        runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(pull(dir, reference)));
     match pulled {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,10 +1,27 @@
 //! Images that do not come from a registry: archives and synthesised ones.
 
+mod builtin;
+mod load;
+mod spool;
+
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use tokio::io::AsyncRead;
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
-use crate::{Error, Image, ImageConfig, Kind, Reference, Store};
+use crate::manifest::{self, Blob, Configuration};
+use crate::store::{NewImage, NewLayer, Piece, Progress, Ready, blocking, ingest};
+use crate::{Digest, Error, Image, Store};
+
+pub(crate) use builtin::builtin;
+pub(crate) use load::load;
+
+/// Bytes of a file that move at once.
+const CHUNK: usize = 128 << 10;
 
 /// One file of a synthesised image.
 #[derive(Clone, Debug)]
@@ -30,19 +47,82 @@ pub enum Source {
     Symlink(String),
 }
 
-pub(crate) async fn load(
-    _: &Store,
-    _: impl AsyncRead + Send + Unpin + 'static,
-    _: impl Fn(u64) + Send + Sync + 'static,
-) -> Result<Vec<Image>, Error> {
-    Err(Error::new(Kind::Unsupported, "archives cannot be loaded yet"))
+/// An image whose layers are files in the store's `tmp`.
+struct Local {
+    id: Digest,
+    configuration: Configuration,
+    documents: Vec<Vec<u8>>,
+    repo_tags: Vec<String>,
+    repo_digests: Vec<String>,
+    layers: Vec<LayerFile>,
 }
 
-pub(crate) async fn builtin(
-    _: &Store,
-    reference: &Reference,
-    _: ImageConfig,
-    _: Vec<BuiltinFile>,
-) -> Result<Image, Error> {
-    Err(Error::new(Kind::Unsupported, format!("{reference} cannot be made yet")))
+#[derive(Clone, Debug)]
+struct LayerFile {
+    path: PathBuf,
+    size: u64,
+    /// What its bytes must be, where the archive says so.
+    blob: Option<Blob>,
+}
+
+/// Unpacks what is not there yet, and records the image.
+async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Result<Image, Error> {
+    let chain = manifest::chain_ids(&local.configuration.diff_ids);
+    let parallel = Arc::new(Semaphore::new(store.0.options.parallel_layers.max(1)));
+    let mut layers: Vec<Option<NewLayer>> = Vec::new();
+    let mut unpacking = JoinSet::new();
+    progress.layers_total.fetch_add(u32::try_from(chain.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+    for (index, id) in chain.iter().enumerate() {
+        let known = store.0.state().layers.get(id).cloned();
+        if let Some(layer) = known {
+            progress.layers_done.fetch_add(1, Ordering::Relaxed);
+            layers.push(Some(NewLayer::Known(layer)));
+            continue;
+        }
+        layers.push(None);
+        let (store, file, progress) = (store.clone(), local.layers[index].clone(), Arc::clone(progress));
+        let (diff_id, parallel) = (local.configuration.diff_ids[index], Arc::clone(&parallel));
+        unpacking.spawn(async move {
+            let _permit = parallel.acquire_owned().await;
+            unpack(&store, &file, diff_id, progress).await.map(|ready| (index, ready))
+        });
+    }
+    while let Some(done) = unpacking.join_next().await {
+        let (index, ready) = done.map_err(|e| Error::corrupt(format!("a layer's task ended: {e}")))??;
+        layers[index] = Some(NewLayer::Fresh(Box::new(ready)));
+    }
+    let documents_size: usize = local.documents.iter().map(Vec::len).sum();
+    let new = NewImage {
+        id: local.id,
+        configuration: local.configuration,
+        size: local.layers.iter().map(|layer| layer.size).sum::<u64>() + documents_size as u64,
+        documents: local.documents,
+        repo_tags: local.repo_tags,
+        repo_digests: local.repo_digests,
+        layers: chain.into_iter().zip(layers).filter_map(|(id, layer)| Some((id, layer?))).collect(),
+    };
+    let inner = Arc::clone(&store.0);
+    blocking(move || inner.commit(new)).await
+}
+
+async fn unpack(
+    store: &Store,
+    file: &LayerFile,
+    diff_id: Digest,
+    progress: Arc<Progress>,
+) -> Result<Ready, Error> {
+    let failed = |e: std::io::Error| Error::io(format!("read({})", file.path.display()), &e);
+    let (sender, task) = ingest(&store.0.layout, &store.0.options, file.blob.clone(), diff_id, progress);
+    let mut input = tokio::fs::File::open(&file.path).await.map_err(failed)?;
+    loop {
+        let mut buffer = Vec::with_capacity(CHUNK);
+        let count = input.read_buf(&mut buffer).await.map_err(failed)?;
+        let piece = if count == 0 { Piece::End } else { Piece::Data(Bytes::from(buffer)) };
+        if sender.send(piece).await.is_err() || count == 0 {
+            break;
+        }
+    }
+    drop(sender);
+    let unpacked = task.await.map_err(|e| Error::corrupt(format!("a layer's thread ended: {e}")))?;
+    unpacked.map_err(|e| e.context(format!("layer {diff_id}")))
 }

@@ -342,6 +342,11 @@ impl std::fmt::Debug for Store {
 }
 
 impl Inner {
+    /// Shows a load for as long as its progress is held.
+    pub(crate) fn show(&self, progress: &Arc<Progress>) {
+        self.running.show(progress);
+    }
+
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

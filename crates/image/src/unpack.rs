@@ -5,6 +5,8 @@
 //! host. Three threads work at the same time: one reads and inflates, one hashes what comes out, one writes files.
 
 mod apply;
+#[cfg(test)]
+mod corpus;
 mod inflate;
 mod job;
 mod path;
@@ -24,8 +26,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, Hasher};
 use crate::{Error, Kind};
 
+pub(crate) use apply::{HEADER_LIMIT, Metered};
+pub(crate) use inflate::open as inflate_stream;
 pub(crate) use job::{Job, remove_tree};
-pub(crate) use tree::OPAQUE;
 
 /// The name (`argv[0]`) under which the binary calls [`main`].
 pub const PROGRAM: &str = "vaquita-unpack";

@@ -16,14 +16,14 @@ use super::tree::{Meta, Tree, is_allowed};
 use super::{Limits, inflate};
 
 /// Bytes that the description of one entry may take: long names, extended headers, maps of sparse files.
-const HEADER_LIMIT: u64 = 1 << 20;
+pub(crate) const HEADER_LIMIT: u64 = 1 << 20;
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
 const XATTR_LIMIT: usize = 65_536;
 
 /// Unpacks all entries of `stream` and reads it to its end.
 pub(super) fn apply(stream: impl Read, mut tree: Tree, limits: Limits) -> Result<Tree, Error> {
-    let left = Rc::new(Cell::new(HEADER_LIMIT));
-    let mut archive = tar::Archive::new(Metered { inner: stream, left: Rc::clone(&left) });
+    let (metered, left) = Metered::new(stream);
+    let mut archive = tar::Archive::new(metered);
     let mut entries = archive.entries().map_err(|e| explain(&e))?;
     let mut work = Work { limits, written: 0, buffer: vec![0; inflate::CHUNK] };
     let mut count = 0;
@@ -40,7 +40,6 @@ pub(super) fn apply(stream: impl Read, mut tree: Tree, limits: Limits) -> Result
         // What an entry has and its kind does not need is skipped here, where it is not taken for a header.
         work.skip(&mut entry)?;
     }
-    drop(entries);
     left.set(u64::MAX);
     let mut rest = archive.into_inner();
     while rest.read(&mut work.buffer).map_err(|e| explain(&e))? != 0 {}
@@ -129,9 +128,18 @@ impl Work {
 }
 
 /// Counts down what may be read, so that nothing the tar crate keeps in memory grows without bound.
-struct Metered<R> {
+pub(crate) struct Metered<R> {
     inner: R,
     left: Rc<Cell<u64>>,
+}
+
+impl<R> Metered<R> {
+    /// The reader, and what it may read: set to [`HEADER_LIMIT`] before the next entry is asked for, and to no limit
+    /// before its content is read.
+    pub(crate) fn new(inner: R) -> (Self, Rc<Cell<u64>>) {
+        let left = Rc::new(Cell::new(HEADER_LIMIT));
+        (Self { inner, left: Rc::clone(&left) }, left)
+    }
 }
 
 impl<R: Read> Read for Metered<R> {

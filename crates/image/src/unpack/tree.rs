@@ -20,7 +20,7 @@ use super::path::{refused, show};
 pub(super) use meta::{Meta, is_allowed};
 
 /// Marks a directory whose content hides that of the layers below (overlayfs documentation, "whiteouts and opaque directories").
-pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+const OPAQUE: &str = "trusted.overlay.opaque";
 /// Directories without an entry of their own that a layer may have.
 const IMPLICIT_LIMIT: usize = 65_536;
 /// Links followed for one path, as many as the kernel does.
@@ -71,7 +71,7 @@ impl Tree {
             root: Rc::new(root),
             last: None,
             entered: Vec::new(),
-            implicit: Vec::new(),
+            implicit: vec![Vec::new()],
             bytes: 0,
             inodes: 0,
         }
