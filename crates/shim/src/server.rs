@@ -73,7 +73,8 @@ struct Server {
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
 const FIRST_TOKEN: u64 = 2;
-const IDLE: i64 = 1;
+/// How long nothing happens until buffers are given back.
+const IDLE_MS: i64 = 1000;
 
 impl Server {
     fn new(pod_dir: &Path, listener: Option<OwnedFd>) -> Result<Self, Error> {
@@ -115,12 +116,13 @@ impl Server {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(Error::kernel(errno, "epoll_wait")),
             }
-            if events.is_empty() {
+            if events.is_empty() && self.rest().is_none() {
                 self.buffers.release();
             }
             for event in events.drain(..) {
                 self.handle(event.data.u64(), event.flags);
             }
+            self.wake_outputs();
             self.continue_deletions();
         }
         Ok(())
@@ -145,15 +147,12 @@ impl Server {
         }
     }
 
-    /// How long to wait for events: until a deletion wants to look again, or until buffers are worth giving back.
+    /// How long to wait for events: until a deletion or an output is to be looked at again, or until buffers are worth
+    /// giving back.
     fn timeout(&self) -> Option<Timespec> {
-        let until_deletion = self.next_deletion_check();
-        let idle = Timespec { tv_sec: IDLE, tv_nsec: 0 };
-        match (until_deletion, self.buffers.are_dirty()) {
-            (Some(wait), _) => Some(wait),
-            (None, true) => Some(idle),
-            (None, false) => None,
-        }
+        let idle = self.buffers.are_dirty().then_some(IDLE_MS);
+        let ms = [self.next_deletion_check(), self.rest(), idle].into_iter().flatten().min()?;
+        Some(Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 })
     }
 
     fn new_token(&mut self) -> u64 {

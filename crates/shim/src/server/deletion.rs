@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use rustix::event::Timespec;
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::signal::{self, Signal};
 
@@ -124,12 +123,11 @@ impl Server {
         self.continue_farewell(now);
     }
 
-    /// How long until the next look at a deletion.
-    pub(super) fn next_deletion_check(&self) -> Option<Timespec> {
+    /// How many milliseconds until the next look at a deletion.
+    pub(super) fn next_deletion_check(&self) -> Option<i64> {
         let containers = self.containers.iter().filter_map(|container| container.deletion.as_ref());
         let next = containers.chain(&self.farewell).map(|deletion| deletion.next_ms).min()?;
-        let wait = (next - monotonic_ms()).max(0);
-        Some(Timespec { tv_sec: wait / 1000, tv_nsec: wait % 1000 * 1_000_000 })
+        Some((next - monotonic_ms()).max(0))
     }
 
     fn begin_deletion(&mut self, at: usize, asker: Option<Asker>) {

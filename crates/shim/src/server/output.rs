@@ -2,11 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::event::epoll;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use vaquita_sys::memory::Pages;
 
-use super::{Server, now_ns};
+use super::{Server, monotonic_ms, now_ns};
 use crate::Error;
 use crate::log::{Batch, LogFile, Splitter, Stream, Timestamp};
 
@@ -16,6 +16,21 @@ pub(super) struct Output {
     token: u64,
     fd: OwnedFd,
     splitter: Splitter,
+    /// When something was read last.
+    last_read_ms: i64,
+    pace: Pace,
+}
+
+/// How closely a stream is followed. A process that writes line by line would wake us for each: that makes both of us
+/// several times slower than letting some lines gather.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Pace {
+    /// Whatever is written is read at once.
+    Close,
+    /// The writer is busy: the pipe is wide, and looked at once a millisecond.
+    Resting,
+    /// As close, for what cannot be made wide.
+    AlwaysClose,
 }
 
 /// The memory that output passes through; one for all containers, given back while there is no output.
@@ -39,6 +54,12 @@ enum Read {
 const INPUT: usize = 64 * 1024;
 /// Room for what that becomes with lines of usual length; shorter ones take several rounds.
 const BATCH: usize = 128 * 1024;
+/// A read of less than this from a busy writer is not worth having been woken for.
+const WORTHWHILE: usize = INPUT / 2;
+/// What a pipe is widened to, so that it does not fill up in the time between two looks (the usual `pipe-max-size`).
+const WIDE: usize = 1024 * 1024;
+/// The time between two looks.
+const REST_MS: i64 = 1;
 /// How much is read at most after the main process has ended while others still write: more than any pipe holds.
 const LAST_READ: usize = 1024 * 1024;
 
@@ -60,7 +81,7 @@ impl Buffers {
 
 impl Output {
     pub(super) fn new(token: u64, fd: OwnedFd, stream: Stream) -> Self {
-        Self { token, fd, splitter: Splitter::new(stream) }
+        Self { token, fd, splitter: Splitter::new(stream), last_read_ms: 0, pace: Pace::Close }
     }
 
     /// Moves what one read brings into the log.
@@ -97,7 +118,73 @@ impl Output {
     }
 }
 
+impl Output {
+    /// After a read of that length: whether this is to be left alone for a moment.
+    fn wants_rest(&mut self, read: usize) -> bool {
+        let now = monotonic_ms();
+        let is_busy = now - self.last_read_ms <= REST_MS;
+        self.last_read_ms = now;
+        if !is_busy || read >= WORTHWHILE || self.pace != Pace::Close {
+            return false;
+        }
+        // Terminals cannot, and users with too many pipes may not.
+        let widened = rustix::pipe::fcntl_setpipe_size(&self.fd, WIDE);
+        self.pace = if widened.is_ok() { Pace::Resting } else { Pace::AlwaysClose };
+        widened.is_ok()
+    }
+
+    /// Reads what has gathered: how much, or none if the stream has ended.
+    fn catch_up(&mut self, mut log: Option<&mut LogFile>, buffers: &mut Buffers) -> Option<usize> {
+        let mut total = 0;
+        while total < 2 * WIDE {
+            match self.pump(log.as_deref_mut(), buffers) {
+                Read::Some(read) => {
+                    total += read;
+                    if read < INPUT {
+                        break;
+                    }
+                }
+                Read::Empty => break,
+                Read::End => return None,
+            }
+        }
+        Some(total)
+    }
+}
+
 impl Server {
+    /// Looks at the streams that were left alone for a moment, if it is over.
+    pub(super) fn wake_outputs(&mut self) {
+        let now = monotonic_ms();
+        for container in &mut self.containers {
+            for at in (0..container.outputs.len()).rev() {
+                let output = &mut container.outputs[at];
+                if output.pace != Pace::Resting || now - output.last_read_ms < REST_MS {
+                    continue;
+                }
+                output.last_read_ms = now;
+                match output.catch_up(container.log.as_mut(), &mut self.buffers) {
+                    Some(total) if total >= WORTHWHILE / 8 => {}
+                    Some(_) => {
+                        output.pace = Pace::Close;
+                        listen(&self.epoll, output, EventFlags::IN);
+                    }
+                    None => {
+                        output.finish_line(container.log.as_mut(), &mut self.buffers);
+                        let output = container.outputs.swap_remove(at);
+                        let _ = epoll::delete(&self.epoll, &output.fd);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long streams may be left alone, if there are any.
+    pub(super) fn rest(&self) -> Option<i64> {
+        let mut outputs = self.containers.iter().flat_map(|container| &container.outputs);
+        outputs.any(|output| output.pace == Pace::Resting).then_some(REST_MS)
+    }
+
     /// Something can be read from the stream of that token, if there is one.
     pub(super) fn pump_output(&mut self, token: u64) -> bool {
         for container in &mut self.containers {
@@ -105,10 +192,17 @@ impl Server {
                 continue;
             };
             let output = &mut container.outputs[at];
-            if let Read::End = output.pump(container.log.as_mut(), &mut self.buffers) {
-                output.finish_line(container.log.as_mut(), &mut self.buffers);
-                let output = container.outputs.swap_remove(at);
-                let _ = epoll::delete(&self.epoll, &output.fd);
+            match output.pump(container.log.as_mut(), &mut self.buffers) {
+                Read::Some(read) if output.wants_rest(read) => {
+                    // The end of the stream is still told.
+                    listen(&self.epoll, output, EventFlags::empty());
+                }
+                Read::Some(_) | Read::Empty => {}
+                Read::End => {
+                    output.finish_line(container.log.as_mut(), &mut self.buffers);
+                    let output = container.outputs.swap_remove(at);
+                    let _ = epoll::delete(&self.epoll, &output.fd);
+                }
             }
             return true;
         }
@@ -149,4 +243,8 @@ impl Server {
             let _ = epoll::delete(&self.epoll, &output.fd);
         }
     }
+}
+
+fn listen(epoll: &OwnedFd, output: &Output, flags: EventFlags) {
+    let _ = epoll::modify(epoll, &output.fd, EventData::new_u64(output.token), flags);
 }
