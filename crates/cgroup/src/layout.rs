@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use vaquita_sys::mount::{MountInfo, mountinfo};
 
@@ -28,10 +29,10 @@ pub struct Hierarchy {
     pub controllers: BTreeSet<String>,
 }
 
-/// The hierarchies of the host.
+/// The hierarchies of the host. Cheap to clone: every group holds one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    hierarchies: Vec<Hierarchy>,
+    hierarchies: Arc<[Hierarchy]>,
 }
 
 impl Layout {
@@ -63,7 +64,7 @@ impl Layout {
             ));
         }
         hierarchies.sort_by_key(|hierarchy| hierarchy.version == Version::V1);
-        Ok(Self { hierarchies })
+        Ok(Self { hierarchies: hierarchies.into() })
     }
 
     /// The hierarchies, the v2 one first.
