@@ -12,7 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use vaquita_cgroup::Layout;
-use vaquita_sys::memory::Pages;
+use vaquita_sys::memory::{self, Pages};
 use vaquita_sys::process::Exit as ProcessExit;
 use vaquita_sys::signal::SignalFd;
 
@@ -65,6 +65,8 @@ struct Server {
     receive_buffer: Pages,
     buffers: Buffers,
     next_token: u64,
+    /// Something has happened since memory was given back last.
+    busy: bool,
     /// Somebody wants everything deleted.
     farewell: Option<Deletion>,
     ending: bool,
@@ -99,6 +101,7 @@ impl Server {
             receive_buffer: Pages::new(transport::RECEIVE_BUFFER)?,
             buffers: Buffers::new()?,
             next_token: FIRST_TOKEN,
+            busy: true,
             farewell: None,
             ending: false,
             epoll,
@@ -118,7 +121,10 @@ impl Server {
             }
             if events.is_empty() && self.rest().is_none() {
                 self.buffers.release();
+                memory::trim_heap();
+                self.busy = false;
             }
+            self.busy |= !events.is_empty();
             for event in events.drain(..) {
                 self.handle(event.data.u64(), event.flags);
             }
@@ -150,7 +156,7 @@ impl Server {
     /// How long to wait for events: until a deletion or an output is to be looked at again, or until buffers are worth
     /// giving back.
     fn timeout(&self) -> Option<Timespec> {
-        let idle = self.buffers.are_dirty().then_some(IDLE_MS);
+        let idle = self.busy.then_some(IDLE_MS);
         let ms = [self.next_deletion_check(), self.rest(), idle].into_iter().flatten().min()?;
         Some(Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 })
     }

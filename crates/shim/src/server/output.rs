@@ -38,7 +38,6 @@ enum Pace {
 pub(super) struct Buffers {
     input: Pages,
     batch: Pages,
-    dirty: bool,
 }
 
 /// What one read brought.
@@ -65,17 +64,12 @@ const LAST_READ: usize = 1024 * 1024;
 
 impl Buffers {
     pub(super) fn new() -> Result<Self, Error> {
-        Ok(Self { input: Pages::new(INPUT)?, batch: Pages::new(BATCH)?, dirty: false })
-    }
-
-    pub(super) fn are_dirty(&self) -> bool {
-        self.dirty
+        Ok(Self { input: Pages::new(INPUT)?, batch: Pages::new(BATCH)? })
     }
 
     pub(super) fn release(&mut self) {
         self.input.release();
         self.batch.release();
-        self.dirty = false;
     }
 }
 
@@ -93,7 +87,6 @@ impl Output {
             // EIO is how the master of a terminal says that nobody has the other side open.
             Err(_) => return Read::End,
         };
-        buffers.dirty = true;
         if let Some(log) = log {
             let now = Timestamp::from_unix_ns(now_ns());
             let mut batch = Batch::new(&mut buffers.batch);
