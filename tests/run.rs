@@ -243,3 +243,24 @@ fn a_daemon_that_runs_as_a_service_is_used() {
     assert!(succeed(&node.output(&["image", "ls"])).contains(DEMO));
     node.finish();
 }
+
+#[test]
+fn colours_are_for_terminals_only_and_no_color_is_respected() {
+    let node = Node::without_daemon();
+    let vaquita = node.vaquita(&[]);
+    let on_a_terminal = |no_color: &str| {
+        let mut script = std::process::Command::new("script");
+        script.args(["-qec", &format!("{} run {JOB}", env!("CARGO_BIN_EXE_vaquita")), "/dev/null"]);
+        for (name, value) in vaquita.get_envs() {
+            script.env(name, value.unwrap_or_default());
+        }
+        script.env("TERM", "xterm").env("NO_COLOR", no_color);
+        succeed(&script.stdin(std::process::Stdio::null()).output().unwrap())
+    };
+    let shown = on_a_terminal("");
+    assert!(shown.contains("\x1b[32msucceeded\x1b[0m"), "{shown:?}");
+    assert!(shown.contains("job/speak   |\x1b[0m I am job"), "{shown:?}");
+    let plain = on_a_terminal("1");
+    assert!(plain.contains("succeeded") && !plain.contains("\x1b[3"), "{plain:?}");
+    finish(node);
+}
