@@ -128,7 +128,10 @@ fn start(node: &Node, config: &Config) -> Result<Option<Outcome>> {
         .context("cannot start the daemon")?;
     let pipe = child.stdout.take().context("the daemon has no standard output")?;
     let outcome = Outcome::read(pipe);
-    if outcome != Outcome::Ready {
+    if outcome == Outcome::Ready {
+        // It may end before us, killed for instance: then it must not stay as a zombie.
+        std::thread::spawn(move || child.wait());
+    } else {
         // It has said why, and ends: nothing is left behind.
         child.wait().context("waiting for the daemon")?;
     }
