@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use vaquita_cgroup::{Cgroup, Layout};
 
 use crate::error::Doing;
-use crate::model::{ContainerRecord, SandboxPhase, SandboxRecord, is_id, namespaces};
+use crate::model::{ContainerRecord, SandboxPhase, SandboxRecord, namespaces};
 use crate::node::network_config;
 use crate::paths::Paths;
 use crate::{Config, Result};
@@ -191,8 +191,8 @@ fn cgroups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<
                 .max_by_key(|(owner, _)| owner.components().count())
                 .map(|(_, id)| id.clone()),
             None if owned.keys().any(|owner| owner.starts_with(&path)) => Some("pods".to_owned()),
-            None if is_ours_by_name(&path) => None,
-            None => owners.shared(),
+            None if is_shared(&path, config) => owners.shared(),
+            None => None,
         };
         let count =
             Cgroup::open(&layout, &path).and_then(|cgroup| cgroup.procs()).map_or(0, |procs| procs.len());
@@ -205,8 +205,12 @@ fn list(layout: &Layout, path: &Path) -> Result<Vec<PathBuf>> {
     vaquita_cgroup::list(layout, path).doing(|| format!("list the cgroups below {}", path.display()))
 }
 
-fn is_ours_by_name(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(is_id)
+/// The root and the classes of service below it belong to no pod and stay while the daemon does.
+fn is_shared(path: &Path, config: &Config) -> bool {
+    let Ok(below) = path.strip_prefix(&config.cgroup_root) else { return false };
+    ["", "kubepods", "kubepods/burstable", "kubepods/besteffort"]
+        .iter()
+        .any(|shared| below == Path::new(shared))
 }
 
 fn mounts(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {

@@ -46,9 +46,8 @@ impl Server {
     /// When the socket fails, or when something could not be taken down.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
         let Self { node, socket } = self;
-        let clients = socket.clients();
         let idle = {
-            let (node, clients) = (node.clone(), clients.clone());
+            let (node, clients) = (node.clone(), socket.clients());
             async move {
                 match node.config.idle_exit {
                     true => idle::wait(|| node.tables.is_empty() && clients.count() == 0).await,
