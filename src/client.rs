@@ -6,11 +6,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hyper_util::rt::TokioIo;
 use rustix::fs::{FlockOperation, flock};
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use vaquita_cri::Config;
 use vaquita_proto::cri::VersionRequest;
@@ -73,16 +75,23 @@ pub(crate) async fn connect_or_start(node: &Node) -> Result<Connection> {
 /// When something else is there, or the socket may not be used.
 async fn connect(socket: &Path) -> Result<Option<Channel>> {
     let path = socket.to_owned();
-    match tokio::net::UnixStream::connect(&path).await {
-        Ok(_) => {}
+    let first = match UnixStream::connect(&path).await {
+        Ok(stream) => Mutex::new(Some(stream)),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
             return Ok(None);
         }
         Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", socket.display())),
-    }
+    };
+    // The channel connects again by itself when the daemon was away.
     let connector = tower::service_fn(move |_: Uri| {
+        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
         let path = path.clone();
-        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        async move {
+            match first {
+                Some(stream) => Ok(TokioIo::new(stream)),
+                None => UnixStream::connect(path).await.map(TokioIo::new),
+            }
+        }
     });
     // The name is not looked up: the connector goes to the socket.
     let endpoint = Endpoint::from_static("http://localhost");

@@ -36,6 +36,8 @@ fn run(node: &Node, args: options::Daemon, ready: &mut Ready) -> Result<ExitCode
     log::start(args.log_format, &args.log_level)?;
     if args.background {
         leave_session()?;
+        // It was started as /proc/self/exe.
+        rustix::thread::set_name(c"vaquita").context("cannot name the process")?;
     }
     let _lock = Lock::take(&config, args.background)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

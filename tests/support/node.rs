@@ -50,7 +50,7 @@ impl Node {
         let notify = UnixDatagram::bind(&socket).unwrap();
         notify.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let log = File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut command = self.vaquita(&["daemon", "--log-level", "debug"]);
+        let mut command = self.vaquita(&["daemon", "--log-level", "info,vaquita=debug"]);
         let mut child =
             command.env("NOTIFY_SOCKET", &socket).stdin(Stdio::null()).stderr(log).spawn().unwrap();
         eventually("the daemon to be ready", || {

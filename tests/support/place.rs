@@ -40,7 +40,7 @@ impl Place {
     }
 
     pub(crate) fn bridge(&self) -> String {
-        format!("vqt{}", self.number)
+        format!("vtest{}", self.number)
     }
 
     pub(crate) fn cgroup(&self) -> String {
