@@ -1,5 +1,22 @@
 //! Runs pods: performs what the state machine decides, through the CRI client and on the host's files.
 
+mod actions;
+mod check;
+mod context;
+mod cri;
+mod driver;
+mod env;
+mod fields;
+mod host;
+mod logs;
+mod names;
+mod pull;
+mod requests;
+mod security;
+mod teardown;
+mod volumes;
+mod watch;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -137,17 +154,19 @@ impl Agent {
     /// ignored. When the sender of commands is dropped, the pod goes on.
     pub async fn run(
         &self,
-        pod: Pod,
+        mut pod: Pod,
         objects: Objects,
         events: mpsc::Sender<Event>,
         commands: mpsc::Receiver<Command>,
     ) -> Outcome {
-        let _ = (&self.client, &self.config, objects, events, commands);
-        Outcome {
-            end: End::Completed,
-            status: pod.status,
-            errors: vec!["running pods is not supported yet".to_owned()],
-        }
+        pod.metadata.uid = host::uuid();
+        pod.metadata.creation_timestamp = Some(jiff::Timestamp::now());
+        let node_name = self.config.node_name.clone();
+        let host = tokio::task::spawn_blocking(move || host::Host::look(&node_name));
+        let host = host.await.unwrap_or_else(|_| host::Host::look(&self.config.node_name));
+        let config = Arc::clone(&self.config);
+        let context = context::Context { pod, objects, config, host, owner: host::Owner::this() };
+        driver::run(self.client.clone(), context, events, commands).await
     }
 
     /// Removes what earlier runs left that died before they could: sandboxes, mounts, directories.
@@ -156,6 +175,7 @@ impl Agent {
     /// # Errors
     /// The first thing that could not be removed; the others are removed all the same.
     pub async fn clean_leftovers(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
+        let (events, _) = mpsc::unbounded_channel();
+        teardown::clean(&cri::Cri::new(self.client.clone(), events), &self.config.root).await
     }
 }

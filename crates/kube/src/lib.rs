@@ -1,7 +1,7 @@
 //! The node agent: drives the pods of a Kubernetes manifest through the CRI.
 //!
 //! * [`manifest`] reads Pod, ConfigMap and Secret documents strictly and says where they are wrong.
-//! * `worker` is the life of one pod as a pure state machine: time goes in, actions come out.
+//! * `worker` (private) is the life of one pod as a pure state machine: time goes in, actions come out.
 //! * [`agent`] performs those actions through the CRI client and on the host's files, and nothing else: it can be
 //!   pointed at any CRI socket.
 //! * [`event`] is what the agent tells while it works; [`api`] are the Kubernetes objects.

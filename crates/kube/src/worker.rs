@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use self::backoff::Backoff;
 use self::member::{Member, Role, State};
+pub(crate) use self::stop::Cause;
 use self::stop::Ending;
 use crate::api::{Pod, PodCondition, PodPhase};
 use crate::event::{EventKind, HookKind, ProbeKind};

@@ -61,7 +61,7 @@ fn spec(policy: &str, members: &[(bool, bool, bool, bool)]) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn invariants_hold(

@@ -1,0 +1,356 @@
+//! The state machine's actions, performed: each answers with an input.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use vaquita_proto::cri;
+
+use super::context::Context;
+use super::cri::{CALL, Cri};
+use super::env::Environment;
+use super::{logs, names, pull, requests, volumes};
+use crate::api::{Container, TerminationMessagePolicy};
+use crate::client::Client;
+use crate::worker::Exit;
+use crate::{Error, Kind, Result};
+
+/// What actions are performed with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Hands {
+    pub(super) cri: Cri,
+    pub(super) context: Arc<Context>,
+}
+
+/// RunPodSandbox includes the network of the pod: twice the time (the kubelet's).
+const SANDBOX: Duration = Duration::from_secs(240);
+
+impl Hands {
+    /// Makes volumes and sandbox. Returns the sandbox's id and the pod's own address.
+    pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Option<String>)> {
+        self.blocking(volumes::make_all).await?;
+        let config = requests::sandbox(&self.context, attempt)?;
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        let mut attempts = self.cri.attempts();
+        let id = loop {
+            let result = self.run_sandbox_once(attempts.again(), request.clone(), attempt).await;
+            if let Some(result) = attempts.settle(result).await {
+                break result?;
+            }
+        };
+        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.pod_sandbox_status(request).await }
+        };
+        let status = self.cri.call("PodSandboxStatus", Some(CALL), call).await?.status;
+        let network = status.and_then(|status| status.network);
+        let ip = network
+            .map(|network| network.ip)
+            .filter(|ip| !ip.is_empty() && !self.context.pod.spec.host_network);
+        let text = names::hosts_file(&self.context.pod, &self.context.host, ip.as_deref());
+        self.blocking(move |context| {
+            let path = context.hosts_file();
+            // Written in place: containers that are there have this very file mounted.
+            std::fs::write(&path, &text).map_err(|error| Error::io("write", &path, &error))
+        })
+        .await?;
+        Ok((id, ip))
+    }
+
+    /// Stops a sandbox and everything in it.
+    pub(super) async fn stop_sandbox(&self, id: &str) -> Result<()> {
+        let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.stop_pod_sandbox(request).await }
+        };
+        absent_is_fine(self.cri.call("StopPodSandbox", Some(CALL), call).await.map(drop))
+    }
+
+    /// Creates a container: its configuration first, whose failure is another one.
+    pub(super) async fn create(
+        &self,
+        container: &Container,
+        attempt: u32,
+        sandbox: &str,
+        image: String,
+        ip: Option<String>,
+    ) -> Result<String, (&'static str, Error)> {
+        let config = self.configure(container, attempt, &image, ip).await;
+        let config = config.map_err(|error| ("CreateContainerConfigError", error))?;
+        let sandbox_config =
+            requests::sandbox(&self.context, 0).map_err(|error| ("CreateContainerConfigError", error))?;
+        let request = cri::CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        let mut attempts = self.cri.attempts();
+        loop {
+            let result = self.create_once(attempts.again(), request.clone(), &container.name, attempt).await;
+            if let Some(result) = attempts.settle(result).await {
+                return result.map_err(|error| ("CreateContainerError", error));
+            }
+        }
+    }
+
+    /// After a lost connection nobody knows whether a call had been heard: what it made is looked for first.
+    async fn run_sandbox_once(
+        &self,
+        again: bool,
+        request: cri::RunPodSandboxRequest,
+        attempt: u32,
+    ) -> Result<String> {
+        if again && let Some(id) = self.find_sandbox(attempt).await? {
+            return Ok(id);
+        }
+        let call = |mut client: Client| async move { client.runtime.run_pod_sandbox(request).await };
+        Ok(self.cri.once("RunPodSandbox", Some(SANDBOX), call).await?.pod_sandbox_id)
+    }
+
+    async fn create_once(
+        &self,
+        again: bool,
+        request: cri::CreateContainerRequest,
+        name: &str,
+        attempt: u32,
+    ) -> Result<String> {
+        if again && let Some(id) = self.find_container(&request.pod_sandbox_id, name, attempt).await? {
+            return Ok(id);
+        }
+        let call = |mut client: Client| async move { client.runtime.create_container(request).await };
+        Ok(self.cri.once("CreateContainer", Some(CALL), call).await?.container_id)
+    }
+
+    async fn start_once(&self, again: bool, id: &str) -> Result<()> {
+        if again && self.status(id).await?.state() != cri::ContainerState::ContainerCreated {
+            return Ok(());
+        }
+        let request = cri::StartContainerRequest { container_id: id.to_owned() };
+        let call = |mut client: Client| async move { client.runtime.start_container(request).await };
+        self.cri.once("StartContainer", Some(CALL), call).await.map(drop)
+    }
+
+    async fn configure(
+        &self,
+        container: &Container,
+        attempt: u32,
+        image: &str,
+        ip: Option<String>,
+    ) -> Result<cri::ContainerConfig> {
+        let status = pull::status(&self.cri, image).await?;
+        let status = status.ok_or_else(|| Error::not_found(format!("image {image} is gone")))?;
+        let rro = if container.volume_mounts.iter().any(|mount| mount.recursive_read_only.is_some()) {
+            self.recursive_read_only().await?
+        } else {
+            false
+        };
+        let spec = container.clone();
+        let image = image.to_owned();
+        self.blocking(move |context| {
+            let env = Environment::resolve(context, &spec, ip.as_deref())?;
+            volumes::message_file(&context.message_file(&spec.name, attempt))?;
+            let log = context.log_dir().join(&spec.name);
+            std::fs::create_dir_all(&log).map_err(|error| Error::io("mkdir", &log, &error))?;
+            let mounts = volumes::container_mounts(context, &spec, attempt, &env, rro)?;
+            let parts = requests::Parts { attempt, image, user: (&status).into(), env, mounts };
+            requests::container(context, &spec, parts)
+        })
+        .await
+    }
+
+    async fn recursive_read_only(&self) -> Result<bool> {
+        let request = cri::StatusRequest { verbose: false };
+        let call = |mut client: Client| async move { client.runtime.status(request).await };
+        let status = self.cri.call("Status", Some(CALL), call).await?;
+        let handler = status.runtime_handlers.into_iter().find(|handler| handler.name.is_empty());
+        Ok(handler
+            .and_then(|handler| handler.features)
+            .is_some_and(|features| features.recursive_read_only_mounts))
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    /// How its run ended before it began.
+    pub(super) async fn start(&self, id: &str, now: Timestamp) -> Result<Timestamp, Exit> {
+        let mut attempts = self.cri.attempts();
+        let started = loop {
+            let result = self.start_once(attempts.again(), id).await;
+            if let Some(result) = attempts.settle(result).await {
+                break result;
+            }
+        };
+        let error = match started {
+            Ok(()) => {
+                let started_at = self.status(id).await.ok().and_then(|status| timestamp(status.started_at));
+                return Ok(started_at.unwrap_or(now));
+            }
+            Err(error) => error,
+        };
+        // It may have ended as it began, with an exit of its own to tell.
+        let told = self
+            .status(id)
+            .await
+            .ok()
+            .filter(|status| status.state() == cri::ContainerState::ContainerExited);
+        let code = told.as_ref().map(|status| status.exit_code).filter(|code| *code != 0).unwrap_or(128);
+        let reason = told.map(|status| status.reason).filter(|reason| !reason.is_empty());
+        Err(Exit {
+            code,
+            reason: reason.unwrap_or_else(|| "StartError".to_owned()),
+            message: error.to_string(),
+            started_at: None,
+            finished_at: now,
+        })
+    }
+
+    /// Stops a container: signal, time, kill.
+    pub(super) async fn stop(&self, id: &str, grace: i64) -> Result<()> {
+        let request = cri::StopContainerRequest { container_id: id.to_owned(), timeout: grace };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.stop_container(request).await }
+        };
+        let limit = CALL + Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+        absent_is_fine(self.cri.call("StopContainer", Some(limit), call).await.map(drop))
+    }
+
+    /// Removes a dead container, its log and its message.
+    pub(super) async fn remove(&self, container: &str, id: &str, attempt: u32) -> Result<()> {
+        let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.remove_container(request).await }
+        };
+        absent_is_fine(self.cri.call("RemoveContainer", Some(CALL), call).await.map(drop))?;
+        let _ = std::fs::remove_file(self.context.log_dir().join(Context::log_path(container, attempt)));
+        let _ = std::fs::remove_file(self.context.message_file(container, attempt));
+        Ok(())
+    }
+
+    /// How a container ended.
+    pub(super) async fn exit(&self, container: &Container, attempt: u32, id: &str, now: Timestamp) -> Exit {
+        let status = match self.status(id).await {
+            Ok(status) => status,
+            Err(_) => return Exit::unknown(None, now),
+        };
+        let code = status.exit_code;
+        let reason = match status.reason.as_str() {
+            "" if code == 0 => "Completed",
+            "" => "Error",
+            given => given,
+        };
+        let context = Arc::clone(&self.context);
+        let (name, policy, told) =
+            (container.name.clone(), container.termination_message_policy, status.message.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let message = read_message(&context, &name, attempt);
+            if !message.is_empty() {
+                return message;
+            }
+            let path = context.log_dir().join(Context::log_path(&name, attempt));
+            match policy {
+                TerminationMessagePolicy::FallbackToLogsOnError if code != 0 => logs::tail(&path, 80, 2048),
+                _ => told,
+            }
+        });
+        Exit {
+            code,
+            reason: reason.to_owned(),
+            message: read.await.unwrap_or_default(),
+            started_at: timestamp(status.started_at),
+            finished_at: timestamp(status.finished_at).unwrap_or(now),
+        }
+    }
+
+    /// The status of a container.
+    pub(super) async fn status(&self, id: &str) -> Result<cri::ContainerStatus> {
+        let request = cri::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.container_status(request).await }
+        };
+        let answer = self.cri.call("ContainerStatus", Some(CALL), call).await?;
+        answer.status.ok_or_else(|| Error::not_found(format!("ContainerStatus: no status of {id}")))
+    }
+
+    /// All sandboxes of the pod.
+    pub(super) async fn sandboxes(&self) -> Result<Vec<cri::PodSandbox>> {
+        let label_selector = [(requests::POD_UID.to_owned(), self.context.pod.metadata.uid.clone())].into();
+        let filter = cri::PodSandboxFilter { label_selector, ..cri::PodSandboxFilter::default() };
+        let request = cri::ListPodSandboxRequest { filter: Some(filter) };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.list_pod_sandbox(request).await }
+        };
+        Ok(self.cri.call("ListPodSandbox", Some(CALL), call).await?.items)
+    }
+
+    /// All containers of the pod.
+    pub(super) async fn containers(&self) -> Result<Vec<cri::Container>> {
+        let label_selector = [(requests::POD_UID.to_owned(), self.context.pod.metadata.uid.clone())].into();
+        let filter = cri::ContainerFilter { label_selector, ..cri::ContainerFilter::default() };
+        let request = cri::ListContainersRequest { filter: Some(filter) };
+        let call = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.list_containers(request).await }
+        };
+        Ok(self.cri.call("ListContainers", Some(CALL), call).await?.containers)
+    }
+
+    async fn find_sandbox(&self, attempt: u32) -> Result<Option<String>> {
+        let ready = cri::PodSandboxState::SandboxReady;
+        let found = self.sandboxes().await?.into_iter().find(|sandbox| {
+            sandbox.state() == ready
+                && sandbox.metadata.as_ref().is_some_and(|metadata| metadata.attempt == attempt)
+        });
+        Ok(found.map(|sandbox| sandbox.id))
+    }
+
+    async fn find_container(&self, sandbox: &str, name: &str, attempt: u32) -> Result<Option<String>> {
+        let found = self.containers().await?.into_iter().find(|container| {
+            let metadata = container.metadata.as_ref();
+            container.pod_sandbox_id == sandbox
+                && metadata.is_some_and(|metadata| metadata.name == name && metadata.attempt == attempt)
+        });
+        Ok(found.map(|container| container.id))
+    }
+
+    /// Work on the host's files, which may take its time.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Context) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let context = Arc::clone(&self.context);
+        let done = tokio::task::spawn_blocking(move || work(&context)).await;
+        done.unwrap_or_else(|error| {
+            Err(Error::new(Kind::Failed, format!("work on the host's files: {error}")))
+        })
+    }
+}
+
+/// What is not there is stopped and removed.
+fn absent_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() == Kind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// The termination message that a container wrote, at most 4096 bytes.
+fn read_message(context: &Context, container: &str, attempt: u32) -> String {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let path = context.message_file(container, attempt);
+    if let Ok(file) = std::fs::File::open(path) {
+        let _ = file.take(4096).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A time of the CRI: nanoseconds since 1970, 0 for none.
+fn timestamp(nanos: i64) -> Option<Timestamp> {
+    (nanos > 0).then(|| Timestamp::from_nanosecond(nanos.into()).ok()).flatten()
+}

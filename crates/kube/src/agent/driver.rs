@@ -1,0 +1,404 @@
+//! The loop around the state machine: inputs in, actions out, a clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::actions::Hands;
+use super::context::Context;
+use super::cri::Cri;
+use super::watch::Seen;
+use super::{Command, End, Outcome, check, logs, pull, teardown};
+use crate::client::Client;
+use crate::event::{Event, EventKind, HookKind};
+use crate::worker::{Action, Cause, Input, Slot, Worker};
+
+/// How long a pod that is to be killed is waited for.
+const KILL: Duration = Duration::from_secs(10);
+/// How long a log is read before its container's end is told.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long the end of the logs is waited for when all is over.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// Runs a pod from nothing to nothing.
+pub(super) async fn run(
+    client: Client,
+    context: Context,
+    events: mpsc::Sender<Event>,
+    commands: mpsc::Receiver<Command>,
+) -> Outcome {
+    let (inputs, received) = mpsc::unbounded_channel();
+    let (told, telling) = mpsc::unbounded_channel();
+    let clock = Clock::new();
+    let pod = pod_name(&context);
+    let teller = tokio::spawn(tell_all(telling, pod.clone(), clock, events.clone()));
+    let worker = Worker::new(context.pod.clone(), context.host.ip.clone(), clock.now());
+    let hands = Hands { cri: Cri::new(client, told.clone()), context: Arc::new(context) };
+    let mut driver = Driver {
+        hands,
+        worker,
+        clock,
+        inputs,
+        told,
+        log: logs::Target { pod, container: String::new(), events },
+        tasks: JoinSet::new(),
+        pulls: BTreeMap::new(),
+        since: BTreeMap::new(),
+        ending: BTreeSet::new(),
+        logs: BTreeMap::new(),
+        kill_by: None,
+    };
+    driver.live(received, commands).await;
+    let outcome = driver.finish().await;
+    let _ = teller.await;
+    outcome
+}
+
+/// Time as the state machine knows it: the wall clock's at the beginning, and steady from then on.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    wall: Timestamp,
+    steady: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self { wall: Timestamp::now(), steady: Instant::now() }
+    }
+
+    fn now(&self) -> Timestamp {
+        let elapsed = SignedDuration::try_from(self.steady.elapsed()).unwrap_or(SignedDuration::MAX);
+        self.wall.checked_add(elapsed).unwrap_or(Timestamp::MAX)
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        self.steady + Duration::try_from(at.duration_since(self.wall)).unwrap_or_default()
+    }
+}
+
+struct Driver {
+    hands: Hands,
+    worker: Worker,
+    clock: Clock,
+    inputs: mpsc::UnboundedSender<Input>,
+    told: mpsc::UnboundedSender<EventKind>,
+    log: logs::Target,
+    tasks: JoinSet<()>,
+    pulls: BTreeMap<Slot, AbortHandle>,
+    /// Since when sandboxes and containers are known: a look from before says nothing about them.
+    since: BTreeMap<String, Instant>,
+    /// Containers whose end is being looked into.
+    ending: BTreeSet<String>,
+    /// Logs that are followed, by container id.
+    logs: BTreeMap<String, (watch::Sender<bool>, JoinHandle<()>)>,
+    kill_by: Option<Instant>,
+}
+
+impl Driver {
+    async fn live(
+        &mut self,
+        mut inputs: mpsc::UnboundedReceiver<Input>,
+        mut commands: mpsc::Receiver<Command>,
+    ) {
+        let (looks, mut seen) = mpsc::channel(1);
+        let watcher = tokio::spawn(super::watch::watch(self.hands.clone(), looks));
+        let mut listening = true;
+        loop {
+            for action in self.worker.step(self.clock.now()) {
+                self.perform(action);
+            }
+            if self.worker.finished() {
+                break;
+            }
+            let wake = self.worker.wake_at().map(|at| self.clock.instant(at));
+            tokio::select! {
+                Some(input) = inputs.recv() => self.input(input),
+                command = commands.recv(), if listening => match command {
+                    Some(command) => self.command(command),
+                    None => listening = false,
+                },
+                Some(look) = seen.recv() => self.compare(&look),
+                Some(_) = self.tasks.join_next() => {}
+                () = sleep_until(wake) => {}
+                () = sleep_until(self.kill_by) => {
+                    let message = "the pod did not die in time: the CRI server does not answer".to_owned();
+                    let _ = self.told.send(EventKind::Warning { message });
+                    break;
+                }
+            }
+        }
+        watcher.abort();
+    }
+
+    fn input(&mut self, input: Input) {
+        match &input {
+            Input::SandboxReady { id, .. } | Input::Started { id, .. } => {
+                self.since.insert(id.clone(), Instant::now());
+            }
+            Input::Exited { id, .. } | Input::StartFailed { id, .. } => {
+                self.ending.remove(id);
+            }
+            Input::Created { slot, id, .. } => self.follow(*slot, id),
+            _ => {}
+        }
+        self.worker.handle(self.clock.now(), input);
+    }
+
+    fn command(&mut self, command: Command) {
+        let input = match command {
+            Command::Stop => Input::Stop,
+            Command::Kill => {
+                self.hands.cri.give_up_in(KILL / 2);
+                self.kill_by.get_or_insert_with(|| Instant::now() + KILL);
+                Input::Kill
+            }
+        };
+        self.worker.handle(self.clock.now(), input);
+    }
+
+    /// Finds out what has ended since.
+    fn compare(&mut self, look: &Seen) {
+        let known = |id: &str| self.since.get(id).is_some_and(|since| *since < look.at);
+        if let Some(id) = self.worker.sandbox_id()
+            && known(id)
+            && look.sandboxes.get(id) != Some(&true)
+        {
+            let id = id.to_owned();
+            self.worker.handle(self.clock.now(), Input::SandboxLost { id });
+        }
+        let ended =
+            self.worker.live().filter(|(_, id)| known(id) && look.containers.get(*id) != Some(&false));
+        let ended: Vec<(Slot, String)> = ended.map(|(slot, id)| (slot, id.to_owned())).collect();
+        for (slot, id) in ended {
+            if self.ending.insert(id.clone()) {
+                self.examine(slot, id);
+            }
+        }
+    }
+
+    /// Finds out how a container ended, after the end of its log.
+    fn examine(&mut self, slot: Slot, id: String) {
+        let container = self.worker.container(slot).clone();
+        let attempt = self.worker.restarts(slot);
+        let log = self.logs.remove(&id);
+        let now = self.clock.now();
+        self.answer(move |hands| async move {
+            if let Some((done, mut task)) = log {
+                let _ = done.send(true);
+                // A listener that is slow delays the log, not the pod.
+                let _ = tokio::time::timeout(DRAIN, &mut task).await;
+            }
+            let exit = hands.exit(&container, attempt, &id, now).await;
+            Input::Exited { slot, id, exit }
+        });
+    }
+
+    fn follow(&mut self, slot: Slot, id: &str) {
+        let container = self.worker.container(slot).name.clone();
+        let path =
+            self.hands.context.log_dir().join(Context::log_path(&container, self.worker.restarts(slot)));
+        let (done, stop) = watch::channel(false);
+        let task = tokio::spawn(logs::follow(path, logs::Target { container, ..self.log.clone() }, stop));
+        self.logs.insert(id.to_owned(), (done, task));
+    }
+
+    /// Does something, and tells the state machine how it went.
+    fn answer<F>(&mut self, work: impl FnOnce(Hands) -> F) -> AbortHandle
+    where
+        F: Future<Output = Input> + Send + 'static,
+    {
+        let work = work(self.hands.clone());
+        let inputs = self.inputs.clone();
+        self.tasks.spawn(async move {
+            let _ = inputs.send(work.await);
+        })
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Event(event) => {
+                let _ = self.told.send(event);
+            }
+            Action::RunSandbox { attempt } => {
+                self.answer(move |hands| async move {
+                    match hands.run_sandbox(attempt).await {
+                        Ok((id, ip)) => Input::SandboxReady { id, ip },
+                        Err(error) => Input::SandboxFailed { message: error.to_string() },
+                    }
+                });
+            }
+            Action::StopSandbox { id } => {
+                let told = self.told.clone();
+                self.answer(move |hands| async move {
+                    if let Err(error) = hands.stop_sandbox(&id).await {
+                        let _ = told.send(EventKind::Warning { message: error.to_string() });
+                    }
+                    Input::SandboxStopped { id }
+                });
+            }
+            Action::Pull { slot } => self.pull(slot),
+            Action::AbandonPull { slot } => {
+                if let Some(pull) = self.pulls.remove(&slot) {
+                    pull.abort();
+                }
+            }
+            Action::Create { slot, attempt, sandbox, image } => self.create(slot, attempt, sandbox, image),
+            Action::Start { slot, id } => {
+                let now = self.clock.now();
+                self.answer(move |hands| async move {
+                    match hands.start(&id, now).await {
+                        Ok(at) => Input::Started { slot, id, at },
+                        Err(exit) => Input::StartFailed { slot, id, exit },
+                    }
+                });
+            }
+            Action::Hook { slot, id, hook, timeout } => self.hook(slot, id, hook, timeout),
+            Action::Probe { slot, id, probe } => {
+                let (container, ip) = (self.worker.container(slot).clone(), self.address());
+                self.answer(move |hands| async move {
+                    let outcome = check::probe(&hands.cri, &container, &id, probe, &ip).await;
+                    Input::Probed { slot, id, probe, outcome }
+                });
+            }
+            Action::Stop { id, grace, .. } => {
+                self.quietly(move |hands| async move { hands.stop(&id, grace).await });
+            }
+            Action::Remove { slot, id, attempt } => {
+                let container = self.worker.container(slot).name.clone();
+                self.quietly(move |hands| async move { hands.remove(&container, &id, attempt).await });
+            }
+        }
+    }
+
+    /// Does something whose success shows elsewhere.
+    fn quietly<F>(&mut self, work: impl FnOnce(Hands) -> F)
+    where
+        F: Future<Output = crate::Result<()>> + Send + 'static,
+    {
+        let work = work(self.hands.clone());
+        let told = self.told.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = work.await {
+                let _ = told.send(EventKind::Warning { message: error.to_string() });
+            }
+        });
+    }
+
+    fn pull(&mut self, slot: Slot) {
+        let container = self.worker.container(slot).clone();
+        let told = self.told.clone();
+        let task = self.answer(move |hands| async move {
+            let tell = |event| {
+                let _ = told.send(event);
+            };
+            match pull::ensure(&hands.cri, &hands.context, &container, tell).await {
+                Ok(image) => Input::Pulled { slot, image },
+                Err(failure) => {
+                    Input::PullFailed { slot, reason: failure.reason.to_owned(), message: failure.message }
+                }
+            }
+        });
+        self.pulls.insert(slot, task);
+    }
+
+    fn create(&mut self, slot: Slot, attempt: u32, sandbox: String, image: String) {
+        let container = self.worker.container(slot).clone();
+        let ip = self.worker.ip().map(str::to_owned);
+        self.answer(move |hands| async move {
+            match hands.create(&container, attempt, &sandbox, image.clone(), ip).await {
+                Ok(id) => Input::Created { slot, id, image },
+                Err((reason, error)) => {
+                    Input::CreateFailed { slot, reason: reason.to_owned(), message: error.to_string() }
+                }
+            }
+        });
+    }
+
+    fn hook(&mut self, slot: Slot, id: String, hook: HookKind, timeout: Option<SignedDuration>) {
+        let container = self.worker.container(slot).clone();
+        let ip = self.address();
+        let limit = timeout.and_then(|timeout| Duration::try_from(timeout).ok());
+        self.answer(move |hands| async move {
+            let hooks = container.lifecycle.as_ref();
+            let handler = hooks.and_then(|hooks| match hook {
+                HookKind::PostStart => hooks.post_start.as_ref(),
+                HookKind::PreStop => hooks.pre_stop.as_ref(),
+            });
+            let result = match handler {
+                Some(handler) => check::hook(&hands.cri, &container, handler, &id, &ip, limit).await,
+                None => Ok(()),
+            };
+            Input::HookDone { slot, id, hook, result: result.map_err(|error| error.to_string()) }
+        });
+    }
+
+    /// Where probes reach the pod.
+    fn address(&self) -> String {
+        self.worker.ip().unwrap_or(&self.hands.context.host.ip).to_owned()
+    }
+
+    /// Removes everything, tells the last things, and sums up.
+    async fn finish(mut self) -> Outcome {
+        self.tasks.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+        let status = self.worker.status(self.clock.now());
+        let end = match self.worker.ending().map(|ending| ending.cause) {
+            Some(Cause::Killed) => End::Killed,
+            Some(Cause::Stopped) => End::Stopped,
+            _ => End::Completed,
+        };
+        let logs = std::mem::take(&mut self.logs);
+        let tasks: Vec<JoinHandle<()>> = logs
+            .into_values()
+            .map(|(done, task)| {
+                let _ = done.send(true);
+                task
+            })
+            .collect();
+        for task in tasks {
+            let abort = task.abort_handle();
+            if tokio::time::timeout(LAST_LINES, task).await.is_err() {
+                abort.abort();
+            }
+        }
+        let errors = teardown::remove_pod(&self.hands).await;
+        let _ = self.told.send(EventKind::Removed { errors: errors.clone() });
+        Outcome { end, status, errors }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Passes events on in order. They wait here where the listener is slow, so that the pod need not.
+async fn tell_all(
+    mut telling: mpsc::UnboundedReceiver<EventKind>,
+    pod: String,
+    clock: Clock,
+    events: mpsc::Sender<Event>,
+) {
+    while let Some(kind) = telling.recv().await {
+        let last = matches!(kind, EventKind::Removed { .. });
+        let event = Event { time: clock.now(), pod: pod.clone(), kind };
+        if events.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+fn pod_name(context: &Context) -> String {
+    let metadata = &context.pod.metadata;
+    match metadata.namespace.as_str() {
+        "default" => metadata.name.clone(),
+        namespace => format!("{namespace}/{}", metadata.name),
+    }
+}
