@@ -1,7 +1,7 @@
 //! The shim process: parent of a pod's processes, keeper of their output and of how they ended.
 //!
 //! One thread waits in one epoll loop; nothing in it waits for anything else. What takes long or needs much memory,
-//! which is making processes, is done by a short-lived copy of the process ([`creator`]) that hands its result back.
+//! which is making processes, is done by a short-lived copy of the process (`creator`) that hands its result back.
 //! Every operation is therefore a state that some later event moves on, and requests of several clients overlap.
 
 use std::os::fd::{AsFd, OwnedFd};

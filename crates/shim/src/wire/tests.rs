@@ -2,7 +2,13 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
 use super::*;
+use crate::{ContainerState, Exit, Namespaces, SandboxState, Status};
 
 proptest! {
     #[test]

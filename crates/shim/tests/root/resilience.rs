@@ -1,9 +1,13 @@
 //! Clients that vanish, shims that die.
 
 use std::io::Read as _;
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 use vaquita_shim::client::{Client, Spawner};
+use vaquita_shim::wire::{Header, Request, Response};
 use vaquita_shim::{Event, Kind, SignalScope, Status};
 use vaquita_sys::signal::{Signal, send_to_pid};
 
@@ -81,6 +85,65 @@ async fn a_client_killed_in_the_middle_is_not_missed() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let pod = Pod::new().await;
+    let socket = connect_raw(&pod);
+    // More answers than its socket and its queue hold.
+    let mut sent = 0;
+    let cut_off = loop {
+        match send_raw(&socket, &Request::State, sent + 1) {
+            Ok(()) => sent += 1,
+            Err(errno) => break errno,
+        }
+        assert!(sent < 1_000_000, "the shim keeps everything that nobody reads");
+    };
+    assert!(matches!(cut_off, Errno::PIPE | Errno::CONNRESET), "{cut_off}");
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
+async fn nonsense_ends_the_connection_and_nothing_else() {
+    let pod = Pod::new().await;
+    pod.run("c", &["sleep"]).await;
+    let no_header: &[u8] = b"nonsense";
+    let no_request = Header { code: 0x7f, fds: 0, number: 1, spilled: false }.encode();
+    let no_memfd = Header { code: 5, fds: 0, number: 1, spilled: true }.encode();
+    let mut answer = [0; 1024];
+    for nonsense in [no_header, &no_memfd, &[0; 64], &[255; 40_000]] {
+        let socket = connect_raw(&pod);
+        rustix::net::send(&socket, nonsense, SendFlags::NOSIGNAL).unwrap();
+        // The end of the connection, not an answer.
+        let received = rustix::net::recv(&socket, &mut answer, RecvFlags::empty());
+        assert!(matches!(received, Ok((_, 0)) | Err(Errno::CONNRESET)), "{received:?}");
+    }
+    // A request that this version does not know is answered.
+    let socket = connect_raw(&pod);
+    rustix::net::send(&socket, &no_request, SendFlags::NOSIGNAL).unwrap();
+    let (length, _) = rustix::net::recv(&socket, &mut answer, RecvFlags::empty()).unwrap();
+    let (header, body) = Header::decode(&answer[..length]).unwrap();
+    assert!(matches!(Response::decode(header, body).unwrap(), Response::Failed(_)));
+    assert_eq!(pod.client.state().await.unwrap().containers.len(), 1);
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_during_a_creation_leaves_a_container_for_the_next() {
+    let pod = Pod::new().await;
+    let other = Client::connect(&pod.dir()).await.unwrap();
+    {
+        // Sent, and given up before the answer can be there.
+        let create = pod.container("c", &["sleep"]).create();
+        let _ = tokio::time::timeout(std::time::Duration::ZERO, create).await;
+    }
+    drop(other);
+    // Deleting joins whatever state the creation is in.
+    pod.client.delete("c").await.unwrap();
+    assert!(pod.client.state().await.unwrap().containers.is_empty());
+    pod.run("c", &["sleep"]).await;
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dead_shim_is_told_at_once() {
     let mut pod = Pod::new().await;
     pod.run("c", &["sleep"]).await;
@@ -151,7 +214,7 @@ async fn an_executable_that_cannot_be_is_an_error() {
     let dir = scratch();
     let spawner = Spawner::new(std::fs::File::open("/dev/null").unwrap().into());
     let error = spawner.spawn(dir.path()).await.unwrap_err();
-    assert_eq!(error.errno(), Some(rustix::io::Errno::ACCESS), "{error}");
+    assert_eq!(error.errno(), Some(Errno::ACCESS), "{error}");
     assert_eq!(Client::connect(dir.path()).await.unwrap_err().kind(), Kind::Unavailable);
 }
 
@@ -168,6 +231,20 @@ async fn the_shim_stays_small() {
     until("memory goes back", || private_kib(pid) <= before + 64).await;
     assert!(before <= 256, "the shim of a new pod has {before} KiB of its own");
     pod.client.delete_sandbox().await.unwrap();
+}
+
+fn connect_raw(pod: &Pod) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let address = SocketAddrUnix::new(pod.dir().join("shim.sock")).unwrap();
+    rustix::net::connect(&socket, &address).unwrap();
+    socket
+}
+
+fn send_raw(socket: &OwnedFd, request: &Request<'_>, number: u32) -> Result<(), Errno> {
+    let header = Header { code: request.code(), fds: 0, number, spilled: false };
+    let packet = [&header.encode()[..], &request.encode()].concat();
+    rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).map(drop)
 }
 
 /// Memory of the process that nobody shares, in KiB.
