@@ -326,6 +326,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The open files, for a process that closes all others.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.fds.iter().map(AsFd::as_fd)
+    }
+
     /// Moves the calling thread, which must be its process's only one, into the group.
     ///
     /// A cgroup namespace made before this shows the old group as its root: unshare it afterwards.

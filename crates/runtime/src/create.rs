@@ -112,7 +112,6 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         setup.push(Step::SetRootReadOnly);
     }
     setup.extend(stdio.steps(plan.process.uid));
-    setup.push(Step::CloseOnExec);
 
     let mut start = Vec::new();
     start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));

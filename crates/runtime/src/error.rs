@@ -53,13 +53,13 @@ impl Error {
         Self::new(Kind::Died, message.into())
     }
 
-    /// `call` prints as the call did, without the result: `mount("proc", "/proc")`.
+    /// `call` prints as the call did, without the result.
     pub(crate) fn kernel(call: impl fmt::Display, errno: Errno) -> Self {
-        Self::new(Kind::Kernel(errno), format!("{call}: {}", name(errno)))
+        Self::new(Kind::Kernel(errno), vaquita_sys::Error::new(call.to_string(), errno).to_string())
     }
 
     pub(crate) fn exec(call: impl fmt::Display, errno: Errno) -> Self {
-        Self::new(Kind::Exec(errno), format!("{call}: {}", name(errno)))
+        Self::new(Kind::Exec(errno), vaquita_sys::Error::new(call.to_string(), errno).to_string())
     }
 
     pub(crate) fn new(kind: Kind, message: String) -> Self {
@@ -105,9 +105,4 @@ impl From<vaquita_cgroup::Error> for Error {
 struct Inner {
     kind: Kind,
     message: String,
-}
-
-/// `ENOENT` rather than `No such file or directory (os error 2)`.
-fn name(errno: Errno) -> String {
-    format!("{errno:?}")
 }

@@ -90,10 +90,9 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         setup.push(Step::BecomeRoot);
     }
     setup.push(Step::OpenRoot);
-    setup.extend(stdio.terminal(known.devpts.clone(), None));
+    setup.extend(stdio.terminal(known.devpts, None));
     setup.push(Step::ChangeDirectory(&process.cwd));
     setup.extend(stdio.steps(process.uid));
-    setup.push(Step::CloseOnExec);
 
     let mut start = Vec::new();
     start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));

@@ -96,7 +96,6 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
         }));
     }
     setup.extend(stdio.steps(0));
-    setup.push(Step::CloseOnExec);
 
     let none = Sets::default();
     let mut start = Vec::new();

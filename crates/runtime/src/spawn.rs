@@ -1,6 +1,6 @@
 //! The clone, and the maker's side of the set-up.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, Resource, Rlimit};
 use vaquita_sys::ns;
@@ -11,7 +11,7 @@ use vaquita_sys::signal::{self, Signal};
 use crate::create::ParentOf;
 use crate::handshake::{self, Said};
 use crate::plan::process::ProcessPlan;
-use crate::steps::{State, Step};
+use crate::steps::{At, Failure, State, Step};
 use crate::{Error, Kind, StartHandle};
 
 /// All that a new process does, in order.
@@ -49,6 +49,7 @@ pub(crate) struct Spawned {
 pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Error> {
     let (ours, theirs) = handshake::pair()?;
     let texts: Vec<String> = script.start.iter().map(ToString::to_string).collect();
+    let gaps = gaps(&theirs, &script.start);
     let state = State::new(theirs.as_fd());
     let how = Clone {
         flags: script.flags,
@@ -56,7 +57,9 @@ pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Er
         cgroup: script.cgroup,
         ..Clone::default()
     };
-    let (pid, pidfd) = in_pid_namespace(script.pid_namespace, || fork(&how, script, &texts, state))?;
+    let (pid, pidfd) = in_pid_namespace(script.pid_namespace, || {
+        fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state)
+    })?;
     drop(theirs);
     let mut guard = Guard::new(pidfd, parent);
     let console = set_up(script, pid, &ours)?;
@@ -87,7 +90,7 @@ fn set_up(script: &Script<'_>, pid: Pid, socket: &OwnedFd) -> Result<Option<Owne
         procfs.write(format!("{pid}/oom_score_adj"), value.to_string())?;
     }
     for (resource, limit) in script.limits {
-        rustix::process::prlimit(Some(pid), *resource, limit.clone()).map_err(|errno| {
+        rustix::process::prlimit(Some(pid), *resource, *limit).map_err(|errno| {
             let number =
                 |value: Option<u64>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
             let (soft, hard) = (number(limit.current), number(limit.maximum));
@@ -119,18 +122,55 @@ pub(crate) fn restricted(value: i32) -> Result<i32, Error> {
 fn fork(
     how: &Clone<'_>,
     script: &Script<'_>,
-    texts: &[String],
+    told: &Told<'_>,
     state: State<'_>,
 ) -> Result<(Pid, OwnedFd), Error> {
     // SAFETY: the child only runs `child`, which allocates nothing, takes no lock and never returns.
     match unsafe { clone3(how) }? {
-        Forked::Child => child(script, texts, state),
+        Forked::Child => child(script, told, state),
         Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
     }
 }
 
+/// What the maker worked out for the child, which cannot.
+struct Told<'a> {
+    /// What each step after the set-up is for.
+    texts: &'a [String],
+    /// Ranges of descriptors that are not needed after the set-up.
+    gaps: &'a [(u32, u32)],
+}
+
+/// All numbers from 3 up, but those that are still needed.
+fn gaps(socket: &OwnedFd, start: &[Step<'_>]) -> Vec<(u32, u32)> {
+    let needed = start.iter().flat_map(Step::fds).chain([socket.as_raw_fd()]);
+    let mut needed: Vec<u32> = needed.map(i32::unsigned_abs).filter(|fd| *fd > 2).collect();
+    needed.sort_unstable();
+    let mut gaps = Vec::new();
+    let mut next = 3;
+    for fd in needed {
+        if fd > next {
+            gaps.push((next, fd - 1));
+        }
+        next = fd + 1;
+    }
+    gaps.push((next, u32::MAX));
+    gaps
+}
+
+/// Closes what was inherited or used for the set-up, so that a process that waits keeps nothing alive, not even the
+/// maker's end of its own socket. What is left is closed by execve.
+#[expect(unsafe_code, reason = "closing by number is the only way to close what one does not know")]
+fn close_others(gaps: &[(u32, u32)]) -> Result<(), Failure> {
+    vaquita_sys::process::close_range_on_exec(3, u32::MAX).at("close_range")?;
+    for &(first, last) in gaps {
+        // SAFETY: no step after the set-up uses any of them, and no owner of one is dropped: the child only ends.
+        unsafe { vaquita_sys::process::close_range(first, last) }.at("close_range")?;
+    }
+    Ok(())
+}
+
 /// The new process. Nothing here and below allocates, takes a lock or returns.
-fn child(script: &Script<'_>, texts: &[String], mut state: State<'_>) -> ! {
+fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
     let socket = state.socket;
     let fail = |number: usize, text: &str, is_exec: bool, failure| -> ! {
         handshake::say_failure(
@@ -150,15 +190,15 @@ fn child(script: &Script<'_>, texts: &[String], mut state: State<'_>) -> ! {
             fail(number, "", false, failure);
         }
     }
-    let master = state.master.take();
-    if handshake::say_ready(socket, master.as_ref().map(AsFd::as_fd)).is_err()
-        || handshake::await_word(socket).is_err()
-    {
+    let ready = handshake::say_ready(socket, state.master.as_ref().map(AsFd::as_fd));
+    if let Err(failure) = close_others(told.gaps) {
+        fail(usize::from(u16::MAX), "", false, failure);
+    }
+    if ready.is_err() || handshake::await_word(socket).is_err() {
         // The maker is gone, and nobody wants this container any more.
         exit_now(1);
     }
-    drop(master);
-    for (number, (step, text)) in script.start.iter().zip(texts).enumerate() {
+    for (number, (step, text)) in script.start.iter().zip(told.texts).enumerate() {
         if let Err(failure) = step.run(&mut state) {
             let is_exec = matches!(step, Step::Execute { .. } | Step::ExecuteFile { .. });
             fail(number, text, is_exec, failure);

@@ -9,7 +9,7 @@ mod mounts;
 
 use std::ffi::{CStr, CString};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use vaquita_cgroup::Entry;
@@ -75,7 +75,6 @@ pub(crate) enum Step<'a> {
     UseFds([BorrowedFd<'a>; 3], u32),
     /// As above, of the terminal made before.
     UseTerminal(u32),
-    CloseOnExec,
     EnterCgroup(Entry),
     SetUmask(u32),
     SetPersonality(u32),
@@ -179,6 +178,16 @@ impl<'a> State<'a> {
 }
 
 impl Step<'_> {
+    /// The descriptors that the step uses, of those that may come after the set-up.
+    pub(crate) fn fds(&self) -> Vec<i32> {
+        match self {
+            Self::EnterCgroup(entry) => entry.fds().map(|fd| fd.as_raw_fd()).collect(),
+            Self::WriteProc { procfs, .. } => vec![procfs.as_fd().as_raw_fd()],
+            Self::ExecuteFile { file, .. } => vec![file.as_raw_fd()],
+            _ => Vec::new(),
+        }
+    }
+
     /// Safe between clone and exec: no allocation.
     pub(crate) fn run(&self, state: &mut State<'_>) -> Result<(), Failure> {
         match self {
@@ -213,7 +222,6 @@ impl Step<'_> {
             Self::ChangeDirectory(path) => files::change_directory(state, path),
             Self::UseFds(fds, uid) => files::use_fds(fds, *uid),
             Self::UseTerminal(uid) => files::use_terminal(state, *uid),
-            Self::CloseOnExec => vaquita_sys::process::close_range_on_exec(3, u32::MAX).at("close_range"),
             Self::EnterCgroup(entry) => entry.enter_self().at("write"),
             Self::SetUmask(mask) => identity::set_umask(*mask),
             Self::SetPersonality(persona) => {
@@ -290,7 +298,6 @@ impl fmt::Display for Step<'_> {
             Self::ChangeDirectory(path) => write!(f, "changing to the working directory {path}"),
             Self::UseFds(..) => f.write_str("setting up standard input, output and error"),
             Self::UseTerminal(_) => f.write_str("taking the terminal"),
-            Self::CloseOnExec => f.write_str("closing other files"),
             Self::EnterCgroup(_) => f.write_str("entering the cgroup"),
             Self::SetUmask(mask) => write!(f, "setting the umask {mask:#o}"),
             Self::SetPersonality(persona) => write!(f, "setting the personality {persona:#x}"),

@@ -164,7 +164,7 @@ fn ranges(column: Column, rules: &[Rule<'_>], default: u32) -> Vec<(u32, Outcome
 
 /// The calls of an architecture which the rules name.
 fn calls(column: Column, rules: &[Rule<'_>], default: u32) -> BTreeMap<u32, Outcome> {
-    let mut calls: BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, Option<u32>)> = BTreeMap::new();
+    let mut calls: BTreeMap<u32, Named> = BTreeMap::new();
     for rule in rules {
         if rule.verdict == default {
             // No rule, but known to the profile's author: it counts for how new the profile is.
@@ -175,7 +175,7 @@ fn calls(column: Column, rules: &[Rule<'_>], default: u32) -> BTreeMap<u32, Outc
             let narrow = column.narrow();
             let conditions =
                 rule.conditions.iter().map(|condition| Condition { narrow, ..*condition }).collect();
-            add(&mut calls, number, conditions, rule.verdict);
+            calls.entry(number).or_default().add(conditions, rule.verdict);
         }
         if column == X86
             && let Some((gate, call)) = gated(rule.name)
@@ -185,13 +185,13 @@ fn calls(column: Column, rules: &[Rule<'_>], default: u32) -> BTreeMap<u32, Outc
             if rule.conditions.is_empty() || rule.verdict != ALLOW {
                 // The upper half of ipc's first argument is a version (ipc(2)).
                 let inner = Condition { argument: 0, test: Test::Masked(0xffff, call), narrow: true };
-                add(&mut calls, number, vec![inner], rule.verdict);
+                calls.entry(number).or_default().add(vec![inner], rule.verdict);
             }
         }
     }
     calls
         .into_iter()
-        .map(|(number, (conditional, plain))| {
+        .map(|(number, Named { conditional, plain })| {
             let outcome = match plain {
                 Some(verdict) => Outcome::plain(verdict),
                 None => Outcome { conditional, otherwise: default },
@@ -201,17 +201,20 @@ fn calls(column: Column, rules: &[Rule<'_>], default: u32) -> BTreeMap<u32, Outc
         .collect()
 }
 
-fn add(
-    calls: &mut BTreeMap<u32, (Vec<(Vec<Condition>, u32)>, Option<u32>)>,
-    number: u32,
-    conditions: Vec<Condition>,
-    verdict: u32,
-) {
-    let (conditional, plain) = calls.entry(number).or_default();
-    if conditions.is_empty() {
-        plain.get_or_insert(verdict);
-    } else {
-        conditional.push((conditions, verdict));
+/// What the rules say of one call.
+#[derive(Default)]
+struct Named {
+    conditional: Vec<(Vec<Condition>, u32)>,
+    plain: Option<u32>,
+}
+
+impl Named {
+    fn add(&mut self, conditions: Vec<Condition>, verdict: u32) {
+        if conditions.is_empty() {
+            self.plain.get_or_insert(verdict);
+        } else {
+            self.conditional.push((conditions, verdict));
+        }
     }
 }
 

@@ -1,1 +1,121 @@
+//! Another process in a container that runs.
 
+use std::io::Read;
+
+use serde_json::json;
+use vaquita_runtime::{ExecArgs, Kind, ParentOf, Stdio, exec};
+use vaquita_sys::process::wait_pidfd;
+use vaquita_sys::signal::{self, Signal};
+
+use crate::harness::{Bundle, Running, marked};
+
+fn running(bundle: &mut Bundle) -> Running {
+    let mut running = bundle.create().unwrap();
+    running.start().unwrap();
+    running.read_until("ns mnt");
+    running
+}
+
+#[test]
+fn it_is_confined_like_the_container() {
+    let mut bundle = Bundle::new("ns mnt\nwait");
+    bundle.with_cgroup = true;
+    let container = running(&mut bundle);
+    let outcome = container.exec_probe(
+        "ids\nhostname\nfds\ncwd\nsession\numask\nstatus CapEff\nstatus CapInh\nstatus CapBnd\nstatus NoNewPrivs\nstatus Seccomp\nunshare\n\
+         status NSpid\nstat /dev/null\nnofile\nls /\ncat /proc/self/cgroup\nexit 5",
+        |process| {
+            process["user"] = json!({"uid": 5, "gid": 6, "additionalGids": [8], "umask": 0o027});
+            process["cwd"] = json!("/tmp");
+            process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 50, "hard": 60}]);
+        },
+    );
+    assert_eq!(outcome.of("ids"), "5 6 [8]");
+    assert_eq!(outcome.of("hostname"), "probe");
+    assert_eq!(outcome.of("fds"), "0 1 2");
+    assert_eq!(outcome.of("cwd"), "/tmp");
+    assert_eq!(outcome.of("session"), "true");
+    assert_eq!(outcome.of("umask"), "27");
+    assert_eq!(outcome.of("status CapEff"), "0000000000000000");
+    // T08: CVE-2022-29162.
+    assert_eq!(outcome.of("status CapInh"), "0000000000000000");
+    assert_eq!(outcome.of("status CapBnd"), "0000000000000021");
+    assert_eq!(outcome.of("status NoNewPrivs"), "1");
+    assert_eq!(outcome.of("status Seccomp"), "2");
+    assert_eq!(outcome.of("unshare"), "EPERM");
+    // Seen from inside: not process 1, and of that PID namespace only.
+    assert_eq!(outcome.of("status NSpid").split_whitespace().count(), 1);
+    assert_eq!(outcome.of("nofile"), "Some(50) Some(60)");
+    assert!(outcome.of("ls /").contains("probe"));
+    let place = container.cgroup.as_ref().unwrap().0.path().display().to_string();
+    assert!(outcome.of("cat /proc/self/cgroup").matches(&place).count() > 0);
+    assert_eq!(outcome.exit.code, 5);
+}
+
+#[test]
+fn errors_of_execve_arrive() {
+    let mut bundle = Bundle::new("ns mnt\nwait");
+    let container = running(&mut bundle);
+    let plan = container.exec_plan(|process| process["args"] = json!(["nope"])).unwrap();
+    let (execed, _output) = container.exec(&plan).unwrap();
+    let error = execed.started.wait().unwrap_err();
+    assert!(matches!(error.kind(), Kind::Exec(_)));
+    assert!(error.to_string().starts_with("execve(\"nope\", looked for in \"/bin:/\"): ENOENT"), "{error}");
+    assert_eq!(wait_pidfd(&execed.pidfd).unwrap().code, 1);
+}
+
+#[test]
+fn nobody_can_join_the_dead() {
+    let mut bundle = Bundle::new("ns mnt\nwait");
+    let container = running(&mut bundle);
+    let plan = container.exec_plan(|_| {}).unwrap();
+    signal::send(&container.pidfd, Signal::KILL).unwrap();
+    let mut fds = [rustix::event::PollFd::new(&container.pidfd, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, None).unwrap();
+    assert_eq!(container.exec(&plan).err().unwrap().kind(), Kind::NotFound);
+}
+
+#[test]
+fn it_gets_a_terminal_of_the_container() {
+    let mut bundle = Bundle::new("ns mnt\nwait");
+    let container = running(&mut bundle);
+    let plan = container
+        .exec_plan(|process| {
+            process["terminal"] = json!(true);
+            process["env"] = json!(["VAQUITA_PROBE=tty\nls /dev/pts"]);
+        })
+        .unwrap();
+    let stdio = Stdio::Terminal { rows: 10, columns: 20 };
+    let init = std::os::fd::AsFd::as_fd(&container.pidfd);
+    let execed = exec(&plan, ExecArgs { init, stdio, cgroup: None, parent: ParentOf::Caller }).unwrap();
+    execed.started.wait().unwrap();
+    let mut text = Vec::new();
+    let _ = std::fs::File::from(execed.console.unwrap()).read_to_end(&mut text);
+    let lines = marked(&String::from_utf8(text).unwrap());
+    assert!(lines.contains(&"tty = true 10x20 controlling".to_owned()), "{lines:?}");
+    wait_pidfd(&execed.pidfd).unwrap();
+}
+
+/// In a PID namespace that is shared, and in a container that has the host's.
+#[test]
+fn it_works_without_a_pid_namespace() {
+    let mut bundle = Bundle::new("ns mnt\nwait").without_namespace("pid");
+    let container = running(&mut bundle);
+    let outcome = container.exec_probe("ns pid", |_| {});
+    let own = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    assert_eq!(outcome.of("ns pid"), own.to_str().unwrap());
+}
+
+#[test]
+fn it_enters_a_user_namespace() {
+    let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
+    let mut bundle =
+        Bundle::new("ns mnt\nwait").set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    rustix::fs::chown(bundle.dir.path(), Some(rustix::fs::Uid::from_raw(200_000)), None).unwrap();
+    let container = running(&mut bundle);
+    let outcome = container.exec_probe("ids\ncat /proc/self/uid_map\nstatus CapEff", |_| {});
+    assert_eq!(outcome.of("ids"), "0 0 []");
+    assert!(outcome.of("cat /proc/self/uid_map").contains("200000"));
+    assert_eq!(outcome.of("status CapEff"), "0000000000000021");
+}

@@ -39,10 +39,10 @@ impl Outcome {
     /// The answer to an order.
     #[track_caller]
     pub(crate) fn of(&self, order: &str) -> &str {
-        let prefix = format!("{order} = ");
+        let prefix = format!("{order} =");
         self.output
             .iter()
-            .find_map(|line| line.strip_prefix(&prefix))
+            .find_map(|line| line.strip_prefix(&prefix).map(str::trim))
             .unwrap_or_else(|| panic!("no answer to {order:?} in {:#?}", self.output))
     }
 }

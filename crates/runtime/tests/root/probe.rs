@@ -133,9 +133,12 @@ fn shown<T: Display, E: Into<std::io::Error>>(result: Result<T, E>) -> String {
     match result.map_err(Into::into) {
         Ok(value) => value.to_string(),
         Err(error) => match error.raw_os_error() {
-            Some(number) => format!("{:?}", rustix::io::Errno::from_raw_os_error(number))
-                .trim_start_matches("Os { code: ")
-                .to_owned(),
+            // ENOENT, of "x: ENOENT (No such file or directory)".
+            Some(number) => {
+                let text =
+                    vaquita_sys::Error::new("x", rustix::io::Errno::from_raw_os_error(number)).to_string();
+                text.split(' ').nth(1).unwrap_or_default().to_owned()
+            }
             None => error.to_string(),
         },
     }
