@@ -88,6 +88,12 @@ impl Client {
         Self { reference: reference.clone(), endpoints }
     }
 
+    /// What is being pulled from where, for errors.
+    pub(crate) fn describe(&self) -> String {
+        let origin = self.endpoints.last().map(|endpoint| endpoint.origin().to_string()).unwrap_or_default();
+        format!("pull of {} from {origin}", self.reference)
+    }
+
     /// The digest that the reference has at the moment; `None` where the registry does not say.
     pub(crate) async fn head(&self) -> Result<Option<Digest>, Error> {
         let path = format!("manifests/{}", self.reference.selector());

@@ -75,7 +75,7 @@ pub(crate) fn ingest(
         let unpacked = feed(receiver, blob.as_ref(), job, &progress)?;
         if unpacked.diff_id != diff_id {
             return Err(Error::corrupt(format!(
-                "layer is {} when unpacked, but the image configuration says {diff_id}",
+                "a layer is {} when unpacked, but the image configuration says {diff_id}",
                 unpacked.diff_id
             )));
         }

@@ -241,6 +241,6 @@ async fn fetch_layer(
     match (streamed, unpacked) {
         (_, Ok(ready)) => Ok(ready),
         (Err(error), Err(_)) => Err(error),
-        (Ok(()), Err(error)) => Err(error.context(format!("layer {}", blob.digest))),
+        (Ok(()), Err(error)) => Err(error.context(client.describe())),
     }
 }

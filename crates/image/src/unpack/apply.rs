@@ -163,14 +163,20 @@ fn explain(error: &std::io::Error) -> Error {
 fn meta<R: Read>(entry: &mut Entry<'_, R>, raw: &[u8]) -> Result<Meta, Error> {
     let wrong = |what: &str| refused(raw, &format!("malformed {what}"));
     let header = entry.header();
-    let id = |id: std::io::Result<u64>, what: &str| {
-        let id = id.map_err(|_| wrong(what))?;
+    // A field without a digit is 0, as GNU tar and Go have it.
+    let or_blank = |number: std::io::Result<u64>, field: &[u8], what: &str| match number {
+        Err(_) if field.iter().all(|b| matches!(b, 0 | b' ')) => Ok(0),
+        number => number.map_err(|_| wrong(what)),
+    };
+    let old = header.as_old();
+    let id = |id: std::io::Result<u64>, field: &[u8], what: &str| {
+        let id = or_blank(id, field, what)?;
         u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| wrong(what))
     };
     let mut meta = Meta {
-        mode: header.mode().map_err(|_| wrong("mode"))? & 0o7777,
-        uid: id(header.uid(), "uid")?,
-        gid: id(header.gid(), "gid")?,
+        mode: u32::try_from(or_blank(header.mode().map(u64::from), &old.mode, "mode")? & 0o7777).unwrap_or(0),
+        uid: id(header.uid(), &old.uid, "uid")?,
+        gid: id(header.gid(), &old.gid, "gid")?,
         mtime: Timespec {
             tv_sec: header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0),
             tv_nsec: 0,

@@ -429,6 +429,8 @@ fn odd_names_are_kept() {
         .entry(EntryType::Regular, b"\xff\xfe", b"", b"2")
         .file("/absolute", "3")
         .file("old-directory/", "")
+        .file("blank", "")
+        .with(|h| h.as_mut_bytes()[100..124].fill(0))
         .symlink("etc", "/etc")
         .symlink("proc", "/proc/self/root")
         .pax(&[("path", "long/".repeat(40).as_bytes())])

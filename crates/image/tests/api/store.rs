@@ -1,0 +1,133 @@
+//! The store by itself: what stays, what goes, what is there after a restart.
+
+use vaquita_image::{BuiltinFile, Digest, ImageConfig, Kind, Options, Reference, Source, Store};
+
+use crate::content::{Form, image, layer, noise};
+use crate::registry::Registry;
+use crate::{Place, impatient, read};
+
+#[tokio::test]
+async fn a_restart_keeps_what_was_acknowledged() {
+    let place = Place::new();
+    let registry = Registry::of(image(&[layer(&[("a", "1")])], Form::Gzip)).await;
+    let pulled = place.store.pull(&registry.reference("a"), None, &impatient()).await.unwrap();
+    let tag = Reference::parse("local/name:1").unwrap();
+    place.store.tag(&pulled.id.to_string(), &tag).await.unwrap();
+    place.store.snapshot("c1", &pulled.id).unwrap();
+    // Left over from a process that was killed.
+    for junk in ["layers/99/fs", "tmp/1"] {
+        std::fs::create_dir_all(place.dir.path().join("images").join(junk)).unwrap();
+    }
+    let before = place.store.list();
+    let place = place.reopen();
+    assert_eq!(place.store.list(), before);
+    assert_eq!(place.store.find("local/name:1").unwrap().id, pulled.id);
+    assert_eq!(place.store.find(&pulled.id.hex()[..12]).unwrap().id, pulled.id);
+    assert_eq!((place.names("layers"), place.names("tmp").len()), (vec!["1".to_owned()], 0));
+    let snapshot = place.store.open_snapshot("c1").unwrap();
+    assert_eq!(snapshot.image(), &pulled.id);
+    assert_eq!(read(&snapshot.mount(false).unwrap(), "a"), "1");
+    let error = Store::open(&place.dir.path().join("images"), Options::default()).unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy);
+}
+
+#[tokio::test]
+async fn removal_frees_what_nobody_uses() {
+    let place = Place::new();
+    let base = layer(&[("base", &noise(1, 100_000))]);
+    let one = Registry::of(image(&[base.clone(), layer(&[("one", &noise(2, 50_000))])], Form::Gzip)).await;
+    let two = Registry::of(image(&[base, layer(&[("two", &noise(3, 30_000))])], Form::Gzip)).await;
+    let empty = place.store.fs_info();
+    let first = place.store.pull(&one.reference("a"), None, &impatient()).await.unwrap();
+    place.store.pull(&two.reference("b"), None, &impatient()).await.unwrap();
+    assert_eq!(place.names("layers").len(), 3, "the base is shared");
+    assert!(place.store.fs_info().used_bytes >= empty.used_bytes + 180_000);
+    place.store.snapshot("c1", &first.id).unwrap();
+    // In use by a container: the image goes, its layers stay.
+    let freed = place.store.remove(&first.id.to_string()).await.unwrap();
+    assert_eq!((freed.bytes, place.names("layers").len()), (0, 3));
+    assert!(place.store.find(&first.id.to_string()).is_none());
+    assert_eq!(read(&place.store.open_snapshot("c1").unwrap().mount(true).unwrap(), "one").len(), 50_000);
+    let place = place.reopen();
+    assert_eq!(place.names("layers").len(), 3, "a snapshot holds its layers over a restart");
+    let freed = place.store.remove_snapshot("c1").unwrap();
+    assert!((50_000..90_000).contains(&freed.bytes), "{freed:?}");
+    assert_eq!(place.names("layers").len(), 2);
+    let freed = place.store.remove(&two.reference("b").to_string()).await.unwrap();
+    assert!(freed.bytes >= 130_000);
+    assert_eq!((place.names("layers").len(), place.names("blobs/sha256").len()), (0, 0));
+    assert_eq!(place.store.fs_info().used_bytes, 0);
+    assert_eq!(place.store.remove("b").await.unwrap().bytes, 0, "again is no error");
+}
+
+#[tokio::test]
+async fn snapshots_are_keyed() {
+    let place = Place::new();
+    let registry = Registry::of(image(&[layer(&[("a", "1")])], Form::Gzip)).await;
+    let pulled = place.store.pull(&registry.reference("a"), None, &impatient()).await.unwrap();
+    let first = place.store.snapshot("c1", &pulled.id).unwrap();
+    assert_eq!(place.store.snapshot("c1", &pulled.id).unwrap().dir(), first.dir());
+    assert_eq!(place.store.snapshot("c1", &Digest::of(b"x")).unwrap_err().kind(), Kind::Exists);
+    assert_eq!(place.store.snapshot("c2", &Digest::of(b"x")).unwrap_err().kind(), Kind::NotFound);
+    for id in ["", "..", ".x", "a/b", "a\n", &"x".repeat(129)] {
+        assert_eq!(place.store.snapshot(id, &pulled.id).unwrap_err().kind(), Kind::Invalid, "{id:?}");
+    }
+    place.store.snapshot("c2", &pulled.id).unwrap();
+    // Written to while it is mounted, then removed while it is mounted.
+    let root = place.store.open_snapshot("c2").unwrap().mount(false).unwrap();
+    rustix::fs::mkdirat(&root, "made", rustix::fs::Mode::from_raw_mode(0o700)).unwrap();
+    assert!(place.store.sweep(&["c1"]).unwrap().bytes > 0);
+    assert_eq!(place.store.sweep(&["c1"]).unwrap().bytes, 0);
+    let left: Vec<String> = place.store.snapshots().into_iter().map(|snapshot| snapshot.id).collect();
+    assert_eq!((left, place.names("snapshots")), (vec!["c1".to_owned()], vec!["c1".to_owned()]));
+    place.store.remove_snapshot("c1").unwrap();
+    place.store.remove_snapshot("c1").unwrap();
+    assert_eq!(place.store.open_snapshot("c1").unwrap_err().kind(), Kind::NotFound);
+}
+
+/// A stack far beyond what fits one text for the kernel.
+#[tokio::test]
+async fn many_layers() {
+    let place = Place::new();
+    let layers: Vec<Vec<u8>> =
+        (0..120).map(|n| layer(&[(&format!("f{n}"), "x"), ("top", &n.to_string())])).collect();
+    let registry = Registry::of(image(&layers, Form::Plain)).await;
+    let pulled = place.store.pull(&registry.reference("a"), None, &impatient()).await.unwrap();
+    let root = place.store.snapshot("c1", &pulled.id).unwrap().mount(false).unwrap();
+    assert_eq!((read(&root, "top"), read(&root, "f0")), ("119".into(), "x".into()));
+}
+
+#[tokio::test]
+async fn images_made_here() {
+    let place = Place::new();
+    let reference = Reference::parse("vaquita.local/demo").unwrap();
+    let file = |path: &str, mode, source| BuiltinFile { path: path.into(), mode, source };
+    let files = || {
+        vec![
+            file("/bin/vaquita", 0o755, Source::File("/proc/self/exe".into())),
+            file("/tmp", 0o1777, Source::Directory),
+            file("/etc/passwd", 0o644, Source::Bytes(b"app:x:1000:1000::/:\n".to_vec())),
+            file("/bin/sh", 0o777, Source::Symlink("vaquita".into())),
+        ]
+    };
+    let mut config = ImageConfig::default();
+    config.entrypoint = vec!["/bin/vaquita".into()];
+    config.exposed_ports = vec!["80/tcp".into()];
+    let made = place.store.builtin(&reference, config.clone(), files()).await.unwrap();
+    let again = place.store.builtin(&reference, config.clone(), files()).await.unwrap();
+    assert_eq!(made, again);
+    assert_eq!(made.config, config);
+    assert_eq!(made.repo_tags, ["vaquita.local/demo:latest"]);
+    assert_eq!((place.names("layers").len(), place.names("tmp").len()), (1, 0));
+    let root = place.store.snapshot("c1", &made.id).unwrap().mount(true).unwrap();
+    let stat = |name: &str| rustix::fs::statat(&root, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    assert_eq!(stat("tmp").st_mode & 0o7777, 0o1777);
+    assert_eq!(stat("bin/vaquita").st_mode & 0o7777, 0o755);
+    assert_eq!(stat("etc").st_mode & 0o7777, 0o755);
+    let size = std::fs::metadata("/proc/self/exe").unwrap().len();
+    assert_eq!(u64::try_from(stat("bin/vaquita").st_size).unwrap(), size);
+    let user = vaquita_image::passwd::resolve(rustix::fd::AsFd::as_fd(&root), "app").unwrap();
+    assert_eq!(user.uid, 1000);
+    let relative = place.store.builtin(&reference, config, vec![file("bin", 0o755, Source::Directory)]).await;
+    assert_eq!(relative.unwrap_err().kind(), Kind::Invalid);
+}
