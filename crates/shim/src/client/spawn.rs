@@ -54,7 +54,10 @@ impl Spawner {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .map_err(|error| Error::io(error, format_args!("execute the shim of {at}")))?;
+            .map_err(|error| {
+                let _ = std::fs::remove_file(pod_dir.join(transport::SOCKET));
+                Error::io(error, format_args!("execute the shim of {at}"))
+            })?;
         reap_later(child)?;
         Client::from_socket(&pod_dir, socket)
     }

@@ -215,7 +215,7 @@ async fn an_executable_that_cannot_be_is_an_error() {
     let spawner = Spawner::new(std::fs::File::open("/dev/null").unwrap().into());
     let error = spawner.spawn(dir.path()).await.unwrap_err();
     assert_eq!(error.errno(), Some(Errno::ACCESS), "{error}");
-    assert_eq!(Client::connect(dir.path()).await.unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(Client::connect(dir.path()).await.unwrap_err().kind(), Kind::NotFound);
 }
 
 #[tokio::test]
