@@ -25,8 +25,9 @@ use crate::{CreateRequest, Error, Kind, Namespaces, SandboxRequest};
 /// A copy at work.
 #[derive(Debug)]
 pub(super) struct Job {
-    token: u64,
+    pub(super) token: u64,
     socket: OwnedFd,
+    pub(super) pid: i32,
     pub(super) worker: OwnedFd,
     asker: Asker,
     pub(super) purpose: Purpose,
@@ -77,12 +78,13 @@ impl Server {
         mut fds: Vec<OwnedFd>,
         work: impl FnOnce(Vec<OwnedFd>) -> Result<Made, Error>,
     ) -> Result<(), Error> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (socket, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
                 .map_err(|errno| Error::kernel(errno, "socketpair"))?;
         fds.push(theirs);
         let token = self.new_token();
-        let (_, worker) = fork_worker(fds, |mut fds| match fds.pop() {
+        let (pid, worker) = fork_worker(fds, |mut fds| match fds.pop() {
             Some(socket) => report(&socket, work(fds)),
             None => 1,
         })?;
@@ -91,7 +93,8 @@ impl Server {
             let _ = vaquita_sys::signal::send(&worker, vaquita_sys::signal::Signal::KILL);
             return Err(error);
         }
-        self.jobs.push(Job { token, socket, worker, asker, purpose });
+        let pid = pid.as_raw_nonzero().get();
+        self.jobs.push(Job { token, socket, pid, worker, asker, purpose });
         Ok(())
     }
 

@@ -84,7 +84,7 @@ impl Server {
         }
         if let Some(sandbox) = &self.sandbox {
             match &sandbox.phase {
-                SandboxPhase::Creating => self.kill_workers(|purpose| *purpose == Purpose::Sandbox),
+                SandboxPhase::Creating => {}
                 SandboxPhase::Made { pidfd, .. } => drop(signal::send(pidfd, Signal::KILL)),
             }
         }
@@ -107,10 +107,7 @@ impl Server {
             let result = match self.deletion_step(at) {
                 Step::Done => Ok(()),
                 Step::Wait if !expired => continue,
-                Step::Wait => Err(Error::new(
-                    Kind::Busy,
-                    format!("processes of container {} do not die", self.containers[at].id),
-                )),
+                Step::Wait => Err(self.give_up_deletion(at)),
                 Step::Failed(error) => Err(error),
             };
             let deletion = self.containers[at].deletion.take();
@@ -137,11 +134,16 @@ impl Server {
         for exec in &container.execs {
             let _ = send(exec.process.as_ref(), Signal::KILL);
         }
-        let id = container.id.clone();
+    }
+
+    /// Too long. If it is the making of the container or of an exec session that hangs, the next attempt may go better.
+    fn give_up_deletion(&self, at: usize) -> Error {
+        let id = &self.containers[at].id;
         self.kill_workers(|purpose| match purpose {
             Purpose::Sandbox => false,
-            Purpose::Container { id: container } | Purpose::Exec { container, .. } => *container == id,
+            Purpose::Container { id: container } | Purpose::Exec { container, .. } => container == id,
         });
+        Error::new(Kind::Busy, format!("processes of container {id} do not die"))
     }
 
     fn deletion_step(&mut self, at: usize) -> Step {
@@ -193,7 +195,10 @@ impl Server {
                 }
                 return;
             }
-            Step::Wait => Err(Error::new(Kind::Busy, "the pause process does not die")),
+            Step::Wait => {
+                self.kill_workers(|purpose| *purpose == Purpose::Sandbox);
+                Err(Error::new(Kind::Busy, "the pause process does not die"))
+            }
             Step::Failed(error) => Err(error),
         };
         let deletion = self.farewell.take();
@@ -226,7 +231,8 @@ impl Server {
         }
     }
 
-    /// Kills copies of ours that make what nobody wants any more. What they have made so far ends with them.
+    /// Kills copies of ours that make what nobody wants any more, and are stuck: one that is not will soon have made it,
+    /// and what is known is easier to end than what is half made.
     fn kill_workers(&self, unwanted: impl Fn(&Purpose) -> bool) {
         for job in self.jobs.iter().filter(|job| unwanted(&job.purpose)) {
             let _ = signal::send(&job.worker, Signal::KILL);

@@ -51,6 +51,12 @@ impl Server {
                 return self.exec_ended(at, exec, exit);
             }
         }
+        if let Some(job) = self.jobs.iter().find(|job| job.pid == pid) {
+            // Its result is here by now, if there is one. That it died without may not show on the socket: what it was
+            // making can have a copy of the other end.
+            self.finish_job(job.token);
+            return;
+        }
         if !self.jobs.is_empty() {
             self.strays.push((pid, exit));
         }
