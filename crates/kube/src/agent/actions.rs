@@ -232,10 +232,7 @@ impl Hands {
 
     /// How a container ended.
     pub(super) async fn exit(&self, container: &Container, attempt: u32, id: &str, now: Timestamp) -> Exit {
-        let status = match self.status(id).await {
-            Ok(status) => status,
-            Err(_) => return Exit::unknown(None, now),
-        };
+        let Ok(status) = self.status(id).await else { return Exit::unknown(None, now) };
         let code = status.exit_code;
         let reason = match status.reason.as_str() {
             "" if code == 0 => "Completed",

@@ -57,7 +57,8 @@ impl Worker {
         }
         if self.ready && !was_ready {
             self.tell(EventKind::PodReady {});
-        } else if was_ready && !self.ready {
+        } else if was_ready && !self.ready && !matches!(phase, PodPhase::Succeeded | PodPhase::Failed) {
+            // That a pod which has ended is not ready goes without saying.
             let containers = self.unready().iter().map(|name| (*name).to_owned()).collect();
             self.tell(EventKind::PodNotReady { containers });
         }
