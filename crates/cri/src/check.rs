@@ -207,10 +207,13 @@ fn list(layout: &Layout, path: &Path) -> Result<Vec<PathBuf>> {
 
 /// The root and the classes of service below it belong to no pod and stay while the daemon does.
 fn is_shared(path: &Path, config: &Config) -> bool {
-    let Ok(below) = path.strip_prefix(&config.cgroup_root) else { return false };
-    ["", "kubepods", "kubepods/burstable", "kubepods/besteffort"]
-        .iter()
-        .any(|shared| below == Path::new(shared))
+    shared_cgroups(&config.cgroup_root).iter().any(|shared| shared == path)
+}
+
+/// The cgroups that pods share, innermost first.
+pub(crate) fn shared_cgroups(root: &Path) -> [PathBuf; 4] {
+    let pods = root.join("kubepods");
+    [pods.join("besteffort"), pods.join("burstable"), pods, root.to_owned()]
 }
 
 fn mounts(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {

@@ -4,6 +4,7 @@ mod idle;
 mod socket;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use tonic::transport::Server as Transport;
@@ -100,11 +101,11 @@ async fn take_down(node: Arc<Node>) -> Result<()> {
                 failures.note(opened.close().doing(doing));
             }
         }
-        let root = node.config.cgroup_root.as_path();
-        failures.note(
-            vaquita_cgroup::remove_empty_parents(&node.layout, &root.join("none"), std::path::Path::new("/"))
-                .doing(|| format!("remove the cgroup {}", root.display())),
-        );
+        for cgroup in crate::check::shared_cgroups(&node.config.cgroup_root) {
+            let removed =
+                vaquita_cgroup::remove_empty_parents(&node.layout, &cgroup.join("none"), Path::new("/"));
+            failures.note(removed.doing(|| format!("remove the cgroup {}", cgroup.display())));
+        }
         failures.finish("ending")
     })
     .await

@@ -64,8 +64,8 @@ impl Error {
             tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Kind::Denied,
             tonic::Code::Unimplemented => Kind::Unsupported,
             tonic::Code::DeadlineExceeded => Kind::Timeout,
-            // A connection that breaks in the middle of a call shows as a transport error with code Unknown.
-            tonic::Code::Unavailable | tonic::Code::Cancelled => Kind::Unavailable,
+            // Only what the transport says is about the connection: its errors have a source. A server that answers
+            // "unavailable" speaks of something behind it, such as a registry.
             _ if std::error::Error::source(status).is_some() => Kind::Unavailable,
             _ => Kind::Failed,
         };
