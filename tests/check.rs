@@ -17,7 +17,8 @@ fn a_running_pod_is_listed_with_its_owner() {
     };
     owned("process", &pod.id);
     owned("link", &pod.id);
-    owned("address", &pod.id);
+    owned("lease", &pod.id);
+    owned("netns", &pod.id);
     owned("cgroup", &container.id);
     owned("snapshot", &container.id);
     let text = String::from_utf8(node.output(&["check"]).stdout).unwrap();

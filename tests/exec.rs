@@ -51,7 +51,7 @@ fn a_command_that_is_not_there_is_an_error() {
     assert!(status.message().contains("/no/such"), "{status}");
     container.stop(0);
     let status = container.try_exec(&["true"], 10).unwrap_err();
-    assert!(status.message().contains("not running"), "{status}");
+    assert!(status.message().contains("needs a running container"), "{status}");
     node.finish();
 }
 

@@ -27,7 +27,13 @@ impl<'a> Pod<'a> {
             }),
             hostname: name.into(),
             log_directory: node.path(&format!("logs-{name}")).display().to_string(),
-            linux: Some(cri::LinuxPodSandboxConfig::default()),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                security_context: Some(cri::LinuxSandboxSecurityContext {
+                    namespace_options: Some(own_pid_namespace()),
+                    ..cri::LinuxSandboxSecurityContext::default()
+                }),
+                ..cri::LinuxPodSandboxConfig::default()
+            }),
             ..cri::PodSandboxConfig::default()
         }
     }
@@ -77,7 +83,13 @@ impl<'a> Pod<'a> {
             image: Some(cri::ImageSpec { image: super::BUSYBOX.into(), ..cri::ImageSpec::default() }),
             command: command.iter().map(|&word| word.into()).collect(),
             log_path: format!("{name}.log"),
-            linux: Some(cri::LinuxContainerConfig::default()),
+            linux: Some(cri::LinuxContainerConfig {
+                security_context: Some(cri::LinuxContainerSecurityContext {
+                    namespace_options: Some(own_pid_namespace()),
+                    ..cri::LinuxContainerSecurityContext::default()
+                }),
+                ..cri::LinuxContainerConfig::default()
+            }),
             ..cri::ContainerConfig::default()
         }
     }
@@ -121,6 +133,11 @@ impl<'a> Pod<'a> {
         let status = container.exited();
         (status.exit_code, container.output())
     }
+}
+
+/// As kubelet asks for it: the default of the interface is a PID namespace that the containers of a pod share.
+fn own_pid_namespace() -> cri::NamespaceOption {
+    cri::NamespaceOption { pid: cri::NamespaceMode::Container.into(), ..cri::NamespaceOption::default() }
 }
 
 /// A container.
