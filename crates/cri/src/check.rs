@@ -194,9 +194,15 @@ fn cgroups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<
             None if is_shared(&path, config) => owners.shared(),
             None => None,
         };
-        let count =
-            Cgroup::open(&layout, &path).and_then(|cgroup| cgroup.procs()).map_or(0, |procs| procs.len());
-        all.push(resource("cgroup", path.display().to_string(), owner, format!("{count} processes")));
+        let pids = Cgroup::open(&layout, &path).and_then(|cgroup| cgroup.procs()).unwrap_or_default();
+        // Those of a group below are that one's.
+        if !owned.keys().any(|other| *other != path && other.starts_with(&path)) {
+            let of = owner.clone();
+            all.extend(
+                pids.iter().map(|pid| resource("process", pid.to_string(), of.clone(), command(*pid))),
+            );
+        }
+        all.push(resource("cgroup", path.display().to_string(), owner, ""));
     }
     Ok(())
 }
@@ -214,6 +220,15 @@ fn is_shared(path: &Path, config: &Config) -> bool {
 pub(crate) fn shared_cgroups(root: &Path) -> [PathBuf; 4] {
     let pods = root.join("kubepods");
     [pods.join("besteffort"), pods.join("burstable"), pods, root.to_owned()]
+}
+
+/// The command line of a process, as ps shows it.
+fn command(pid: i32) -> String {
+    /// More would fill the screen.
+    const LIMIT: usize = 200;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&line[..line.len().min(LIMIT)]).replace('\0', " ");
+    text.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn mounts(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {

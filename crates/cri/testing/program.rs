@@ -1,0 +1,49 @@
+//! What the tests' shims, unpackers and containers run.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    let name = args.first().map(String::as_str).unwrap_or_default();
+    if name == "vaquita-shim" {
+        return vaquita_shim::server::main(
+            Path::new(args.get(1).map(String::as_str).unwrap_or_default()),
+            None,
+        );
+    }
+    if name == vaquita_image::unpack::PROGRAM {
+        return vaquita_image::unpack::main();
+    }
+    let args: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();
+    match args[..] {
+        ["sleep"] => loop {
+            std::thread::park();
+        },
+        ["exit", code] => code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from),
+        ["echo", text] => write(text.as_bytes()),
+        ["env"] => {
+            let text: String = std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect();
+            write(text.as_bytes())
+        }
+        ["yes"] => {
+            let line = [b'y'; 64 << 10];
+            while std::io::stdout().write_all(&line).is_ok() {}
+            ExitCode::FAILURE
+        }
+        // Both ends of a socket that a test wants to see refused.
+        ["connect", path] => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        _ => ExitCode::from(2),
+    }
+}
+
+fn write(bytes: &[u8]) -> ExitCode {
+    match std::io::stdout().write_all(bytes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

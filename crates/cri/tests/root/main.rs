@@ -1,0 +1,7 @@
+//! A server on a real host: its own directories, network and cgroups. Needs root; says so where there is none.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod api;
+mod restart;
+mod retries;
+mod support;
