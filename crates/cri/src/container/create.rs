@@ -179,13 +179,13 @@ fn record(
 
 /// Below the directory of the pod, and nowhere else (CVE-2025-0750).
 fn log_path(directory: &str, path: &str) -> Result<Option<PathBuf>> {
-    if directory.is_empty() || path.is_empty() {
-        return Ok(None);
-    }
     let below = Path::new(path);
     let is_below = below.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if !is_below || path.ends_with('/') || path.contains('\0') {
         return Err(Error::invalid(format!("log_path: {path:?} must be relative and without \"..\"")));
+    }
+    if directory.is_empty() || path.is_empty() {
+        return Ok(None);
     }
     Ok(Some(Path::new(directory).join(below)))
 }
