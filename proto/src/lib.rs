@@ -1,5 +1,13 @@
 //! CRI v1 and vaquita's own service: generated clients and servers.
-#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated code")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::use_self,
+    reason = "generated code"
+)]
 
 /// `runtime.v1`: the Container Runtime Interface (1.36, with 1.37's additions).
 pub mod cri {
