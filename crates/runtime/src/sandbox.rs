@@ -12,6 +12,7 @@ use vaquita_sys::mount::{Attributes, Filesystem};
 use vaquita_sys::ns;
 use vaquita_sys::process::{CStrArray, CloneFlags, sealed_copy};
 use vaquita_sys::procfs::Procfs;
+use vaquita_sys::signal::{Set, Signal};
 
 use crate::create::StdioFds;
 use crate::plan::process::oom_score_adj;
@@ -100,6 +101,9 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
     let none = Sets::default();
     let mut start = Vec::new();
     start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
+    // pause waits for these. One that comes before it does so is not lost, as it would be for process 1.
+    let awaited = [Signal::CHLD, Signal::INT, Signal::TERM].into_iter().fold(Set::default(), Set::with);
+    start.push(Step::BlockSignals(awaited));
     start.extend([Step::SetGroups(&[]), Step::SetGid(args.gid), Step::SetUid(args.uid, none)]);
     start.extend([Step::SetCapabilities(none), Step::NoNewPrivs]);
     start.extend(

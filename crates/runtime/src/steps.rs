@@ -76,6 +76,8 @@ pub(crate) enum Step<'a> {
     /// As above, of the terminal made before.
     UseTerminal(u32),
     EnterCgroup(Entry),
+    /// They stay pending for the program, which waits for them.
+    BlockSignals(signal::Set),
     SetUmask(u32),
     SetPersonality(u32),
     SetScheduling(&'a Scheduling),
@@ -161,15 +163,11 @@ pub(crate) struct State<'a> {
     null: Option<OwnedFd>,
     pub(crate) master: Option<OwnedFd>,
     slave: Option<OwnedFd>,
-    /// Room for a path, since nothing may be allocated.
-    path: Vec<u8>,
 }
 
 impl<'a> State<'a> {
-    /// Made by the parent: the child has no memory to give.
     pub(crate) fn new(socket: BorrowedFd<'a>) -> Self {
-        // PATH_MAX and the terminating NUL.
-        Self { socket, root: None, null: None, master: None, slave: None, path: Vec::with_capacity(4097) }
+        Self { socket, root: None, null: None, master: None, slave: None }
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, Failure> {
@@ -223,6 +221,7 @@ impl Step<'_> {
             Self::UseFds(fds, uid) => files::use_fds(fds, *uid),
             Self::UseTerminal(uid) => files::use_terminal(state, *uid),
             Self::EnterCgroup(entry) => entry.enter_self().at("write"),
+            Self::BlockSignals(set) => signal::set_mask(*set).map(drop).at("rt_sigprocmask"),
             Self::SetUmask(mask) => identity::set_umask(*mask),
             Self::SetPersonality(persona) => {
                 vaquita_sys::process::set_personality(*persona).at("personality")
@@ -299,6 +298,7 @@ impl fmt::Display for Step<'_> {
             Self::UseFds(..) => f.write_str("setting up standard input, output and error"),
             Self::UseTerminal(_) => f.write_str("taking the terminal"),
             Self::EnterCgroup(_) => f.write_str("entering the cgroup"),
+            Self::BlockSignals(_) => f.write_str("blocking signals"),
             Self::SetUmask(mask) => write!(f, "setting the umask {mask:#o}"),
             Self::SetPersonality(persona) => write!(f, "setting the personality {persona:#x}"),
             Self::SetScheduling(_) => f.write_str("setting the scheduler"),

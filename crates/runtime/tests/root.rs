@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, in modules that clippy does not take for such")]
 
+#[path = "root/allocator.rs"]
+mod allocator;
 #[path = "root/harness.rs"]
 mod harness;
 #[path = "root/probe.rs"]

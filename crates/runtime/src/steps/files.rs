@@ -1,6 +1,6 @@
 //! Steps that make nodes, links and terminals, and set up what the program finds open.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags};
@@ -99,7 +99,7 @@ pub(super) fn terminal(
     Ok(())
 }
 
-pub(super) fn change_directory(state: &mut State<'_>, path: &Inside) -> Result<(), Failure> {
+pub(super) fn change_directory(state: &State<'_>, path: &Inside) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = match open(state.root()?, path, flags) {
         Err(Failure { errno: Errno::NOENT, .. }) => {
@@ -109,16 +109,7 @@ pub(super) fn change_directory(state: &mut State<'_>, path: &Inside) -> Result<(
     };
     rustix::process::fchdir(&directory).at("fchdir")?;
     // Outside of the root the kernel answers "(unreachable)/..." (CVE-2024-21626).
-    let buffer = core::mem::take(&mut state.path);
-    let inside = match rustix::process::getcwd(buffer) {
-        Ok(cwd) => {
-            let inside = cwd.as_bytes().first() == Some(&b'/');
-            core::mem::forget::<CString>(cwd); // Giving the memory back could wait for a lock that nobody holds here.
-            inside
-        }
-        Err(errno) => return fail("getcwd", errno),
-    };
-    if inside { Ok(()) } else { fail("getcwd", Errno::XDEV) }
+    if vaquita_sys::process::cwd_is_reachable().at("getcwd")? { Ok(()) } else { fail("getcwd", Errno::XDEV) }
 }
 
 pub(super) fn use_fds(fds: &[BorrowedFd<'_>; 3], uid: u32) -> Result<(), Failure> {

@@ -379,6 +379,41 @@ fn oom_score_adj() {
     assert!(vaquita_runtime::Plan::new(&spec, &context).is_ok());
 }
 
+#[test]
+fn a_limit_that_cannot_be_raised_is_an_error() {
+    let (_, hard) = vaquita_sys::rlimit::current(vaquita_sys::rlimit::Resource::NOFILE).unwrap();
+    let wanted = hard.saturating_add(1);
+    let mut bundle = Bundle::new("")
+        .set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 10, "hard": wanted}]));
+    let may =
+        vaquita_sys::cap::current().unwrap().effective.contains(vaquita_sys::cap::Capability::SYS_RESOURCE);
+    match bundle.create() {
+        Err(error) => {
+            assert!(!may, "{error}");
+            assert_eq!(error.errno(), Some(rustix::io::Errno::PERM));
+            assert!(error.to_string().contains(&format!("Nofile, {{soft 10, hard {wanted}}}")), "{error}");
+        }
+        Ok(_) => assert!(may),
+    }
+}
+
+#[test]
+fn a_capability_that_we_lack_is_an_error() {
+    let own = vaquita_sys::cap::current().unwrap().permitted;
+    let all: Vec<String> =
+        vaquita_sys::cap::CapSet::full().iter().map(|capability| capability.name().to_owned()).collect();
+    let mut bundle = Bundle::new("status CapEff")
+        .set("/process/capabilities", json!({"bounding": all, "effective": all, "permitted": all}));
+    if vaquita_sys::cap::CapSet::full().difference(own).is_empty() {
+        let outcome = bundle.run();
+        assert_eq!(outcome.of("status CapEff"), format!("{:016x}", own.0));
+    } else {
+        let error = bundle.create().err().unwrap();
+        assert_eq!(error.errno(), Some(rustix::io::Errno::PERM));
+        assert!(error.to_string().starts_with("process.capabilities: {CAP_"), "{error}");
+    }
+}
+
 /// T18.
 #[test]
 fn t18_the_id_that_means_no_change_is_refused() {

@@ -49,6 +49,19 @@ pub fn set_name(name: &CStr) -> Result<(), Errno> {
     prctl(libc::PR_SET_NAME, name.as_ptr() as u64)
 }
 
+/// Whether the working directory is below the process's root: getcwd(2) answers `(unreachable)/...` where it is not.
+///
+/// Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `ENOENT` when the directory has been removed, `ERANGE` for a path longer than `PATH_MAX`.
+pub fn cwd_is_reachable() -> Result<bool, Errno> {
+    let mut path = [0_u8; 4097];
+    // SAFETY: the kernel writes at most as many bytes as it is told.
+    check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
+    Ok(path[0] == b'/')
+}
+
 /// The signal that this process gets when its parent *thread* ends; none for no signal. The caller must check
 /// afterwards that the parent is still there (`PR_SET_PDEATHSIG`).
 ///
