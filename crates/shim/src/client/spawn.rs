@@ -49,7 +49,6 @@ impl Spawner {
             .arg(&pod_dir)
             .env_clear()
             .env("GLIBC_TUNABLES", TUNABLES)
-            .current_dir("/")
             .stdin(Stdio::from(listener))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
