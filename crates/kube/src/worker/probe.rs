@@ -7,6 +7,9 @@ use super::{Action, Outcome, Slot, Worker};
 use crate::api::{Container, Probe};
 use crate::event::{EventKind, ProbeKind};
 
+/// The first period of a readiness probe whose container has not been ready yet.
+const EAGER: SignedDuration = SignedDuration::from_secs(1);
+
 /// The probes of one run of a container.
 #[derive(Debug)]
 pub(super) struct Probes(Vec<Schedule>);
@@ -21,6 +24,9 @@ struct Schedule {
     /// When it is made next; none before it may begin and after it has done its part.
     next: Option<Timestamp>,
     in_flight: bool,
+    /// Readiness, until the container is ready for the first time: a period that grows to the real one. Kubernetes
+    /// allows it, "to make the Pod ready faster"; without it a server that needs a moment is ready a period later.
+    eager: Option<SignedDuration>,
     /// The last result, and how often it came in a row.
     last: Option<bool>,
     run: i32,
@@ -40,6 +46,7 @@ impl Probes {
                 failure_threshold: probe.failure_threshold.max(1),
                 next: None,
                 in_flight: false,
+                eager: (kind == ProbeKind::Readiness).then_some(EAGER),
                 last: None,
                 run: 0,
                 error_told: false,
@@ -78,6 +85,18 @@ impl Probes {
 impl Schedule {
     fn begin(&mut self, started_at: Timestamp, now: Timestamp) {
         self.next = Some((started_at + self.delay).max(now));
+    }
+
+    /// The next time after this one. At a fixed rate; what was missed while a slow probe was under way is not made up
+    /// for.
+    fn after(&mut self, time: Timestamp, now: Timestamp) -> Timestamp {
+        let period = match &mut self.eager {
+            Some(eager) if *eager < self.period => std::mem::replace(eager, *eager * 2),
+            _ => self.period,
+        };
+        let missed = now.duration_since(time).as_millis() / period.as_millis().max(1);
+        let periods = i32::try_from(missed.saturating_add(1)).unwrap_or(i32::MAX);
+        time + period * periods
     }
 
     /// Counts a result. Returns it if it has come often enough to count.
@@ -129,10 +148,7 @@ impl Worker {
                     continue;
                 };
                 schedule.in_flight = true;
-                // At a fixed rate; what was missed while a slow probe was under way is not made up for.
-                let missed = now.duration_since(next).as_secs() / schedule.period.as_secs();
-                let periods = i32::try_from(missed.saturating_add(1)).unwrap_or(i32::MAX);
-                schedule.next = Some(next + schedule.period * periods);
+                schedule.next = Some(schedule.after(next, now));
                 self.actions.push(Action::Probe { slot: Slot(index), id: id.clone(), probe: schedule.kind });
             }
         }
@@ -189,7 +205,12 @@ impl Worker {
     fn probe_decided(&mut self, now: Timestamp, slot: Slot, id: &str, probe: ProbeKind, ok: bool) {
         let Some(running) = self.member(slot).running_as(id) else { return };
         match (probe, ok) {
-            (ProbeKind::Readiness, ok) => running.ready = ok,
+            (ProbeKind::Readiness, ok) => {
+                running.ready = ok;
+                if ok && let Some(readiness) = running.probes.find(ProbeKind::Readiness) {
+                    readiness.eager = None;
+                }
+            }
             (ProbeKind::Liveness, true) => {}
             (ProbeKind::Startup, true) => {
                 if let Some(startup) = running.probes.find(ProbeKind::Startup) {

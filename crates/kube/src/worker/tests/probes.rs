@@ -17,17 +17,29 @@ fn readiness_needs_its_thresholds() {
     );
     let mut sim = Sim::new(&spec, script(|_, age| !(20.0..40.0).contains(&age)));
     sim.run_until(60.0);
-    // Probes at 3, 8, 13, … seconds of age; the container starts at 0.3 s.
+    // Probes at 3, 4, 6, 11, 16, … seconds of age: soon again until it is ready. The container starts at 0.3 s.
     insta::assert_snapshot!(sim.trace.join("\n"), @r"
     0.3 start a
     0.3 phase Running
     3.3 probe a Readiness true
-    8.3 ready
-    23.3 probe a Readiness false
-    28.3 not ready a
-    43.3 probe a Readiness true
-    48.3 ready
+    4.3 ready
+    21.3 probe a Readiness false
+    26.3 not ready a
+    41.3 probe a Readiness true
+    46.3 ready
     ");
+}
+
+#[test]
+fn what_is_not_ready_yet_is_asked_soon_again() {
+    let spec = pod("readinessProbe: {periodSeconds: 10, tcpSocket: {port: 1}}");
+    let mut sim = Sim::new(&spec, script(|_, age| age > 0.5));
+    sim.run_until(30.0);
+    assert_eq!(sim.times("ready"), ["1.3 ready"]);
+    let mut sim = Sim::new(&spec, script(|_, age| age > 8.0));
+    sim.run_until(30.0);
+    // Probes after 0, 1, 3, 7, 15 seconds, and every ten from then on.
+    assert_eq!(sim.times("ready"), ["15.3 ready"]);
 }
 
 #[test]
