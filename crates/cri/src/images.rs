@@ -15,7 +15,7 @@ pub(crate) async fn pull(node: &Node, name: &str, auth: Option<&Auth>) -> Result
     if let Some(demo) = &node.config.demo_image
         && is_demo(demo, &reference)?
     {
-        return make_demo(node, demo, &reference).await;
+        return demo_image(node, demo, &reference).await;
     }
     Ok(node.images.pull(&reference, auth, &node.config.registries).await?)
 }
@@ -70,6 +70,18 @@ fn is_demo(demo: &DemoImage, reference: &Reference) -> Result<bool> {
     let own = Reference::parse(&demo.reference)?;
     let tag = reference.tag().unwrap_or("latest");
     Ok(reference.name() == own.name() && reference.digest().is_none() && tag == own.tag().unwrap_or("latest"))
+}
+
+/// The demo image, made once: several containers of a pod pull it at the same time.
+async fn demo_image(node: &Node, demo: &DemoImage, reference: &Reference) -> Result<Image> {
+    let mut made = node.demo.lock().await;
+    let there = node.images.find(&reference.to_string());
+    if let Some(image) = there.filter(|image| made.as_deref() == Some(&image.id.to_string())) {
+        return Ok(Image::clone(&image));
+    }
+    let image = make_demo(node, demo, reference).await?;
+    *made = Some(image.id.to_string());
+    Ok(image)
 }
 
 async fn make_demo(node: &Node, demo: &DemoImage, reference: &Reference) -> Result<Image> {

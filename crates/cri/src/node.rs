@@ -27,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) spawner: Spawner,
     pub(crate) running: Running,
     pub(crate) usage: crate::stats::Cache,
+    /// The id of the demo image once it is made: our executable does not change while we run.
+    pub(crate) demo: tokio::sync::Mutex<Option<String>>,
 }
 
 /// The operations under way that a retry joins.
@@ -65,6 +67,7 @@ impl Node {
                 spawner: Spawner::new(executable),
                 running: Running::default(),
                 usage: crate::stats::Cache::default(),
+                demo: tokio::sync::Mutex::default(),
                 config,
             }))
         })
