@@ -28,11 +28,11 @@ fn hint(address: &str) -> String {
     let url = format!("http://{address}:8080");
     format!(
         "\n  Try, from another terminal of this machine:\n\
-         \n    curl {url}/                             the page\
-         \n    curl -X POST '{url}/ready?fail=3'       not ready for three probes\
-         \n    curl -X POST '{url}/healthy?fail=5'     not healthy: the kubelet way is to restart it\
-         \n    curl -X POST '{url}/mem?mib=100'        more memory than its limit\
-         \n    curl {url}/env                          also /fs/work, /mem\n\
+         \n    curl {url}/                           the page\
+         \n    curl -X POST '{url}/ready?fail=3'     not ready for three probes\
+         \n    curl -X POST '{url}/healthy?fail=5'   not healthy: the container is restarted\
+         \n    curl -X POST '{url}/mem?mib=100'      more memory than its limit\
+         \n    curl {url}/env                        also /fs/work, /mem\n\
          \n  Ctrl-C ends it.\n\n"
     )
 }

@@ -2,7 +2,7 @@
 
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use vaquita_kube::api::Pod;
@@ -11,6 +11,9 @@ use vaquita_kube::event::{Event, EventKind};
 use self::words::{ended, plain, seconds};
 use crate::size;
 use crate::terminal::{Color, Style, printable};
+
+/// Why the agent says that it ends a pod when the user asked for it.
+const ON_REQUEST: [&str; 2] = ["Stopped", "Killed"];
 
 /// What an event makes appear, each with its line ends.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -32,6 +35,9 @@ pub(crate) struct Renderer {
     width: usize,
     limits: BTreeMap<String, String>,
     pulls: BTreeMap<String, Pull>,
+    pulled: BTreeSet<String>,
+    /// Pods that are ended on request.
+    ending: BTreeSet<String>,
 }
 
 /// A pull that is going on.
@@ -58,7 +64,17 @@ impl Renderer {
             }
         }
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-        Self { out, err, began: None, names, width, limits, pulls: BTreeMap::new() }
+        Self {
+            out,
+            err,
+            began: None,
+            names,
+            width,
+            limits,
+            pulls: BTreeMap::new(),
+            pulled: BTreeSet::new(),
+            ending: BTreeSet::new(),
+        }
     }
 
     /// What the event makes appear.
@@ -68,8 +84,10 @@ impl Renderer {
             let out = self.log(&format!("{}/{container}", event.pod), line);
             return Lines { out, ..Lines::default() };
         }
+        let told = self.is_repeated(&event.kind) || self.is_consequence(event);
+        let text = if told { None } else { self.describe(&event.pod, &event.kind) };
         self.remember(event);
-        match self.describe(&event.pod, &event.kind) {
+        match text {
             None => Lines::default(),
             Some(text) => Lines { err: self.line(event, &text), ..Lines::default() },
         }
@@ -101,6 +119,26 @@ impl Renderer {
         format!("{time} {} {text}\n", self.err.paint(Color::Bold, &event.pod))
     }
 
+    /// Several containers pull the same image, at the same time or to see that it is still the newest: told once.
+    fn is_repeated(&self, kind: &EventKind) -> bool {
+        match kind {
+            EventKind::PullStarted { image, .. } => {
+                self.pulls.contains_key(image) || self.pulled.contains(image)
+            }
+            EventKind::Pulled { image, .. } => !self.pulls.contains_key(image) || self.pulled.contains(image),
+            _ => false,
+        }
+    }
+
+    /// Once a pod is ended on request, that it is not ready and how Kubernetes calls its end is no news.
+    fn is_consequence(&self, event: &Event) -> bool {
+        let consequence = matches!(
+            event.kind,
+            EventKind::PodNotReady { .. } | EventKind::PodPhase { .. } | EventKind::Stopping { .. }
+        );
+        consequence && self.ending.contains(&event.pod)
+    }
+
     fn remember(&mut self, event: &Event) {
         match &event.kind {
             EventKind::PullStarted { image, .. } => {
@@ -112,8 +150,15 @@ impl Renderer {
                     pull.layers = (*layers_done, *layers_total);
                 }
             }
-            EventKind::Pulled { image, .. } | EventKind::PullFailed { image, .. } => {
+            EventKind::Pulled { image, .. } => {
                 self.pulls.remove(image);
+                self.pulled.insert(image.clone());
+            }
+            EventKind::PullFailed { image, .. } => {
+                self.pulls.remove(image);
+            }
+            EventKind::Terminating { reason, .. } if ON_REQUEST.contains(&reason.as_str()) => {
+                self.ending.insert(event.pod.clone());
             }
             _ => {}
         }
@@ -146,6 +191,7 @@ impl Renderer {
                 format!("{}: {}", self.err.paint(Color::Warn, "not ready"), containers.join(", "))
             }
             EventKind::PodPhase { phase, reason, message } => return self.phase(*phase, reason, message),
+            EventKind::Terminating { reason, .. } if ON_REQUEST.contains(&reason.as_str()) => return None,
             EventKind::Terminating { reason, grace } => {
                 format!("ending ({}), {grace} s are given", plain(reason))
             }

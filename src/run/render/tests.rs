@@ -60,10 +60,12 @@ fn the_life_of_a_pod_reads_well() {
     let events = vec![
         (0, EventKind::SandboxReady { id: "a".into(), ip: Some("10.210.0.2".into()) }),
         (3, EventKind::PullStarted { container: "prepare".into(), image: image() }),
+        (4, EventKind::PullStarted { container: "web".into(), image: image() }),
         (
             1503,
             EventKind::Pulled { container: "prepare".into(), image: image(), cached: false, duration: 1.5 },
         ),
+        (1503, EventKind::Pulled { container: "web".into(), image: image(), cached: false, duration: 1.5 }),
         (1504, EventKind::Pulled { container: "web".into(), image: image(), cached: true, duration: 0.0 }),
         (1510, EventKind::InitStarted { container: "prepare".into(), index: 1, of: 1 }),
         (
@@ -90,7 +92,7 @@ fn the_life_of_a_pod_reads_well() {
         (2530, probe(ProbeKind::Startup, true, "")),
         (2531, probe(ProbeKind::Readiness, false, "HTTP 503")),
         (3531, EventKind::PodReady {}),
-        (9000, EventKind::Terminating { reason: "stopped by the user".into(), grace: 10 }),
+        (9000, EventKind::Terminating { reason: "Stopped".into(), grace: 10 }),
         (9100, exited("web", 143, "Error", "")),
         (
             9200,
@@ -111,9 +113,7 @@ demo/visitor | red\\u{7}
    2.53s demo web startup probe ok
    2.53s demo web readiness probe failed: HTTP 503
    3.53s demo ready
-   9.00s demo ending (stopped by the user), 10 s are given
    9.10s demo web: exit 143 (SIGTERM) after 12 s
-   9.20s demo succeeded
    9.30s demo removed
 "
     );
@@ -148,7 +148,16 @@ fn trouble_is_told_in_clear_words() {
         ),
         (7, EventKind::Disconnected { message: "connection refused".into() }),
         (8, EventKind::Reconnected {}),
-        (9, EventKind::Removed { errors: vec!["cgroup busy".into()] }),
+        (9, EventKind::Terminating { reason: "DeadlineExceeded".into(), grace: 10 }),
+        (
+            10,
+            EventKind::PodPhase {
+                phase: PodPhase::Failed,
+                reason: "DeadlineExceeded".into(),
+                message: String::new(),
+            },
+        ),
+        (11, EventKind::Removed { errors: vec!["cgroup busy".into()] }),
     ];
     assert_eq!(
         shown(&mut renderer, events),
@@ -161,6 +170,8 @@ fn trouble_is_told_in_clear_words() {
    0.01s demo web: postStart hook failed: no such file
    0.01s demo the daemon is gone; containers go on: connection refused
    0.01s demo the daemon is there again
+   0.01s demo ending (DeadlineExceeded), 10 s are given
+   0.01s demo failed: DeadlineExceeded
    0.01s demo not everything could be removed: cgroup busy
 "
     );
