@@ -205,3 +205,59 @@ fn a_verdict_takes_few_instructions() {
         run(program.instructions(), &Data { number: 0, architecture: X86_64.audit, arguments: [0; 6] }).1;
     assert!(read <= 12, "{read}");
 }
+
+/// One line for each instruction, with the targets of its jumps.
+fn listing(program: &Program) -> String {
+    let line = |(at, instruction): (usize, &SockFilter)| {
+        let SockFilter { code, jt, jf, k } = *instruction;
+        let (yes, no) = (at + 1 + usize::from(jt), at + 1 + usize::from(jf));
+        let text = match code {
+            bpf::LOAD => format!("load [{k}]"),
+            bpf::AND => format!("and {k:#x}"),
+            bpf::JUMP => format!("goto {}", at + 1 + k as usize),
+            bpf::EQUAL => format!("if == {k:#x} goto {yes} else {no}"),
+            bpf::GREATER => format!("if > {k:#x} goto {yes} else {no}"),
+            bpf::AT_LEAST => format!("if >= {k:#x} goto {yes} else {no}"),
+            bpf::RETURN => format!("return {k:#x}"),
+            other => format!("{other:#x}"),
+        };
+        format!("{at} {text}\n")
+    };
+    program.instructions().iter().enumerate().map(line).collect()
+}
+
+#[test]
+fn a_small_profile_in_full() {
+    let program = compile(&profile(
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[
+            {"names":["read","write","openat"],"action":"SCMP_ACT_ALLOW"},
+            {"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":1,"op":"SCMP_CMP_EQ"}]}]}"#,
+    ))
+    .unwrap();
+    insta::assert_snapshot!(listing(&program), @r"
+    0 load [4]
+    1 if == 0xc000003e goto 3 else 2
+    2 return 0x80000000
+    3 load [0]
+    4 if >= 0x101 goto 17 else 5
+    5 if >= 0x29 goto 9 else 6
+    6 if >= 0x2 goto 8 else 7
+    7 return 0x7fff0000
+    8 return 0x50001
+    9 if >= 0x2a goto 16 else 10
+    10 load [20]
+    11 if == 0x0 goto 12 else 15
+    12 load [16]
+    13 if == 0x1 goto 14 else 15
+    14 return 0x7fff0000
+    15 return 0x50001
+    16 return 0x50001
+    17 if >= 0x40000000 goto 21 else 18
+    18 if >= 0x102 goto 20 else 19
+    19 return 0x7fff0000
+    20 return 0x50026
+    21 if >= 0xffffffff goto 23 else 22
+    22 return 0x80000000
+    23 return 0x50001
+    ");
+}
