@@ -15,7 +15,7 @@ use vaquita_sys::Errno;
 
 use crate::files::{error, open, read, write, write_quiet};
 use crate::settings::{Write, writes};
-use crate::{Error, Hierarchy, Kind, Layout, Resources, Result, Version, device};
+use crate::{DeviceRule, Error, Hierarchy, Kind, Layout, Resources, Result, Version, device};
 
 use make::{Made, enable, make};
 
@@ -61,7 +61,7 @@ impl Cgroup {
             let path = Path::new("/").join(parts.iter().collect::<PathBuf>());
             let group = Self { layout: layout.clone(), path, dirs, created_parents: parents, existed };
             group.write_all(&groups)?;
-            group.apply_devices(resources)?;
+            resources.devices.iter().try_for_each(|rules| group.set_devices(rules))?;
             Ok(group)
         });
         if result.is_err() {
@@ -129,7 +129,32 @@ impl Cgroup {
             enable(self.hierarchy(v2), &parts, &groups)?;
         }
         self.write_all(&groups)?;
-        self.apply_devices(resources)
+        resources.devices.iter().try_for_each(|rules| self.set_devices(rules))
+    }
+
+    /// Replaces the rules for devices. See [`Resources::devices`].
+    ///
+    /// On v2 they hold at once for every process inside, and so for one that was cloned into [`Self::dir_fd`] and still has
+    /// device nodes to make: give it its rules when it has made them.
+    ///
+    /// # Errors
+    /// `Unsupported` when the host has neither the devices controller of v1 nor a v2 hierarchy.
+    pub fn set_devices(&self, rules: &[DeviceRule]) -> Result<()> {
+        if let Ok((dir, Version::V1)) = self.controller("devices") {
+            return device::v1_lines(rules).iter().try_for_each(|(file, line)| write(&dir.fd, file, line));
+        }
+        let Some(v2) = self.v2() else {
+            let message =
+                "device rules need the devices controller of v1 or a v2 hierarchy, which this host lacks";
+            return Err(Error::refused(Kind::Unsupported, message));
+        };
+        let doing = || format!("device filter of {}", self.path.display());
+        let sys = |error| Error::sys(doing(), error);
+        let before = vaquita_sys::bpf::device_programs(&v2.fd).map_err(sys)?;
+        let program = vaquita_sys::bpf::load_device_program(&device::compile(rules)).map_err(sys)?;
+        vaquita_sys::bpf::attach_device(&v2.fd, program).map_err(sys)?;
+        // The new one is there: at no moment is the group without a filter.
+        before.iter().try_for_each(|old| vaquita_sys::bpf::detach_device(&v2.fd, old)).map_err(sys)
     }
 
     /// The directory in the v2 hierarchy, for `CLONE_INTO_CGROUP`; none without that hierarchy.
@@ -297,25 +322,6 @@ impl Cgroup {
         let message =
             format!("{} has no {}: the kernel was built without it", self.path.display(), files.join(" or "));
         Err(Error::refused(Kind::Unsupported, message))
-    }
-
-    fn apply_devices(&self, resources: &Resources) -> Result<()> {
-        let Some(rules) = &resources.devices else { return Ok(()) };
-        if let Ok((dir, Version::V1)) = self.controller("devices") {
-            return device::v1_lines(rules).iter().try_for_each(|(file, line)| write(&dir.fd, file, line));
-        }
-        let Some(v2) = self.v2() else {
-            let message =
-                "device rules need the devices controller of v1 or a v2 hierarchy, which this host lacks";
-            return Err(Error::refused(Kind::Unsupported, message));
-        };
-        let doing = || format!("device filter of {}", self.path.display());
-        let sys = |error| Error::sys(doing(), error);
-        let before = vaquita_sys::bpf::device_programs(&v2.fd).map_err(sys)?;
-        let program = vaquita_sys::bpf::load_device_program(&device::compile(rules)).map_err(sys)?;
-        vaquita_sys::bpf::attach_device(&v2.fd, program).map_err(sys)?;
-        // The new one is there: at no moment is the group without a filter.
-        before.iter().try_for_each(|old| vaquita_sys::bpf::detach_device(&v2.fd, old)).map_err(sys)
     }
 }
 

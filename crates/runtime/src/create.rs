@@ -28,8 +28,9 @@ pub struct CreateArgs<'a> {
     pub stdio: Stdio,
     /// Namespaces to join. They take precedence over what the specification says of the same kind.
     pub join: Vec<(ns::Kind, OwnedFd)>,
-    /// The container's cgroup. Hierarchies of v1 are entered when the process is started, so that none of the set-up's
-    /// memory is charged there; in v2 it is cloned. `None`: it stays in the caller's.
+    /// The container's cgroup, with its limits. Hierarchies of v1 are entered when the process is started, so that none of
+    /// the set-up's memory is charged there; into v2 it is cloned. The rules for devices are not among those limits: they
+    /// come from the plan, when the set-up is done that has device nodes to make. `None`: it stays in the caller's.
     pub cgroup: Option<&'a Cgroup>,
     /// Whose child the process is.
     pub parent: ParentOf,
@@ -129,6 +130,7 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         start,
         id_maps: namespaces.is_new(ns::Kind::User).then_some((&*plan.uid_map, &*plan.gid_map)),
         limits: &plan.process.rlimits,
+        devices: args.cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
         oom_score_adj: spawn::oom_score_adj(&plan.process)?,
     };
     let spawned = spawn::spawn(&script, args.parent)?;

@@ -104,9 +104,9 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         pid_namespace: plan.has_pid_namespace.then(|| args.init.as_fd()),
         setup,
         start,
-        id_maps: None,
         limits: &process.rlimits,
         oom_score_adj: spawn::oom_score_adj(process)?,
+        ..Script::default()
     };
     let Spawned { pid, pidfd, start: started, console } = spawn::spawn(&script, args.parent)?;
     started.release()?;

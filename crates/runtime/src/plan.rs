@@ -11,6 +11,7 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use vaquita_cgroup::DeviceRule;
 use vaquita_sys::mount::Propagation;
 use vaquita_sys::ns;
 
@@ -38,6 +39,8 @@ pub struct Plan {
     pub(crate) namespaces: BTreeMap<ns::Kind, Option<PathBuf>>,
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) devices: Vec<DevicePlan>,
+    /// For the cgroup: which devices may be used.
+    pub(crate) device_rules: Vec<DeviceRule>,
     pub(crate) masked: Vec<Inside>,
     pub(crate) readonly: Vec<Inside>,
     pub(crate) hostname: Option<String>,
@@ -89,6 +92,7 @@ impl Plan {
         };
         Ok(Self {
             devices,
+            device_rules: devices::rules(linux.resources().as_ref()),
             masked: insides("linux.maskedPaths", linux.masked_paths().as_deref())?,
             readonly: insides("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
             hostname: own_name("hostname", spec.hostname().as_deref(), &namespaces)?,

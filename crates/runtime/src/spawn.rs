@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, Resource, Rlimit};
+use vaquita_cgroup::{Cgroup, DeviceRule};
 use vaquita_sys::ns;
 use vaquita_sys::process::{Clone, CloneFlags, Forked, clone3, exit_now, wait_pidfd};
 use vaquita_sys::procfs::Procfs;
@@ -33,6 +34,8 @@ pub(crate) struct Script<'a> {
     /// Set from outside when the set-up is done: lower ones could make it fail.
     pub(crate) limits: &'a [(Resource, Rlimit)],
     pub(crate) oom_score_adj: Option<i32>,
+    /// A group of the process, and the devices that may be used in it when the set-up is done.
+    pub(crate) devices: Option<(&'a Cgroup, &'a [DeviceRule])>,
 }
 
 /// A process that has done its set-up.
@@ -86,6 +89,9 @@ fn set_up(script: &Script<'_>, pid: Pid, socket: &OwnedFd) -> Result<Option<Owne
             return Err(Error::kernel(call, errno));
         }
     };
+    if let Some((cgroup, rules)) = script.devices {
+        cgroup.set_devices(rules)?;
+    }
     if let (Some(value), Some(procfs)) = (script.oom_score_adj, &procfs) {
         procfs.write(format!("{pid}/oom_score_adj"), value.to_string())?;
     }

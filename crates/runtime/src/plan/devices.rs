@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxResources};
 use rustix::fs::FileType;
+use vaquita_cgroup::{Access, DeviceKind, DeviceRule, Resources};
 
 use super::path::Inside;
 use crate::Error;
@@ -42,6 +43,21 @@ pub(crate) fn plan(extra: &[LinuxDevice]) -> Result<Vec<DevicePlan>, Error> {
         devices.push(device);
     }
     Ok(devices)
+}
+
+/// Which devices a container may use: those of its specification, of which an absent list is an empty one
+/// (GHSA-g54h-m393-cpwq), and at the end what no specification can take away, as in runc: the devices that every
+/// container has, its terminals, and making nodes, since a node that cannot be opened does nothing.
+pub(crate) fn rules(resources: Option<&LinuxResources>) -> Vec<DeviceRule> {
+    let asked = resources.and_then(|resources| Resources::from(resources).devices).unwrap_or_default();
+    let allow = |kind, major, minor, access| DeviceRule { allow: true, kind, major, minor, access };
+    let char = |major, minor| allow(DeviceKind::Char, Some(major), minor, Access::ALL);
+    let mut rules = asked;
+    rules.push(allow(DeviceKind::All, None, None, Access::MKNOD));
+    rules.extend(DEFAULT.iter().map(|(_, major, minor)| char(*major, Some(*minor))));
+    // /dev/ptmx and /dev/pts/*
+    rules.extend([char(5, Some(2)), char(136, None)]);
+    rules
 }
 
 const DEFAULT: [(&str, u32, u32); 6] = [

@@ -359,6 +359,33 @@ fn the_cgroup_is_entered_at_the_start_and_shown_inside() {
     running.finish();
 }
 
+/// GHSA-g54h-m393-cpwq: a list of devices that is absent or empty was taken for "all of them".
+#[test]
+fn devices_that_are_not_listed_do_not_open() {
+    let nodes = json!([
+        {"path": "/dev/loop", "type": "b", "major": 7, "minor": 4000},
+        {"path": "/dev/mem", "type": "c", "major": 1, "minor": 1},
+    ]);
+    let orders = "write /dev/loop\nwrite /dev/mem\nstat /dev/loop\nwrite /dev/null\nwrite /dev/zero\nstat /dev/pts/ptmx";
+    let outcome = |resources| {
+        let mut bundle = Bundle::new(orders).set("/linux/devices", nodes.clone());
+        bundle.spec["linux"]["resources"] = resources;
+        bundle.with_cgroup = true;
+        bundle.run()
+    };
+    for resources in [json!(null), json!({}), json!({"devices": null}), json!({"devices": []})] {
+        let outcome = outcome(resources.clone());
+        assert_eq!(outcome.of("write /dev/loop"), "EPERM", "{resources}");
+        assert_eq!(outcome.of("write /dev/mem"), "EPERM", "{resources}");
+        // The set-up has made the nodes all the same, and what every container has it can use.
+        assert_eq!(outcome.of("stat /dev/loop"), "block 666 0:0 7:4000");
+        assert_eq!((outcome.of("write /dev/null"), outcome.of("write /dev/zero")), ("ok", "ok"));
+    }
+    let allowed = outcome(json!({"devices": [{"allow": true, "type": "b", "major": 7, "access": "rw"}]}));
+    assert_ne!(allowed.of("write /dev/loop"), "EPERM");
+    assert_eq!(allowed.of("write /dev/mem"), "EPERM");
+}
+
 /// Lowering takes CAP_SYS_RESOURCE, which not every root has: then it is an error, unless the caller opted out.
 #[test]
 fn oom_score_adj() {

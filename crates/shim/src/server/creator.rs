@@ -182,7 +182,9 @@ pub(super) fn make_container(
     let context = Context { bundle: request.bundle, restrict_oom_score_adj: request.restrict_oom_score_adj };
     let plan = Plan::new(&spec, &context)?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let resources = resources.map_or_else(Resources::default, Resources::from);
+    // The rules for devices follow when the process has made its own.
+    let resources =
+        resources.map_or_else(Resources::default, |all| Resources { devices: None, ..all.into() });
     let cgroup = Cgroup::create(layout, &request.cgroup, &resources)?;
     let stdio = match streams {
         Streams::Fds(fds) => Stdio::Fds(fds),

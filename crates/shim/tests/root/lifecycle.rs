@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use vaquita_shim::client::Client;
-use vaquita_shim::{Event, ExitRecord, Kind, Namespaces, SignalScope, Status};
+use vaquita_shim::{Event, ExecRequest, ExitRecord, Kind, Namespaces, SignalScope, Status};
 
-use crate::support::{Pod, shim_of, until};
+use crate::support::{Pod, process, shim_of, until};
 
 #[tokio::test]
 async fn a_container_lives_and_is_forgotten() {
@@ -98,6 +98,26 @@ async fn a_container_beyond_its_memory_is_told_so() {
     assert!(exit.oom, "{exit:?}");
     assert_eq!(exit.signal, Some(9));
     assert!(ExitRecord::read(&pod.bundle("c")).unwrap().unwrap().oom);
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+/// What the set-up takes is not for the container to pay.
+#[tokio::test]
+async fn a_container_starts_in_very_little_memory() {
+    let mut pod = Pod::new().await;
+    for (id, megabytes) in [("four", 4), ("two", 2)] {
+        pod.container(id, &["sleep"]).memory_limit(megabytes << 20).run().await;
+        let exec = ExecRequest {
+            container: id.to_owned(),
+            exec_id: "e".to_owned(),
+            process: process(&["exit", "5"]).to_string().into_bytes(),
+        };
+        let execed = pod.client.exec(&exec, [None, None, None]).await.unwrap();
+        assert_eq!(execed.wait().await.unwrap().code, 5);
+        pod.client.signal(id, 9, SignalScope::Init).await.unwrap();
+        let exit = pod.exit_of(id).await;
+        assert_eq!((exit.signal, exit.oom), (Some(9), false));
+    }
     pod.client.delete_sandbox().await.unwrap();
 }
 
