@@ -72,7 +72,7 @@ fn a_stopped_daemon_leaves_pods_running() {
     let pod = Pod::run(&node, "left");
     let container = pod.start("main", &["sleep", "1000"]);
     node.stop_daemon();
-    assert_eq!(node.resources("process").len(), 1, "the supervisor");
+    assert_eq!(node.resources("process").len(), 3, "supervisor, pause and container");
     node.start_daemon();
     assert!(container.is_running());
     container.stop(0);

@@ -194,7 +194,7 @@ impl RuntimeService for Service {
     }
 
     async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
-        Err(to_come("Exec (streams); ExecSync runs a command and collects its output"))
+        Err(to_come("Exec, which streams (ExecSync runs a command and collects its output)"))
     }
 
     async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
