@@ -18,7 +18,7 @@ use crate::steps::{MountStep, Step, Tree};
 use crate::trees::{self, Prepared};
 use crate::{Error, Kind, Plan, StartHandle};
 
-/// What [`create`] needs besides the plan: things of this machine, by file descriptor.
+/// What [`create()`] needs besides the plan: things of this machine, by file descriptor.
 #[derive(Debug)]
 pub struct CreateArgs<'a> {
     /// The root filesystem: a detached mount (fsmount(2), or open_tree(2) with `OPEN_TREE_CLONE`). It is attached in the

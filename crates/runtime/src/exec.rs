@@ -44,7 +44,7 @@ impl ExecPlan {
     }
 }
 
-/// What [`exec`] needs besides the plan.
+/// What [`exec()`] needs besides the plan.
 #[derive(Debug)]
 pub struct ExecArgs<'a> {
     /// A pidfd of the container's first process, whose namespaces are joined.

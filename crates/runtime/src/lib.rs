@@ -2,8 +2,8 @@
 //!
 //! A container comes to life in two moves. [`Plan::new`] turns an OCI specification into a plan: everything is
 //! validated and every C string, mount, and BPF instruction is prepared; nothing of the machine is touched.
-//! [`create`] clones a process which carries the plan out and then waits; [`StartHandle::start`] lets it execute the
-//! program. [`exec`] adds a process to a running container, and [`sandbox::create`] makes the process that holds the
+//! [`create()`] clones a process which carries the plan out and then waits; [`StartHandle::start`] lets it execute the
+//! program. [`exec()`] adds a process to a running container, and [`sandbox::create`] makes the process that holds the
 //! namespaces of a pod.
 //!
 //! The crate is synchronous and keeps no state: what exists, the kernel knows. The caller owns processes, cgroups and

@@ -32,7 +32,7 @@ pub struct Context {
     pub restrict_oom_score_adj: bool,
 }
 
-/// A validated container: all that [`crate::create`] needs to know, prepared so that nothing is computed after clone.
+/// A validated container: all that [`crate::create()`] needs to know, prepared so that nothing is computed after clone.
 #[derive(Debug)]
 pub struct Plan {
     /// The namespaces that are not the caller's: new, or at a path.
