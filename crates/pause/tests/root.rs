@@ -1,7 +1,9 @@
-//! The pause program as process 1 of a PID namespace. util-linux (`unshare`, `nsenter`) makes and enters it.
+//! The pause program as a process of its own, and as process 1 of a PID namespace, which util-linux (`unshare`,
+//! `nsenter`) makes and enters.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,24 +12,29 @@ use std::time::{Duration, Instant};
 
 use vaquita_testing::{Defer, Leaks, require_root, temp_dir, unique};
 
-/// A pause that runs, with the `unshare` that waits for it.
+/// With `--kill-child` pause dies with the wrapper.
+const AS_PID_1: &[&str] = &["unshare", "--pid", "--fork", "--kill-child"];
+
+/// A pause that runs, by itself or with the `unshare` that waits for it.
 struct Pause {
-    unshare: Child,
+    child: Child,
     pid: i32,
 }
 
 impl Pause {
-    fn start(dir: &Path, tag: &str) -> Self {
+    fn start(dir: &Path, tag: &str, wrapper: &[&str]) -> Self {
         let program = dir.join(tag);
         std::fs::write(&program, vaquita_pause::PROGRAM).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let unshare =
-            Command::new("unshare").args(["--pid", "--fork", "--kill-child"]).arg(&program).spawn().unwrap();
-        let own = i32::try_from(unshare.id()).unwrap();
-        let mut pause = Self { unshare, pid: 0 };
+        let mut words = wrapper.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let child = Command::new(words.next().unwrap()).args(words).spawn().unwrap();
+        let own = i32::try_from(child.id()).unwrap();
+        let mut pause = Self { child, pid: own };
         // It has its own name once it is executed, and sleeps only where it waits for its signals.
         until(|| {
-            pause.pid = children(own).first().copied().unwrap_or_default();
+            if !wrapper.is_empty() {
+                pause.pid = children(own).first().copied().unwrap_or_default();
+            }
             std::fs::read_to_string(format!("/proc/{}/status", pause.pid)).is_ok_and(|status| {
                 status.contains(&format!("Name:\t{tag}\n")) && status.contains("State:\tS")
             })
@@ -35,18 +42,21 @@ impl Pause {
         pause
     }
 
-    fn end_by(&mut self, signal: &str) -> Option<i32> {
+    fn signal(&self, signal: &str) {
         let pid = self.pid.to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
-        self.unshare.wait().unwrap().code()
+    }
+
+    fn end_by(&mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.child.wait().unwrap().code()
     }
 }
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        // --kill-child: pause dies with it.
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -56,8 +66,13 @@ fn it_ends_well_when_asked() {
     let tag = unique("pause");
     let _leaks = Leaks::of(&tag);
     let dir = temp_dir();
-    for signal in ["TERM", "INT"] {
-        assert_eq!(Pause::start(dir.path(), &tag).end_by(signal), Some(0), "SIG{signal}");
+    for wrapper in [&[], AS_PID_1] {
+        for signal in ["TERM", "INT"] {
+            let mut pause = Pause::start(dir.path(), &tag, wrapper);
+            // Says that a child may have ended, and is nothing to end for.
+            pause.signal("CHLD");
+            assert_eq!(pause.end_by(signal), Some(0), "SIG{signal}");
+        }
     }
 }
 
@@ -67,7 +82,7 @@ fn it_reaps_orphans() {
     let tag = unique("pause");
     let _leaks = Leaks::of(&tag);
     let dir = temp_dir();
-    let mut pause = Pause::start(dir.path(), &tag);
+    let mut pause = Pause::start(dir.path(), &tag, AS_PID_1);
     // The shell leaves three children behind, which wait for the end of their input.
     let script = "for i in 1 2 3; do cat <&3 & echo; done; exit 0";
     let (hold, input) = std::io::pipe().map(|(reader, writer)| (writer, reader)).unwrap();
@@ -86,6 +101,7 @@ fn it_reaps_orphans() {
 
 #[test]
 fn it_is_small() {
+    assert!(vaquita_pause::PROGRAM.starts_with(b"\x7fELF"));
     assert!(vaquita_pause::PROGRAM.len() < 2048, "{} bytes", vaquita_pause::PROGRAM.len());
 }
 

@@ -1,10 +1,12 @@
 //! Containers on a real kernel. The root filesystem holds one file: this test binary, which is static, and which plays
 //! the container's program when it finds `VAQUITA_PROBE` in its environment.
 
+#![allow(clippy::exit, reason = "the container's program ends with a code that is looked at")]
 #![allow(clippy::unwrap_used, reason = "tests, in modules that clippy does not take for such")]
 
 #[path = "root/allocator.rs"]
 mod allocator;
+
 #[path = "root/harness.rs"]
 mod harness;
 #[path = "root/probe.rs"]
