@@ -12,9 +12,10 @@ use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use crate::manifest::{self, Blob, Configuration};
-use crate::store::{NewImage, NewLayer, Piece, Progress, Ready, blocking, ingest};
+use crate::store::{NewImage, NewLayer, Piece, Progress, Ready, blocking, collect, ingest};
 use crate::{Digest, Error, Image, Store};
 
 pub(crate) use builtin::builtin;
@@ -71,6 +72,7 @@ async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Resul
     let parallel = Arc::new(Semaphore::new(store.0.options.parallel_layers.max(1)));
     let mut layers: Vec<Option<NewLayer>> = Vec::new();
     let mut unpacking = JoinSet::new();
+    let tracker = TaskTracker::new();
     progress.layers_total.fetch_add(u32::try_from(chain.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     for (index, id) in chain.iter().enumerate() {
         let known = store.0.state().layers.get(id).cloned();
@@ -82,15 +84,13 @@ async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Resul
         layers.push(None);
         let (store, file, progress) = (store.clone(), local.layers[index].clone(), Arc::clone(progress));
         let (diff_id, parallel) = (local.configuration.diff_ids[index], Arc::clone(&parallel));
+        let tracker = tracker.clone();
         unpacking.spawn(async move {
             let _permit = parallel.acquire_owned().await;
-            unpack(&store, &file, diff_id, progress).await.map(|ready| (index, ready))
+            unpack(&tracker, &store, &file, diff_id, progress).await.map(|ready| (index, ready))
         });
     }
-    while let Some(done) = unpacking.join_next().await {
-        let (index, ready) = done.map_err(|e| Error::corrupt(format!("a layer's task ended: {e}")))??;
-        layers[index] = Some(NewLayer::Fresh(Box::new(ready)));
-    }
+    collect(unpacking, tracker, &mut layers).await?;
     let documents_size: usize = local.documents.iter().map(Vec::len).sum();
     let new = NewImage {
         id: local.id,
@@ -106,13 +106,15 @@ async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Resul
 }
 
 async fn unpack(
+    tracker: &TaskTracker,
     store: &Store,
     file: &LayerFile,
     diff_id: Digest,
     progress: Arc<Progress>,
 ) -> Result<Ready, Error> {
     let failed = |e: std::io::Error| Error::io(format!("read({})", file.path.display()), &e);
-    let (sender, task) = ingest(&store.0.layout, &store.0.options, file.blob.clone(), diff_id, progress);
+    let (sender, task) =
+        ingest(tracker, &store.0.layout, &store.0.options, file.blob.clone(), diff_id, progress);
     let mut input = tokio::fs::File::open(&file.path).await.map_err(failed)?;
     loop {
         let mut buffer = Vec::with_capacity(CHUNK);

@@ -23,6 +23,7 @@ use crate::{
 pub(crate) use commit::{NewImage, NewLayer};
 pub(crate) use ingest::{Piece, Progress, Ready, ingest};
 pub(crate) use layout::Layout;
+pub(crate) use pull::collect;
 pub(crate) use state::{Layer, State};
 
 /// How a store works.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 use crate::digest::Hasher;
 use crate::manifest::Blob;
@@ -58,31 +59,46 @@ pub(crate) struct Ready {
 /// Starts to take a layer in. Send its bytes to the sender; the future ends with the verified layer.
 ///
 /// `blob` is what the compressed bytes must be; `None` where only the unpacked form is known. Dropping the sender
-/// without [`Piece::End`] gives up.
+/// without [`Piece::End`] gives up. The thread that does it is known to `tracker`: when that has none left, nothing of an
+/// unfinished layer is left either.
 pub(crate) fn ingest(
+    tracker: &TaskTracker,
     layout: &Arc<Layout>,
     options: &Options,
     blob: Option<Blob>,
     diff_id: Digest,
     progress: Arc<Progress>,
-) -> (mpsc::Sender<Piece>, tokio::task::JoinHandle<Result<Ready, Error>>) {
+) -> (mpsc::Sender<Piece>, oneshot::Receiver<Result<Ready, Error>>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let (done, result) = oneshot::channel();
     let (layout, options) = (Arc::clone(layout), options.clone());
-    let task = tokio::task::spawn_blocking(move || {
-        let staged = layout.stage()?;
-        let limits = Limits { bytes: options.layer_bytes, entries: options.layer_entries };
-        let job = Job::start(&options.unpacker, layout.layer(staged.number)?, limits)?;
-        let unpacked = feed(receiver, blob.as_ref(), job, &progress)?;
-        if unpacked.diff_id != diff_id {
-            return Err(Error::corrupt(format!(
-                "a layer is {} when unpacked, but the image configuration says {diff_id}",
-                unpacked.diff_id
-            )));
-        }
-        progress.layers_done.fetch_add(1, Ordering::Relaxed);
-        Ok(Ready { staged, unpacked })
+    tracker.spawn_blocking(move || {
+        // Not the value of the task: that could outlive its mark in the tracker.
+        let _ = done.send(take_in(&layout, &options, receiver, blob.as_ref(), diff_id, &progress));
     });
-    (sender, task)
+    (sender, result)
+}
+
+fn take_in(
+    layout: &Arc<Layout>,
+    options: &Options,
+    pieces: mpsc::Receiver<Piece>,
+    blob: Option<&Blob>,
+    diff_id: Digest,
+    progress: &Progress,
+) -> Result<Ready, Error> {
+    let staged = layout.stage()?;
+    let limits = Limits { bytes: options.layer_bytes, entries: options.layer_entries };
+    let job = Job::start(&options.unpacker, layout.layer(staged.number)?, limits)?;
+    let unpacked = feed(pieces, blob, job, progress)?;
+    if unpacked.diff_id != diff_id {
+        return Err(Error::corrupt(format!(
+            "a layer is {} when unpacked, but the image configuration says {diff_id}",
+            unpacked.diff_id
+        )));
+    }
+    progress.layers_done.fetch_add(1, Ordering::Relaxed);
+    Ok(Ready { staged, unpacked })
 }
 
 fn feed(

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::task::TaskTracker;
 
 use crate::manifest::{self, Configuration, Document, Machine, Manifest};
 use crate::registry::{Client, Fetched};
@@ -198,6 +199,7 @@ async fn fetch_layers(
     let mut locks = Vec::new();
     let mut layers: Vec<Option<NewLayer>> = Vec::new();
     let mut fetching = JoinSet::new();
+    let tracker = TaskTracker::new();
     for (index, id) in chain.iter().enumerate() {
         // In the order of the chain, so that two pulls cannot wait for each other.
         let lock = store.0.running.layers.lock((reference.registry().to_owned(), *id)).await;
@@ -212,29 +214,50 @@ async fn fetch_layers(
         locks.push(lock);
         layers.push(None);
         let (store, client, progress) = (store.clone(), Arc::clone(client), Arc::clone(progress));
+        let tracker = tracker.clone();
         let (diff_id, parallel) = (configuration.diff_ids[index], Arc::clone(&parallel));
         fetching.spawn(async move {
             let _permit = parallel.acquire_owned().await;
-            fetch_layer(&store, &client, blob, diff_id, progress).await.map(|ready| (index, ready))
+            fetch_layer(&tracker, &store, &client, blob, diff_id, progress).await.map(|ready| (index, ready))
         });
     }
-    while let Some(done) = fetching.join_next().await {
-        // Leaving with an error drops the set, which ends the others.
-        let (index, ready) = done.map_err(|e| Error::corrupt(format!("a layer's task ended: {e}")))??;
-        layers[index] = Some(NewLayer::Fresh(Box::new(ready)));
-    }
+    collect(fetching, tracker, &mut layers).await?;
     let layers = chain.into_iter().zip(layers).filter_map(|(id, layer)| Some((id, layer?))).collect();
     Ok((layers, locks))
 }
 
+/// Waits for all layers. After the first error the others are given up, and have left nothing when this returns.
+pub(crate) async fn collect(
+    mut running: JoinSet<Result<(usize, Ready), Error>>,
+    tracker: TaskTracker,
+    layers: &mut [Option<NewLayer>],
+) -> Result<(), Error> {
+    let mut result = Ok(());
+    while let Some(done) = running.join_next().await {
+        match done.unwrap_or_else(|e| Err(Error::corrupt(format!("a layer's task ended: {e}")))) {
+            Ok((index, ready)) => layers[index] = Some(NewLayer::Fresh(Box::new(ready))),
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    running.shutdown().await;
+    tracker.close();
+    tracker.wait().await;
+    result
+}
+
 async fn fetch_layer(
+    tracker: &TaskTracker,
     store: &Store,
     client: &Client,
     blob: manifest::Blob,
     diff_id: Digest,
     progress: Arc<Progress>,
 ) -> Result<Ready, Error> {
-    let (sender, task) = ingest(&store.0.layout, &store.0.options, Some(blob.clone()), diff_id, progress);
+    let (sender, task) =
+        ingest(tracker, &store.0.layout, &store.0.options, Some(blob.clone()), diff_id, progress);
     let streamed = client.stream(&blob, &sender).await;
     drop(sender);
     let unpacked = task.await.map_err(|e| Error::corrupt(format!("a layer's thread ended: {e}")))?;

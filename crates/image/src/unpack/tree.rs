@@ -26,13 +26,15 @@ const IMPLICIT_LIMIT: usize = 65_536;
 /// Links followed for one path, as many as the kernel does.
 const LINK_LIMIT: u32 = 40;
 const PATH_LIMIT: usize = 4096;
+/// Directories kept open.
+const RECENT: usize = 8;
 const BLOCK: u64 = 4096;
 
 /// A layer that grows.
 pub(super) struct Tree {
     root: Rc<OwnedFd>,
-    /// The last parent directory: the path as the archive writes it, and what it came to.
-    last: Option<(Vec<u8>, Parent)>,
+    /// The last directories used: the path as the archive writes it, and what it came to. Oldest first.
+    recent: Vec<(Vec<u8>, Parent)>,
     /// Directories that were changed, innermost last, with the time to put back when they are left.
     entered: Vec<(Vec<u8>, Timespec)>,
     /// Directories without an entry of their own; the root is the empty path.
@@ -69,7 +71,7 @@ impl Tree {
     pub(super) fn new(root: OwnedFd) -> Self {
         Self {
             root: Rc::new(root),
-            last: None,
+            recent: Vec::new(),
             entered: Vec::new(),
             implicit: vec![Vec::new()],
             bytes: 0,
@@ -126,14 +128,19 @@ impl Tree {
             Err(e) => return Err(place.failed("mkdirat", e)),
         };
         let path = place.full();
-        let dir = self.open_beneath(&path).map_err(|e| place.failed("openat2", e))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&*place.dir, &place.name[..], flags, Mode::empty())
+            .map_err(|e| place.failed("openat", e))?;
         if before == Before::Whiteout {
             set_opaque(&dir, &path)?;
         }
         if before == Before::Directory {
             self.implicit.retain(|implicit| *implicit != path);
         }
-        meta.apply(dir.as_fd(), &path)
+        meta.apply(dir.as_fd(), &path)?;
+        // Most likely its files come next.
+        self.remember(path.clone(), Parent { dir: Rc::new(dir), path });
+        Ok(())
     }
 
     /// Makes a symbolic link; its target is stored, never followed.
@@ -243,23 +250,28 @@ impl Tree {
     fn place(&mut self, parts: &[&[u8]]) -> Result<Place, Error> {
         let (name, parents) = parts.split_last().ok_or_else(|| refused(b"/", "the root has no name"))?;
         let parent = self.parent(parents)?;
-        self.settle(&parent.path)?;
+        self.settle(&parent.path, &parent.dir)?;
         Ok(Place { dir: parent.dir, path: parent.path, name: name.to_vec() })
     }
 
     fn parent(&mut self, parents: &[&[u8]]) -> Result<Parent, Error> {
         let raw = parents.join(&b'/');
-        if let Some((last, parent)) = &self.last
-            && *last == raw
-        {
+        if let Some((_, parent)) = self.recent.iter().find(|(path, _)| *path == raw) {
             return Ok(parent.clone());
         }
         let parent = match self.open_beneath(&raw) {
             Ok(dir) => Parent { dir: Rc::new(dir), path: raw.clone() },
             Err(_) => self.make_parents(parents)?,
         };
-        self.last = Some((raw, parent.clone()));
+        self.remember(raw, parent.clone());
         Ok(parent)
+    }
+
+    fn remember(&mut self, raw: Vec<u8>, parent: Parent) {
+        if self.recent.len() == RECENT {
+            self.recent.remove(0);
+        }
+        self.recent.push((raw, parent));
     }
 
     /// Walks to a directory, follows links below the root, and makes what is missing.
@@ -308,7 +320,7 @@ impl Tree {
     }
 
     fn make_implicit(&mut self, place: &Place) -> Result<Vec<u8>, Error> {
-        self.settle(&place.path)?;
+        self.settle(&place.path, &place.dir)?;
         let before = self.clear(place, true)?;
         let path = place.full();
         rustix::fs::mkdirat(&*place.dir, &place.name[..], Mode::from_raw_mode(0o755))
@@ -368,7 +380,7 @@ impl Tree {
             rustix::fs::unlinkat(&*place.dir, &place.name[..], AtFlags::empty())
                 .map_err(|e| place.failed("unlinkat", e))?;
         }
-        self.last = None;
+        self.recent.clear();
         Ok(if whiteout { Before::Whiteout } else { Before::Nothing })
     }
 
@@ -388,7 +400,7 @@ impl Tree {
     }
 
     /// Called before a directory is changed: remembers its time, and puts back those of directories that were left.
-    fn settle(&mut self, path: &[u8]) -> Result<(), Error> {
+    fn settle(&mut self, path: &[u8], dir: &OwnedFd) -> Result<(), Error> {
         while let Some((top, _)) = self.entered.last() {
             if is_within(path, top) {
                 if top == path {
@@ -400,13 +412,15 @@ impl Tree {
                 self.leave(&left, time)?;
             }
         }
-        let dir = self.open_beneath(path).map_err(|e| failed("openat2", path, e))?;
-        let stat = rustix::fs::fstat(&dir).map_err(|e| failed("fstat", path, e))?;
+        let stat = rustix::fs::fstat(dir).map_err(|e| failed("fstat", path, e))?;
         self.entered.push((path.to_vec(), meta::mtime(&stat)));
         Ok(())
     }
 
     fn leave(&self, path: &[u8], time: Timespec) -> Result<(), Error> {
+        if let Some((_, parent)) = self.recent.iter().find(|(_, parent)| parent.path == path) {
+            return meta::set_time(parent.dir.as_fd(), time).map_err(|e| failed("futimens", path, e));
+        }
         match self.open_beneath(path) {
             Ok(dir) => meta::set_time(dir.as_fd(), time).map_err(|e| failed("futimens", path, e)),
             Err(_) => Ok(()),
