@@ -249,7 +249,8 @@ impl Network {
             socket.run(&batch)
         };
         if let Err(error) = create(at) {
-            let stale = link::find(&socket, &name)?.is_some_and(|link| link.alias == alias);
+            // Not there any more: it went between the refusal and this look.
+            let stale = link::find(&socket, &name)?.is_none_or(|link| link.alias == alias);
             let bridge = link::find(&socket, &self.config.bridge)?.map(|link| link.index);
             if bridge != Some(at.index) {
                 // Somebody removed the bridge.
