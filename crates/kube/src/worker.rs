@@ -251,6 +251,11 @@ impl Worker {
         }
     }
 
+    /// The number of that sandbox among the pod's.
+    pub(crate) fn sandbox_attempt(&self) -> u32 {
+        self.attempt.saturating_sub(1)
+    }
+
     /// The pod's address, once it has one of its own.
     pub(crate) fn ip(&self) -> Option<&str> {
         self.ip.as_deref()

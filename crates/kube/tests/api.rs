@@ -121,6 +121,7 @@ fn describe(event: &EventKind) -> Option<String> {
         EventKind::Disconnected { .. } => "disconnected".to_owned(),
         EventKind::Reconnected {} => "reconnected".to_owned(),
         EventKind::SandboxLost { .. } => "sandbox lost".to_owned(),
+        EventKind::SandboxFailed { message, .. } => format!("sandbox failed: {message}"),
         EventKind::HookFailed { container, hook, message } => {
             format!("{container} {hook:?} failed: {message}")
         }
@@ -377,10 +378,11 @@ async fn calls_whose_answer_was_lost_are_not_made_twice() {
         fake.behave("a", Behaviour { runs: vec![Run::ends(60, 0)], ..Behaviour::default() });
         fake.lose_answer(lost);
         let spec = "restartPolicy: Never\ncontainers: [{name: a, image: x}]";
-        let (outcome, _, fake) = start(fake, spec).end().await;
+        let (outcome, events, fake) = start(fake, spec).end().await;
         assert_eq!(outcome.status.phase, PodPhase::Succeeded, "{lost}");
         let calls = fake.calls();
-        assert_eq!(calls.iter().filter(|call| call.starts_with(lost)).count(), 1, "{lost}: {calls:?}");
+        let made = calls.iter().filter(|call| call.starts_with(lost)).count();
+        assert_eq!(made, 1, "{lost}: {calls:?} {events:#?}");
     }
 }
 
@@ -395,6 +397,23 @@ async fn a_dead_sandbox_is_replaced() {
     assert_eq!(pod.fake.sandbox_attempts(), [0, 1]);
     pod.send(Command::Stop).await;
     pod.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_fails_is_tried_again() {
+    let fake = Fake::new();
+    let mut pod =
+        start(fake, "readinessGates: [{conditionType: example.com/gate}]\ncontainers: [{name: a, image: x}]");
+    pod.wait(|event| {
+        matches!(event, EventKind::Warning { message } if message.contains("gate")).then_some(())
+    })
+    .await;
+    pod.wait(|event| matches!(event, EventKind::ContainerStarted { .. }).then_some(())).await;
+    pod.fake.fail_stops(2);
+    pod.send(Command::Stop).await;
+    let (outcome, events, _) = pod.end().await;
+    assert_eq!(outcome.end, End::Stopped);
+    assert_eq!(events.iter().filter(|event| event.starts_with("warning: StopContainer")).count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

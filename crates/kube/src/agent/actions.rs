@@ -73,16 +73,16 @@ impl Hands {
         &self,
         container: &Container,
         attempt: u32,
-        sandbox: &str,
+        (sandbox, sandbox_attempt): &(String, u32),
         image: String,
         ip: Option<String>,
     ) -> Result<String, (&'static str, Error)> {
         let config = self.configure(container, attempt, &image, ip).await;
         let config = config.map_err(|error| ("CreateContainerConfigError", error))?;
-        let sandbox_config =
-            requests::sandbox(&self.context, 0).map_err(|error| ("CreateContainerConfigError", error))?;
+        let sandbox_config = requests::sandbox(&self.context, *sandbox_attempt)
+            .map_err(|error| ("CreateContainerConfigError", error))?;
         let request = cri::CreateContainerRequest {
-            pod_sandbox_id: sandbox.to_owned(),
+            pod_sandbox_id: sandbox.clone(),
             config: Some(config),
             sandbox_config: Some(sandbox_config),
         };

@@ -22,6 +22,8 @@ use crate::worker::{Action, Cause, Input, Slot, Worker};
 const KILL: Duration = Duration::from_secs(10);
 /// How long a log is read before its container's end is told.
 const DRAIN: Duration = Duration::from_secs(1);
+/// Between attempts to stop a container.
+const STOP_RETRY: Duration = Duration::from_secs(2);
 /// How long the end of the logs is waited for when all is over.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
@@ -100,11 +102,25 @@ struct Driver {
 }
 
 impl Driver {
+    /// Says what is accepted, but does not work out as people may expect.
+    fn warn(&self) {
+        let gates = &self.hands.context.pod.spec.readiness_gates;
+        if !gates.is_empty() {
+            let gates: Vec<&str> = gates.iter().map(|gate| gate.condition_type.as_str()).collect();
+            let message = format!(
+                "nobody here sets the readiness gates {}: the pod will not be ready",
+                gates.join(", ")
+            );
+            let _ = self.told.send(EventKind::Warning { message });
+        }
+    }
+
     async fn live(
         &mut self,
         mut inputs: mpsc::UnboundedReceiver<Input>,
         mut commands: mpsc::Receiver<Command>,
     ) {
+        self.warn();
         let (looks, mut seen) = mpsc::channel(1);
         let watcher = tokio::spawn(super::watch::watch(self.hands.clone(), looks));
         let mut listening = true;
@@ -265,9 +281,7 @@ impl Driver {
                     Input::Probed { slot, id, probe, outcome }
                 });
             }
-            Action::Stop { id, grace, .. } => {
-                self.quietly(move |hands| async move { hands.stop(&id, grace).await });
-            }
+            Action::Stop { id, grace, .. } => self.stop(id, grace),
             Action::Remove { slot, id, attempt } => {
                 let container = self.worker.container(slot).name.clone();
                 self.quietly(move |hands| async move { hands.remove(&container, &id, attempt).await });
@@ -285,6 +299,20 @@ impl Driver {
         self.tasks.spawn(async move {
             if let Err(error) = work.await {
                 let _ = told.send(EventKind::Warning { message: error.to_string() });
+            }
+        });
+    }
+
+    /// Stops a container, and tries again until it is stopped: nothing else will.
+    fn stop(&mut self, id: String, grace: i64) {
+        let (hands, told) = (self.hands.clone(), self.told.clone());
+        self.tasks.spawn(async move {
+            let mut warned = false;
+            while let Err(error) = hands.stop(&id, grace).await {
+                if !std::mem::replace(&mut warned, true) {
+                    let _ = told.send(EventKind::Warning { message: error.to_string() });
+                }
+                tokio::time::sleep(STOP_RETRY).await;
             }
         });
     }
@@ -309,6 +337,7 @@ impl Driver {
     fn create(&mut self, slot: Slot, attempt: u32, sandbox: String, image: String) {
         let container = self.worker.container(slot).clone();
         let ip = self.worker.ip().map(str::to_owned);
+        let sandbox = (sandbox, self.worker.sandbox_attempt());
         self.answer(move |hands| async move {
             match hands.create(&container, attempt, &sandbox, image.clone(), ip).await {
                 Ok(id) => Input::Created { slot, id, image },

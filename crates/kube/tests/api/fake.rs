@@ -78,6 +78,7 @@ pub(crate) struct State {
     pub(crate) credentials: Vec<String>,
     pub(crate) attempts: Vec<u32>,
     pub(crate) lose: Option<String>,
+    pub(crate) failing_stops: u32,
     pub(crate) next: u32,
 }
 
@@ -128,8 +129,13 @@ impl Fake {
         let mut link = self.link.lock().unwrap();
         link.connect = None;
         link.server.take().unwrap().abort();
-        // Connections are served by tasks of their own: they end when their streams are cut.
-        for carrier in link.carriers.drain(..) {
+        drop(link);
+        self.cut();
+    }
+
+    /// Connections break, with whatever is on its way.
+    pub(crate) fn cut(&self) {
+        for carrier in self.link.lock().unwrap().carriers.drain(..) {
             carrier.abort();
         }
     }
@@ -170,6 +176,10 @@ impl Fake {
     /// The next call of this name is heard, but its answer is not.
     pub(crate) fn lose_answer(&self, call: &str) {
         self.lock().lose = Some(call.to_owned());
+    }
+
+    pub(crate) fn fail_stops(&self, times: u32) {
+        self.lock().failing_stops = times;
     }
 
     /// Calls that change something, in order.

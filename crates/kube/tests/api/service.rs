@@ -55,6 +55,7 @@ impl Fake {
         let mut state = self.lock();
         if state.lose.as_deref() == Some(call) {
             state.lose = None;
+            self.cut();
             return Err(Status::unavailable("the connection broke"));
         }
         Ok(Response::new(answer))
@@ -246,6 +247,10 @@ impl RuntimeService for Fake {
     async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let StopContainerRequest { container_id, timeout } = request.into_inner();
         let mut state = self.lock();
+        if state.failing_stops > 0 {
+            state.failing_stops -= 1;
+            return Err(Status::internal("not now"));
+        }
         let Some(container) = state.containers.get_mut(&container_id) else {
             return Err(Status::not_found("gone"));
         };

@@ -55,7 +55,7 @@ async fn http_statuses() {
         ("500 X", false),
     ] {
         let (port, mut requests) = server(vec![answer(status, "")]).await;
-        let outcome = run("httpGet: {port: web, path: '/ready?x=1', httpHeaders: [{name: Host, value: example}, {name: X-A, value: b}]}", port).await;
+        let outcome = run("timeoutSeconds: 30, httpGet: {port: web, path: '/ready?x=1', httpHeaders: [{name: Host, value: example}, {name: X-A, value: b}]}", port).await;
         assert_eq!(matches!(outcome, Outcome::Success(_)), ok, "{status}: {outcome:?}");
         let request = requests.recv().await.unwrap().to_lowercase();
         assert!(request.starts_with("get /ready?x=1 http/1.1\r\n"), "{request}");
@@ -75,14 +75,20 @@ async fn http_statuses() {
 async fn redirects_stay_on_the_host() {
     let (port, _requests) =
         server(vec![answer("302 Found", "Location: /there\r\n"), answer("500 X", "")]).await;
-    assert_eq!(run("httpGet: {port: PORT}", port).await, Outcome::Failure("HTTP 500".to_owned()));
+    assert_eq!(
+        run("timeoutSeconds: 30, httpGet: {port: PORT}", port).await,
+        Outcome::Failure("HTTP 500".to_owned())
+    );
     let (port, _requests) =
         server(vec![answer("301 Moved", "Location: http://elsewhere.invalid/\r\n")]).await;
-    assert_eq!(run("httpGet: {port: PORT}", port).await, Outcome::Success("HTTP 301".to_owned()));
+    assert_eq!(
+        run("timeoutSeconds: 30, httpGet: {port: PORT}", port).await,
+        Outcome::Success("HTTP 301".to_owned())
+    );
     let loops = vec![answer("302 Found", "Location: /\r\n"); 12];
     let (port, _requests) = server(loops).await;
     assert!(
-        matches!(run("httpGet: {port: PORT}", port).await, Outcome::Failure(message) if message.contains("redirects"))
+        matches!(run("timeoutSeconds: 30, httpGet: {port: PORT}", port).await, Outcome::Failure(message) if message.contains("redirects"))
     );
 }
 
@@ -136,9 +142,9 @@ async fn grpc() {
             .serve_with_incoming(incoming),
     );
     assert_eq!(
-        run("timeoutSeconds: 5, grpc: {port: PORT}", port).await,
+        run("timeoutSeconds: 30, grpc: {port: PORT}", port).await,
         Outcome::Success("SERVING".to_owned())
     );
     let down = Outcome::Failure("the service answers NOT_SERVING".to_owned());
-    assert_eq!(run("timeoutSeconds: 5, grpc: {port: PORT, service: x}", port).await, down);
+    assert_eq!(run("timeoutSeconds: 30, grpc: {port: PORT, service: x}", port).await, down);
 }
