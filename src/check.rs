@@ -37,7 +37,18 @@ fn text(resources: &[Resource], orphans: usize, style: Style) -> String {
 
 fn row(resource: &Resource) -> Vec<String> {
     let owner = resource.owner.as_deref().unwrap_or("ORPHAN");
-    vec![resource.kind.clone(), resource.name.clone(), short(owner).to_owned(), resource.note.clone()]
+    vec![resource.kind.clone(), abridged(&resource.name), short(owner).to_owned(), abridged(&resource.note)]
+}
+
+/// A path or a command line with its ids made short.
+fn abridged(text: &str) -> String {
+    let words = text.split_inclusive(['/', ' ']);
+    words
+        .map(|word| {
+            let id = word.trim_end_matches(['/', ' ']);
+            if short(id) == id { word.to_owned() } else { word.replacen(id, &format!("{}…", short(id)), 1) }
+        })
+        .collect()
 }
 
 /// Ids are 64 digits; the first 13 tell them apart, as crictl shows them.
@@ -81,6 +92,14 @@ mod tests {
              2 resources, 1 without an owner\n"
         );
         assert_eq!(text(&[], 0, Style::PLAIN), "nothing of vaquita is on this host\n");
+    }
+
+    #[test]
+    fn ids_in_paths_are_short() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(abridged(&format!("/pods/{id}/shm")), "/pods/0123456789abc…/shm");
+        assert_eq!(abridged(&format!("shim /pods/{id} x")), "shim /pods/0123456789abc… x");
+        assert_eq!(abridged("/a/bc"), "/a/bc");
     }
 
     #[test]

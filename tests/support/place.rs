@@ -66,6 +66,7 @@ impl Place {
     /// What the kernel still holds under our names.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut found = self.cgroups();
+        found.extend(self.mounts());
         let link = PathBuf::from(format!("/sys/class/net/{}", self.bridge()));
         if link.exists() {
             found.push(link);
@@ -78,12 +79,24 @@ impl Place {
         for cgroup in self.cgroups() {
             clear_cgroup(&cgroup);
         }
+        for mount in self.mounts() {
+            let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
+        }
         if Path::new(&format!("/sys/class/net/{}", self.bridge())).exists() {
             // Best effort: what stays is seen by the next test that takes this place.
             let _ = Command::new("ip").args(["link", "delete", &self.bridge()]).output();
             let _ = Command::new("nft").args(["delete", "table", "inet", &self.bridge()]).output();
             let _ = Command::new("nft").args(["delete", "table", "ip", &self.bridge()]).output();
         }
+    }
+
+    /// Mounts in our directory, the last first.
+    fn mounts(&self) -> Vec<PathBuf> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+        let mut ours: Vec<PathBuf> = points.filter(|point| point.starts_with(self.path())).collect();
+        ours.reverse();
+        ours
     }
 
     /// Our cgroup in every hierarchy.
