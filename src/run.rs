@@ -193,6 +193,7 @@ impl Session {
     /// The first time gracefully, then at once. Without a signal: nobody reads what we say any more.
     fn stop(&mut self, signal: Option<u8>) {
         self.stops += 1;
+        self.renderer.ending();
         self.signal = self.signal.or(signal);
         let command = if self.stops == 1 { Command::Stop } else { Command::Kill };
         for sender in &self.commands {

@@ -38,6 +38,7 @@ pub(crate) struct Renderer {
     pulled: BTreeSet<String>,
     /// Pods that are ended on request.
     ending: BTreeSet<String>,
+    all_end: bool,
 }
 
 /// A pull that is going on.
@@ -74,6 +75,7 @@ impl Renderer {
             pulls: BTreeMap::new(),
             pulled: BTreeSet::new(),
             ending: BTreeSet::new(),
+            all_end: false,
         }
     }
 
@@ -99,6 +101,11 @@ impl Renderer {
             self.pulls.iter().max_by_key(|(_, pull)| pull.bytes.1.saturating_sub(pull.bytes.0))?;
         let seconds = now.duration_since(pull.began).as_secs_f64();
         Some(transfer_line(&printable(image, Style::PLAIN), pull.bytes, pull.layers, seconds))
+    }
+
+    /// The user has asked for the end of all pods.
+    pub(crate) fn ending(&mut self) {
+        self.all_end = true;
     }
 
     /// A line of our own among the others.
@@ -136,7 +143,7 @@ impl Renderer {
             event.kind,
             EventKind::PodNotReady { .. } | EventKind::PodPhase { .. } | EventKind::Stopping { .. }
         );
-        consequence && self.ending.contains(&event.pod)
+        consequence && (self.all_end || self.ending.contains(&event.pod))
     }
 
     fn remember(&mut self, event: &Event) {
@@ -179,13 +186,10 @@ impl Renderer {
             EventKind::Pulled { image, cached: false, duration, .. } => {
                 format!("{} {} in {}", good("pulled"), plain(image), seconds(*duration))
             }
-            EventKind::PullFailed { image, reason, message, retry_in, .. } => format!(
-                "{} {}: {}; next try in {}",
-                bad(&format!("{reason}:")),
-                plain(image),
-                plain(message),
-                seconds(*retry_in)
-            ),
+            EventKind::PullFailed { image, reason, message, retry_in, .. } => {
+                let what = words::pull_failure(image, message);
+                format!("{} {what}; next try in {}", bad(&format!("{reason}:")), seconds(*retry_in))
+            }
             EventKind::PodReady {} => good("ready"),
             EventKind::PodNotReady { containers } => {
                 format!("{}: {}", self.err.paint(Color::Warn, "not ready"), containers.join(", "))

@@ -129,7 +129,7 @@ fn trouble_is_told_in_clear_words() {
                 container: "web".into(),
                 image: "nosuch".into(),
                 reason: "ErrImagePull".into(),
-                message: "not found\nin the registry".into(),
+                message: "PullImage: not found\nin the registry".into(),
                 retry_in: 10.0,
             },
         ),

@@ -57,6 +57,12 @@ pub(super) fn hook(kind: HookKind) -> &'static str {
     }
 }
 
+/// Why an image could not be had, naming it once.
+pub(super) fn pull_failure(image: &str, message: &str) -> String {
+    let message = plain(message.trim_start_matches("PullImage: "));
+    if message.contains(image) { message } else { format!("{}: {message}", plain(image)) }
+}
+
 /// Text from outside, in one line.
 pub(super) fn plain(text: &str) -> String {
     printable(&text.replace('\n', " "), Style::PLAIN)
