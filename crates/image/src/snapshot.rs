@@ -1,5 +1,7 @@
 //! Writable root filesystems on top of an image's layers.
 
+mod classic;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,41 +84,43 @@ impl Snapshot {
         if readonly && layers.len() < 2 {
             layers.push(self.store.join("snapshots").join(&self.id).join("work"));
         }
-        match self.mount_with(&layers, readonly, Lower::Single) {
-            Err(Errno::INVAL) => {
-                self.mount_with(&layers, readonly, Lower::Joined).map_err(|e| self.failed(readonly, e))
-            }
-            other => other.map_err(|e| self.failed(readonly, e)),
+        match self.mount_layers(&layers, readonly) {
+            // Layers one by one are known since Linux 6.7.
+            Err(Errno::INVAL) => self.mount_classic(&layers, readonly),
+            other => other,
         }
+        .map_err(|e| self.failed(readonly, e))
     }
 
-    fn mount_with(&self, layers: &[PathBuf], readonly: bool, lower: Lower) -> Result<OwnedFd, Errno> {
+    fn mount_layers(&self, layers: &[PathBuf], readonly: bool) -> Result<OwnedFd, Errno> {
         let errno = |e: vaquita_sys::Error| e.errno();
         let overlay = Filesystem::open("overlay").map_err(errno)?;
-        match lower {
-            Lower::Single => {
-                for layer in layers {
-                    overlay.set_string("lowerdir+", layer).map_err(errno)?;
-                }
-            }
-            Lower::Joined => {
-                let joined: Vec<String> = layers.iter().map(|layer| layer.display().to_string()).collect();
-                overlay.set_string("lowerdir", joined.join(":")).map_err(errno)?;
-            }
+        for layer in layers {
+            overlay.set_string("lowerdir+", layer).map_err(errno)?;
         }
         if readonly {
             overlay.set_flag("ro").map_err(errno)?;
         } else {
-            // What an earlier volatile mount left to warn of lost data: nothing was lost while the machine ran.
-            let _ = std::fs::remove_dir_all(self.dir.join("work/work/incompat"));
+            self.forget_volatile();
             overlay.set_string("upperdir", self.dir.join("upper")).map_err(errno)?;
             overlay.set_string("workdir", self.dir.join("work")).map_err(errno)?;
-            let _ = overlay.set_flag("volatile");
+            overlay.set_flag("volatile").map_err(errno)?;
         }
-        for (key, value) in [("index", "off"), ("metacopy", "off")] {
-            let _ = overlay.set_string(key, value);
+        for key in ["index", "metacopy"] {
+            overlay.set_string(key, "off").map_err(errno)?;
         }
         overlay.create().map_err(errno)
+    }
+
+    fn mount_classic(&self, layers: &[PathBuf], readonly: bool) -> Result<OwnedFd, Errno> {
+        let layers: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
+        self.forget_volatile();
+        classic::mount(&self.store, &layers, (!readonly).then_some(&*self.dir))
+    }
+
+    /// What an earlier volatile mount left, to warn of lost data: nothing was lost while the machine ran.
+    fn forget_volatile(&self) {
+        let _ = std::fs::remove_dir_all(self.dir.join("work/work/incompat"));
     }
 
     fn failed(&self, readonly: bool, errno: Errno) -> Error {
@@ -126,11 +130,44 @@ impl Snapshot {
     }
 }
 
-/// How layers are named to the kernel.
-#[derive(Clone, Copy)]
-enum Lower {
-    /// One by one (Linux 6.7), any number.
-    Single,
-    /// In one text, as long as it has at most 255 bytes.
-    Joined,
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::{AtFlags, Mode, statat};
+
+    use super::*;
+
+    /// Both ways show the same, for a stack whose names do not fit 255 bytes.
+    #[test]
+    fn old_kernels_mount_the_same() {
+        vaquita_testing::require_root();
+        let dir = tempfile::tempdir().unwrap();
+        let path = |inner: &str| dir.path().join(inner);
+        for inner in ["empty", "snapshots/c/upper", "snapshots/c/work"] {
+            fs::create_dir_all(path(inner)).unwrap();
+        }
+        let lower: Vec<PathBuf> = (1..=60).map(|n| path(&format!("layers/{n}/fs"))).collect();
+        for (n, layer) in lower.iter().enumerate() {
+            fs::create_dir_all(layer).unwrap();
+            fs::write(layer.join(format!("f{n}")), "").unwrap();
+        }
+        let snapshot = Snapshot::new("c", Digest::of(b""), dir.path(), lower.clone(), Vec::new());
+        let layers: Vec<PathBuf> = lower.into_iter().rev().collect();
+        for readonly in [true, false, false] {
+            // One after the other: a writable snapshot has one mount at a time.
+            for classic in [false, true] {
+                let mount = if classic { Snapshot::mount_classic } else { Snapshot::mount_layers };
+                let root = mount(&snapshot, &layers, readonly).unwrap();
+                for n in [0, 59] {
+                    statat(&root, format!("f{n}"), AtFlags::empty()).unwrap();
+                }
+                let made = rustix::fs::mkdirat(&root, "new", Mode::from_raw_mode(0o700));
+                assert_eq!(made.is_ok() || made == Err(Errno::EXIST), !readonly);
+            }
+        }
+        let mounted = vaquita_sys::mount::mountinfo().unwrap();
+        let here = dir.path();
+        assert!(!mounted.iter().any(|mount| mount.mount_point.starts_with(here)), "visible on the host");
+    }
 }
