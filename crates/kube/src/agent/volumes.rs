@@ -45,23 +45,33 @@ fn make(context: &Context, volume: &Volume) -> Result<()> {
         return host_path::prepare(source);
     }
     if let Some(source) = &volume.empty_dir {
-        if make_dir(&path, 0o777)? {
+        return whole(&path, 0o777, || {
             if source.medium == StorageMedium::Memory {
                 mount_tmpfs(&path, Some(memory_size(context, source)), 0o777)?;
             }
-            set_group(&path, group, 0o777)?;
-        }
-        return Ok(());
+            set_group(&path, group, 0o777)
+        });
     }
     let Some(payload) = payload::of(context, volume)? else { return Ok(()) };
-    if make_dir(&path, 0o755)? {
+    whole(&path, 0o755, || {
         // Secrets, and what may contain them, never reach a disk.
         if volume.config_map.is_none() {
             mount_tmpfs(&path, None, 0o755)?;
         }
-        write::write(&path, &payload, group)?;
+        write::write(&path, &payload, group)
+    })
+}
+
+/// Makes a directory and fills it, or leaves nothing: a volume that is there is whole.
+fn whole(path: &Path, mode: u32, fill: impl FnOnce() -> Result<()>) -> Result<()> {
+    if !make_dir(path, mode)? {
+        return Ok(());
     }
-    Ok(())
+    fill().inspect_err(|_| {
+        // Both of what was just made, and nothing else; what cannot be undone here is found when the pod is removed.
+        let _ = mount::umount(path, rustix::mount::UnmountFlags::DETACH);
+        let _ = std::fs::remove_dir_all(path);
+    })
 }
 
 /// Size of a memory-backed emptyDir: its own limit, the pod's memory limit, the machine's memory; the least of them.

@@ -215,3 +215,16 @@ fn removal_never_deletes_through_a_mount() {
     drop(fixture);
     assert!(outside.path().join("sub/precious").exists());
 }
+
+#[test]
+fn a_volume_that_failed_is_made_anew() {
+    let dir = vaquita_testing::temp_dir();
+    let path = dir.path().join("v");
+    let failed = whole(&path, 0o755, || {
+        std::fs::write(path.join("half"), "x").unwrap();
+        Err(Error::invalid("no"))
+    });
+    assert!(failed.is_err() && !path.exists());
+    whole(&path, 0o755, || Ok(())).unwrap();
+    whole(&path, 0o755, || panic!("it is there")).unwrap();
+}
