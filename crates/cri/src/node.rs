@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vaquita_cgroup::Layout;
-use vaquita_image::Store;
+use vaquita_image::{Store, Unpacker};
 use vaquita_net::Network;
 use vaquita_shim::client::Spawner;
 
@@ -43,35 +43,45 @@ pub(crate) struct Running {
 }
 
 impl Node {
-    /// Opens everything that a node needs, and makes what is missing.
+    /// Opens everything that a node needs, and makes what is missing. What needs nothing of each other is done at once:
+    /// whoever waits for a restart counts milliseconds.
     pub(crate) async fn open(config: Config) -> Result<Arc<Self>> {
-        blocking("start", move || {
-            let paths = Paths::of(&config);
-            for dir in [&config.root, &config.state, &paths.pods()] {
-                private_dir(dir)?;
-            }
-            let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
-            let executable = sealed(config.executable.as_deref())?;
-            let unpacker = executable.try_clone().doing(|| "duplicate the sealed executable")?;
-            let mut options = vaquita_image::Options::default();
-            options.unpacker = vaquita_image::Unpacker::Exe(Arc::new(unpacker));
-            let images = Store::open(&paths.images(), options).map_err(Error::from)?;
-            let network = config.network.as_ref().map(|network| open_network(network, &paths)).transpose()?;
-            Ok(Arc::new(Self {
-                host: Host::look(&layout, config.restrict_oom_score_adj)?,
-                paths,
-                tables: Tables::default(),
-                images,
-                network,
-                layout: Arc::new(layout),
-                spawner: Spawner::new(executable),
-                running: Running::default(),
-                usage: crate::stats::Cache::default(),
-                demo: tokio::sync::Mutex::default(),
-                config,
-            }))
-        })
-        .await
+        let paths = Paths::of(&config);
+        for dir in [&config.root, &config.state, &paths.pods()] {
+            private_dir(dir)?;
+        }
+        let network = {
+            let (network, paths) = (config.network.clone(), paths.clone());
+            blocking("open the network", move || {
+                network.as_ref().map(|network| open_network(network, &paths)).transpose()
+            })
+        };
+        let executable = config.executable.clone();
+        let executable = blocking("seal the executable", move || sealed(executable.as_deref()));
+        let images = {
+            let dir = paths.images();
+            let unpacker = unpacker(config.executable.as_deref())?;
+            blocking("open the image store", move || {
+                let mut options = vaquita_image::Options::default();
+                options.unpacker = unpacker;
+                Ok(Store::open(&dir, options)?)
+            })
+        };
+        let (network, executable, images) = tokio::try_join!(network, executable, images)?;
+        let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
+        Ok(Arc::new(Self {
+            host: Host::look(&layout, config.restrict_oom_score_adj)?,
+            paths,
+            tables: Tables::default(),
+            images,
+            network,
+            layout: Arc::new(layout),
+            spawner: Spawner::new(executable),
+            running: Running::default(),
+            usage: crate::stats::Cache::default(),
+            demo: tokio::sync::Mutex::default(),
+            config,
+        }))
     }
 
     /// The cgroup of a pod whose client names no parent.
@@ -98,6 +108,13 @@ pub(crate) fn network_config(config: &crate::NetworkConfig, paths: &Paths) -> va
         mtu: config.mtu,
         leases: paths.leases(),
     }
+}
+
+/// Who unpacks layers: never inside a container, so the file itself will do.
+fn unpacker(executable: Option<&Path>) -> Result<Unpacker> {
+    let Some(path) = executable else { return Ok(Unpacker::Own) };
+    let file = std::fs::File::open(path).doing(|| format!("open {}", path.display()))?;
+    Ok(Unpacker::Exe(Arc::new(file.into())))
 }
 
 /// The executable of the shims in memory that nobody can write to (CVE-2019-5736).

@@ -158,7 +158,7 @@ fn settle_all(node: &Node, sandbox: &Sandbox) {
     }
 }
 
-/// Leases, snapshots and cgroups that belong to nothing in the tables.
+/// Leases and snapshots that belong to nothing in the tables: before anything new can come to have some.
 fn free_orphans(node: &Node) -> Result<()> {
     let sandboxes = node.tables.sandboxes();
     let containers = node.tables.containers();
@@ -177,21 +177,27 @@ fn free_orphans(node: &Node) -> Result<()> {
     if let Err(error) = node.images.sweep(&live) {
         tracing::warn!(%error, "snapshots that nobody owns could not be removed");
     }
+    Ok(())
+}
+
+/// Removes cgroups of ours that belong to nothing in the tables. Safe while requests are answered: a sandbox is in the
+/// tables before it has a cgroup, and its containers' are inside.
+pub(crate) fn sweep_cgroups(node: &Node) -> Result<()> {
+    let root = node.config.cgroup_root.as_path();
+    let doing = || format!("list the cgroups below {}", root.display());
+    let found = vaquita_cgroup::list(&node.layout, root).doing(doing)?;
+    let sandboxes = node.tables.sandboxes();
+    let containers = node.tables.containers();
     let owned: BTreeSet<&Path> = sandboxes
         .iter()
         .map(|sandbox| sandbox.record.cgroup.as_path())
         .chain(containers.iter().map(|container| container.record.cgroup.as_path()))
         .collect();
-    let root = node.config.cgroup_root.as_path();
-    let found = vaquita_cgroup::list(&node.layout, root)
-        .doing(|| format!("list the cgroups below {}", root.display()))?;
     // Only what is named as we name: other groups below may be the client's own.
     let orphans = found.iter().filter(|path| {
         path.file_name().and_then(|name| name.to_str()).is_some_and(crate::model::is_id)
-            && !owned.iter().any(|owner| owner.starts_with(path) || path.starts_with(owner))
+            && !path.ancestors().any(|above| owned.contains(above))
+            && !owned.iter().any(|owner| owner.starts_with(path))
     });
-    if let Err(error) = pod::remove_cgroups(&node.layout, orphans.map(std::path::PathBuf::as_path)) {
-        tracing::warn!(%error, "cgroups that nobody owns could not be removed");
-    }
-    Ok(())
+    pod::remove_cgroups(&node.layout, orphans.map(std::path::PathBuf::as_path))
 }

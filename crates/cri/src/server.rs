@@ -36,6 +36,12 @@ impl Server {
         let node = Node::open(config).await?;
         reconcile::run(&node).await?;
         let socket = socket::Socket::open(&node.config.socket)?;
+        let worker = node.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = reconcile::sweep_cgroups(&worker) {
+                tracing::warn!(%error, "cgroups that nobody owns could not be removed");
+            }
+        });
         Ok(Self { node, socket })
     }
 
