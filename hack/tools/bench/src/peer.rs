@@ -37,7 +37,7 @@ impl Peer {
             ("--root", dir.join("root")),
             ("--state", dir.join("state")),
             ("--socket", socket.clone()),
-            ("--bridge", "vqbench0".into()),
+            ("--bridge", "vbench0".into()),
             ("--subnet", "10.222.0.0/16".into()),
         ]
         .into_iter()
@@ -149,7 +149,7 @@ impl Peer {
             }
             let _ = daemon.wait();
         }
-        for link in ["vqbench0", "cnibench0"] {
+        for link in ["vbench0", "cnibench0"] {
             if Path::new("/sys/class/net").join(link).exists() {
                 let _ = Command::new("ip").args(["link", "delete", link]).status();
             }
