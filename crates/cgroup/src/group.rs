@@ -13,13 +13,16 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, OFlags};
 use vaquita_sys::Errno;
 
-use crate::files::{error, open, read, write, write_quiet};
+use crate::files::{error, open, read, read_if_there, write, write_quiet};
 use crate::settings::{Write, writes};
 use crate::{DeviceRule, Error, Hierarchy, Kind, Layout, Resources, Result, Version, device};
 
 use make::{Made, enable, make};
 
 pub use remove::{list, remove_empty_parents};
+
+/// The extended attribute that says whose a group is.
+const CLAIM: &str = "trusted.vaquita";
 
 /// A group, held by fd in every hierarchy that has it.
 #[derive(Debug)]
@@ -202,7 +205,8 @@ impl Cgroup {
     /// Those of reading.
     pub fn is_populated(&self) -> Result<bool> {
         if let Some(v2) = self.v2() {
-            let events = read(&v2.fd, "cgroup.events")?;
+            // A group that somebody has removed holds nobody.
+            let events = read_if_there(&v2.fd, "cgroup.events")?.unwrap_or_default();
             if key(&events, "populated") == Some(1) {
                 return Ok(true);
             }
@@ -231,6 +235,34 @@ impl Cgroup {
                 Ok(kills)
             }
         }
+    }
+
+    /// Who claims the group, if anybody does: see [`Self::claim`].
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn claimant(&self) -> Result<Option<PathBuf>> {
+        let Some(dir) = self.dirs.first() else { return Ok(None) };
+        let mut owner = vec![0; 4096];
+        match rustix::fs::fgetxattr(&dir.fd, CLAIM, owner.as_mut_slice()) {
+            Ok(length) => {
+                owner.truncate(length);
+                Ok(Some(PathBuf::from(OsStr::from_bytes(&owner))))
+            }
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(errno) => Err(error("fgetxattr", &dir.fd, "trusted.vaquita", "", errno)),
+        }
+    }
+
+    /// Writes down whose group this is, in the extended attribute `trusted.vaquita` (xattr(7)) of its directory: it goes
+    /// with the group and stays when the process that wrote it ends. `owner` is a directory that names the owner.
+    ///
+    /// # Errors
+    /// `Denied` without `CAP_SYS_ADMIN`; those of writing.
+    pub fn claim(&self, owner: &Path) -> Result<()> {
+        let Some(dir) = self.dirs.first() else { return Ok(()) };
+        rustix::fs::fsetxattr(&dir.fd, CLAIM, owner.as_os_str().as_bytes(), rustix::fs::XattrFlags::empty())
+            .map_err(|errno| error("fsetxattr", &dir.fd, "trusted.vaquita", "", errno))
     }
 
     /// Statistics, see [`crate::Stats`].

@@ -498,3 +498,34 @@ fn many_at_once_share_their_parents() {
         }
     });
 }
+
+#[test]
+fn a_group_that_somebody_else_removed_is_empty_and_gone() {
+    require_root();
+    let layout = Layout::detect().unwrap();
+    let tag = unique("vqcg");
+    let _leaks = Leaks::of(&tag);
+    let path = PathBuf::from("/").join(&tag);
+    let group = Cgroup::create(&layout, &path, &Resources::default()).unwrap();
+    Cgroup::open(&layout, &path).unwrap().remove().unwrap();
+    assert!(!group.is_populated().unwrap());
+    assert_eq!(group.procs().unwrap(), Vec::<i32>::new());
+    group.kill().unwrap();
+    group.wait_empty(Duration::from_secs(1)).unwrap();
+    group.remove().unwrap();
+}
+
+#[test]
+fn a_claim_stays_with_the_group() {
+    require_root();
+    let layout = Layout::detect().unwrap();
+    let tag = unique("vqcg");
+    let _leaks = Leaks::of(&tag);
+    let path = PathBuf::from("/").join(&tag);
+    let group = Cgroup::create(&layout, &path, &Resources::default()).unwrap();
+    assert_eq!(group.claimant().unwrap(), None);
+    group.claim(Path::new("/run/somebody")).unwrap();
+    let again = Cgroup::open(&layout, &path).unwrap();
+    assert_eq!(again.claimant().unwrap(), Some(PathBuf::from("/run/somebody")));
+    group.remove().unwrap();
+}

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vaquita_cgroup::Layout;
+use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_image::{Store, Unpacker};
 use vaquita_net::Network;
 use vaquita_shim::client::Spawner;
@@ -50,6 +50,8 @@ impl Node {
         for dir in [&config.root, &config.state, &paths.pods()] {
             private_dir(dir)?;
         }
+        let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
+        let claimed = claim_cgroup(&layout, &config)?;
         let network = {
             let (network, paths) = (config.network.clone(), paths.clone());
             blocking("open the network", move || {
@@ -67,8 +69,12 @@ impl Node {
                 Ok(Store::open(&dir, options)?)
             })
         };
-        let (network, executable, images) = tokio::try_join!(network, executable, images)?;
-        let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
+        let (network, executable, images) =
+            tokio::try_join!(network, executable, images).inspect_err(|_| {
+                if !claimed.existed() {
+                    let _ = claimed.remove();
+                }
+            })?;
         Ok(Arc::new(Self {
             host: Host::look(&layout, config.restrict_oom_score_adj)?,
             paths,
@@ -87,6 +93,26 @@ impl Node {
     /// The cgroup of a pod whose client names no parent.
     pub(crate) fn default_cgroup(&self, sandbox: &str) -> PathBuf {
         self.config.cgroup_root.join(sandbox)
+    }
+}
+
+/// Makes the cgroup below which everything runs, and writes down that it is this node's: two nodes below one cgroup
+/// would take each other's pods for leftovers.
+fn claim_cgroup(layout: &Layout, config: &Config) -> Result<Cgroup> {
+    let doing = || format!("claim the cgroup {}", config.cgroup_root.display());
+    let state = std::path::absolute(&config.state).doing(doing)?;
+    let root = Cgroup::create(layout, &config.cgroup_root, &Resources::default()).doing(doing)?;
+    match root.claimant().doing(doing)? {
+        Some(owner) if owner != state && owner.exists() => Err(Error::new(
+            Kind::Busy,
+            format!(
+                "the cgroup {} belongs to the node whose state is in {}: give this one another cgroup, bridge and subnet",
+                config.cgroup_root.display(),
+                owner.display()
+            ),
+        )),
+        Some(owner) if owner == state => Ok(root),
+        _ => root.claim(&state).doing(doing).map(|()| root),
     }
 }
 

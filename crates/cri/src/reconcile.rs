@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
+use vaquita_cgroup::Cgroup;
 use vaquita_shim::client::Client;
 use vaquita_shim::{Event, PodState, Status};
 
@@ -193,11 +194,25 @@ pub(crate) fn sweep_cgroups(node: &Node) -> Result<()> {
         .map(|sandbox| sandbox.record.cgroup.as_path())
         .chain(containers.iter().map(|container| container.record.cgroup.as_path()))
         .collect();
-    // Only what is named as we name: other groups below may be the client's own.
+    // Only what is named as we name: other groups below may be the client's own. Whatever we have started is in a record,
+    // so processes in there are not ours to end: `check` names them.
     let orphans = found.iter().filter(|path| {
         path.file_name().and_then(|name| name.to_str()).is_some_and(crate::model::is_id)
             && !path.ancestors().any(|above| owned.contains(above))
             && !owned.iter().any(|owner| owner.starts_with(path))
     });
-    pod::remove_cgroups(&node.layout, orphans.map(std::path::PathBuf::as_path))
+    for path in orphans {
+        let removed = Cgroup::open(&node.layout, path).and_then(|orphan| match orphan.is_populated()? {
+            true => Ok(false),
+            false => orphan.remove().map(|()| true),
+        });
+        match removed {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(cgroup = %path.display(), "a cgroup with processes belongs to no pod")
+            }
+            Err(error) => tracing::warn!(%error, "a cgroup that nobody owns could not be removed"),
+        }
+    }
+    Ok(())
 }

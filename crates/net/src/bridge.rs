@@ -1,5 +1,7 @@
 //! The bridge, and the names of the links that hang on it.
 
+use std::path::Path;
+
 use crate::link::{self, Link};
 use crate::netlink::{Batch, Socket};
 use crate::subnet::Subnet;
@@ -47,6 +49,9 @@ pub(crate) fn ensure(config: &Config, subnet: Subnet) -> Result<Bridge, Error> {
         let message = format!("link {name} exists and is no bridge; configure another bridge name");
         return Err(Error::new(Kind::Exists, message));
     }
+    if let Some(link) = &existing {
+        refuse_stranger(config, link)?;
+    }
     refuse_overlap(&socket, subnet, existing.as_ref().map(|link| link.index))?;
     let link = match existing {
         Some(link) => link,
@@ -55,10 +60,36 @@ pub(crate) fn ensure(config: &Config, subnet: Subnet) -> Result<Bridge, Error> {
     // Before it is up, so that no router advertisement is ever heard.
     host::no_ipv6(name)?;
     let mut batch = Batch::new();
+    link::set_alias(&mut batch, name, &bridge_alias(config));
     link::add_address(&mut batch, (name, link.index), subnet.gateway(), subnet.prefix());
     link::up(&mut batch, name);
     socket.run(&batch)?;
     Ok(Bridge { index: link.index, mtu: config.mtu.unwrap_or(link.mtu) })
+}
+
+/// Two networks with leases of their own on one bridge would take each other's pods for leftovers.
+fn refuse_stranger(config: &Config, link: &Link) -> Result<(), Error> {
+    let stranger = !link.alias.is_empty() && link.alias != bridge_alias(config);
+    if stranger && Path::new(&link.alias).exists() {
+        let message = format!(
+            "bridge {} belongs to the network with its leases in {}; give this one another bridge and subnet",
+            config.bridge, link.alias
+        );
+        return Err(Error::new(Kind::Busy, message));
+    }
+    Ok(())
+}
+
+/// What is written on the bridge: the directory of the leases, as far as it fits (IFALIASZ).
+fn bridge_alias(config: &Config) -> String {
+    const LONGEST: usize = 255;
+    let leases = std::path::absolute(&config.leases).unwrap_or_else(|_| config.leases.clone());
+    let alias = leases.to_string_lossy();
+    alias
+        .char_indices()
+        .take_while(|(at, char)| at + char.len_utf8() <= LONGEST)
+        .map(|(_, char)| char)
+        .collect()
 }
 
 /// The name of the host's end of the owner's link: `vq` and the first 11 hex digits of the owner, or of its hash when the

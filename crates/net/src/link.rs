@@ -136,6 +136,15 @@ pub(crate) fn create_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: u3
     });
 }
 
+/// Writes on a link whose it is.
+pub(crate) fn set_alias(batch: &mut Batch, name: &str, alias: &str) {
+    batch.push(RTM_NEWLINK, 0, format!("RTM_NEWLINK {name} alias {alias}"), |bytes| {
+        OpNewlinkDo::encode_request(bytes, &Ifinfomsg::new())
+            .push_ifname_bytes(name.as_bytes())
+            .push_ifalias(&CString::new(alias).unwrap_or_default());
+    });
+}
+
 /// Makes a veth pair whose outer end is a port of the bridge and whose inner end is born inside the pod's namespace, so
 /// that the host never has a link by that name. Both ends stay down.
 pub(crate) fn create_veth(batch: &mut Batch, veth: &Veth<'_>) {

@@ -266,7 +266,8 @@ fn a_taken_host_port_names_who_has_it_and_costs_nothing() {
         }
         assert_eq!(inventory(&config).unwrap(), before);
 
-        // A process with leases elsewhere that uses the same bridge is seen by the kernel's map only.
+        // A process with leases elsewhere that got hold of the same bridge is seen by the kernel's map only.
+        ip(&["link", "set", "br0", "alias", ""]);
         let leases = host.dir.path().join("elsewhere");
         let stranger = Network::open(Config { leases, ..config }).unwrap();
         network.reconcile(&BTreeSet::from(["web".to_owned()]));
@@ -530,6 +531,13 @@ fn names_and_subnets_of_others_are_left_alone() {
         let error = Network::open(host.config("taken", SUBNET)).unwrap_err();
         assert_eq!(error.to_string(), "link taken exists and is no bridge; configure another bridge name");
         let _network = Network::open(host.config("br0", SUBNET)).unwrap();
+        let elsewhere = Config { leases: host.leases("elsewhere"), ..host.config("br0", SUBNET) };
+        let error = Network::open(elsewhere).unwrap_err();
+        assert_eq!(error.kind(), Kind::Busy);
+        assert!(
+            error.to_string().starts_with("bridge br0 belongs to the network with its leases in "),
+            "{error}"
+        );
         let error = Network::open(host.config("br1", "10.201.128.0/16")).unwrap_err();
         assert_eq!(error.kind(), Kind::Exists);
         assert_eq!(

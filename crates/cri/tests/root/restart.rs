@@ -118,3 +118,22 @@ async fn remnants_without_records_are_swept() {
     }
     node.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_node_with_a_state_of_its_own_harms_nobody() {
+    let mut node = Node::new().await;
+    let sandbox = node.run("here").await;
+    let mut other = Node::without_server();
+    other.config.cgroup_root = node.config.cgroup_root.clone();
+    let error = vaquita_cri::Server::start(other.config.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), vaquita_cri::Kind::Busy);
+    assert!(error.to_string().contains("belongs to the node whose state is in"), "{error}");
+    // Nor when the first has no server at the moment.
+    node.kill();
+    assert!(vaquita_cri::Server::start(other.config.clone()).await.is_err());
+    node.start().await;
+    let pods = node.pods().await;
+    assert_eq!(pods[0].id, sandbox);
+    assert_eq!(pods[0].state(), cri::PodSandboxState::SandboxReady);
+    node.finish().await;
+}
