@@ -1,6 +1,10 @@
 //! Images: loaded, listed, removed, pulled.
 
-use crate::support::{BUSYBOX, DEMO, Node, succeed};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{BUSYBOX, DEMO, Node, Run, eventually, succeed};
 
 #[test]
 fn an_archive_is_loaded_listed_and_removed() {
@@ -51,5 +55,90 @@ fn a_registry_that_does_not_answer_is_named() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.starts_with("vaquita: cannot pull 127.0.0.1:1/no/such:1: "), "{error}");
     assert!(error.contains("refused"), "{error}");
+    node.finish();
+}
+
+/// Debian's registry, until it is dropped.
+struct Registry {
+    process: std::process::Child,
+    address: String,
+}
+
+impl Registry {
+    fn start(node: &Node) -> Self {
+        // The port was free a moment ago; the registry cannot say which one it took.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let data = node.path("registry");
+        let config = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
+            data.display()
+        );
+        let config = node.write("registry.yml", &config);
+        let process = Command::new("docker-registry")
+            .args(["serve", &config])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry: install the package of this name");
+        let started = Self { process, address };
+        eventually("the registry", || TcpStream::connect(&started.address).ok());
+        started
+    }
+
+    fn push(&self, archive: &Path, name: &str) -> String {
+        let target = format!("{}/{name}", self.address);
+        let from = format!("docker-archive:{}", archive.display());
+        let output = Command::new("skopeo")
+            .args([
+                "--insecure-policy",
+                "copy",
+                "-q",
+                "--dest-tls-verify=false",
+                &from,
+                &format!("docker://{target}"),
+            ])
+            .output()
+            .expect("skopeo: install the package of this name");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        target
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn an_image_comes_from_a_registry_by_tag_and_by_digest() {
+    let node = Node::start();
+    let archive = node.path("busybox.tar");
+    crate::support::write_busybox(&archive);
+    let registry = Registry::start(&node);
+    let reference = registry.push(&archive, "team/busybox:1");
+    let said = succeed(&node.output(&["image", "pull", &reference]));
+    assert!(said.starts_with(&reference), "{said}");
+    let json = succeed(&node.output(&["image", "ls", "--output", "json"]));
+    let image: serde_json::Value = serde_json::from_str(json.trim_end()).unwrap();
+    let by_digest = image["digests"][0].as_str().unwrap();
+    assert!(by_digest.starts_with(&format!("{}/team/busybox@sha256:", registry.address)), "{image}");
+    succeed(&node.output(&["image", "rm", &reference]));
+
+    let manifest = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: pulled}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+         - name: main\n    image: {by_digest}\n    command: [echo, from a registry]\n"
+    );
+    let path = node.write("pod.yaml", &manifest);
+    let ended = Run::start(&node, &["run", &path]).ended();
+    assert_eq!(ended.stdout, ["pulled/main | from a registry"], "{}", ended.stderr);
+    assert!(ended.stderr.contains(&format!("pulled {by_digest} in ")), "{}", ended.stderr);
+
+    let output = node.output(&["image", "pull", &format!("{}/team/none:1", registry.address)]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("does not exist in registry"), "{error}");
     node.finish();
 }

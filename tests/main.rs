@@ -13,6 +13,7 @@ mod image;
 mod lifecycle;
 mod logs;
 mod net;
+mod pod;
 mod restart;
 mod run;
 mod support;

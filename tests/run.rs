@@ -1,5 +1,8 @@
 //! `vaquita run`, as a user sees it.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use crate::support::{BUSYBOX, DEMO, Node, Run, eventually, succeed};
 
 const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/job.yaml");
@@ -255,12 +258,34 @@ fn colours_are_for_terminals_only_and_no_color_is_respected() {
             script.env(name, value.unwrap_or_default());
         }
         script.env("TERM", "xterm").env("NO_COLOR", no_color);
-        succeed(&script.stdin(std::process::Stdio::null()).output().unwrap())
+        succeed(&script.stdin(Stdio::null()).output().unwrap())
     };
     let shown = on_a_terminal("");
     assert!(shown.contains("\x1b[32msucceeded\x1b[0m"), "{shown:?}");
     assert!(shown.contains("job/speak   |\x1b[0m I am job"), "{shown:?}");
     let plain = on_a_terminal("1");
     assert!(plain.contains("succeeded") && !plain.contains("\x1b[3"), "{plain:?}");
+    finish(node);
+}
+
+#[test]
+fn a_manifest_comes_from_standard_input_too() {
+    let node = Node::without_daemon();
+    let manifest = node.write("pod.yaml", &manifest("piped", DEMO, "[echo, hello]", ""));
+    let input = std::fs::File::open(manifest).unwrap();
+    let output = node.vaquita(&["run", "-"]).stdin(input).output().unwrap();
+    assert_eq!(succeed(&output), "piped/main | hello\n");
+    finish(node);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_pods() {
+    let node = Node::without_daemon();
+    let mut child = node.vaquita(&["run", POD]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "hello/show   | Hello from a pod.\n");
+    let status = eventually("the end", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
     finish(node);
 }

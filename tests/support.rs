@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-pub(crate) use archive::BUSYBOX;
+pub(crate) use archive::{BUSYBOX, busybox as write_busybox};
 pub(crate) use container::Pod;
 pub(crate) use node::{Node, succeed};
 pub(crate) use run::Run;
@@ -47,4 +47,9 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A manifest with the name of the busybox image where it says `BUSYBOX`.
+pub(crate) fn with_busybox(text: &str) -> String {
+    text.replace("BUSYBOX", BUSYBOX)
 }
