@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
@@ -63,31 +65,38 @@ impl Socket {
 
     /// The connections, as they come. Those of other users are closed at once.
     pub(super) fn connections(self) -> impl Stream<Item = std::io::Result<Connection>> {
-        Connections(self)
+        Connections { socket: self, pause: None }
     }
 }
 
-struct Connections(Socket);
+/// How long nobody is accepted after that failed: out of file descriptors, say, which others will give back.
+const PAUSE: Duration = Duration::from_millis(100);
+
+struct Connections {
+    socket: Socket,
+    pause: Option<Pin<Box<Sleep>>>,
+}
 
 impl Stream for Connections {
     type Item = std::io::Result<Connection>;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let stream = match self.0.listener.poll_accept(context) {
-                Poll::Ready(Ok((stream, _))) => stream,
-                // Out of file descriptors, say: whoever waits may find some free later.
-                Poll::Ready(Err(error)) => {
-                    tracing::warn!(%error, socket = %self.0.path.display(), "a connection could not be accepted");
-                    return Poll::Ready(Some(Err(error)));
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            match std::task::ready!(self.socket.listener.poll_accept(context)) {
+                Ok((stream, _)) if may_connect(&stream) => {
+                    let counted = self.socket.clients.clone();
+                    return Poll::Ready(Some(Ok(Connection { stream, _counted: counted })));
                 }
-                Poll::Pending => return Poll::Pending,
-            };
-            match may_connect(&stream) {
-                true => {
-                    return Poll::Ready(Some(Ok(Connection { stream, _counted: self.0.clients.clone() })));
+                Ok(_) => tracing::warn!("a connection of another user was refused"),
+                Err(error) => {
+                    let socket = self.socket.path.display();
+                    tracing::warn!(%error, %socket, "a connection could not be accepted");
+                    self.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
                 }
-                false => tracing::warn!("a connection of another user was refused"),
             }
         }
     }
