@@ -1,6 +1,7 @@
 //! The transaction log: what images and layers there are, on disk.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -45,14 +46,25 @@ pub(crate) struct Change {
 
 pub(crate) struct Db(Database);
 
+/// A process that was killed while it spawned another leaves its lock with that one until it has executed its program.
+const LET_GO: Duration = Duration::from_secs(2);
+
 impl Db {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(|e| match e {
-            DatabaseError::DatabaseAlreadyOpen => {
-                Error::new(Kind::Busy, format!("image store {}: another process has it open", path.display()))
+        let deadline = Instant::now() + LET_GO;
+        let database = loop {
+            match Database::builder().set_cache_size(CACHE).create(path) {
+                Ok(database) => break database,
+                Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < deadline => {
+                    std::thread::sleep(LET_GO / 100);
+                }
+                Err(DatabaseError::DatabaseAlreadyOpen) => {
+                    let message = format!("image store {}: another process has it open", path.display());
+                    return Err(Error::new(Kind::Busy, message));
+                }
+                Err(e) => return Err(failed(&e)),
             }
-            e => failed(&e),
-        })?;
+        };
         let db = Self(database);
         let write = db.0.begin_write().map_err(|e| failed(&e))?;
         write.open_table(IMAGES).map_err(|e| failed(&e))?;
