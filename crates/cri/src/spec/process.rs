@@ -123,5 +123,13 @@ fn oom_score_adj(input: &Input<'_>) -> Result<Option<i32>> {
         .ok_or_else(|| {
             Error::invalid(format!("oom_score_adj: {} is not in -1000…1000", resources.oom_score_adj))
         })?;
+    let lowest = input.host.lowest_oom_score_adj;
+    if asked < lowest && !input.host.restrict_oom_score_adj {
+        let message = format!(
+            "oom_score_adj {asked} cannot be set: the daemon lacks CAP_SYS_RESOURCE; \
+             with --restrict-oom-score-adj it uses {lowest} instead"
+        );
+        return Err(Error::new(Kind::Denied, message));
+    }
     Ok(Some(asked))
 }
