@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use vaquita_cri::{Config, DemoImage, NetworkConfig};
 
 use crate::applets;
@@ -103,6 +104,7 @@ pub(crate) struct Node {
     /// Where root lacks CAP_SYS_RESOURCE: raise an oom_score_adj that may not be set to the lowest that may,
     /// instead of refusing the container
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
+    #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     restrict_oom_score_adj: bool,
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use crate::support::{BUSYBOX, DEMO, Node, Run, eventually, succeed};
+use crate::support::{BUSYBOX, DEMO, Node, Run, eventually, may_lower_oom_score, succeed};
 
 const JOB: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/job.yaml");
 const POD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/pod.yaml");
@@ -287,5 +287,35 @@ fn a_reader_that_goes_away_ends_the_pods() {
     assert_eq!(line, "hello/show   | Hello from a pod.\n");
     let status = eventually("the end", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(1));
+    finish(node);
+}
+
+#[test]
+fn an_oom_score_that_cannot_be_set_is_refused_unless_told_otherwise() {
+    let text = manifest("guaranteed", DEMO, "[cat, /proc/self/oom_score_adj]", "")
+        + "    resources: {limits: {memory: 32Mi, cpu: 100m}}\n";
+    let start = |node: &Node, restrict: &str| {
+        let path = node.write("pod.yaml", &text);
+        let mut command = node.vaquita(&["run", &path]);
+        command.env("VAQUITA_RESTRICT_OOM_SCORE_ADJ", restrict);
+        Run::spawn(command)
+    };
+    let node = Node::without_daemon();
+    let allowed = may_lower_oom_score();
+    let ended = start(&node, "1").ended();
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout.len(), 1);
+    assert_eq!(ended.stdout[0] == "guaranteed/main | -997", allowed, "{:?}", ended.stdout);
+    finish(node);
+
+    let node = Node::without_daemon();
+    let run = start(&node, "0");
+    if allowed {
+        assert_eq!(run.ended().stdout, ["guaranteed/main | -997"]);
+    } else {
+        run.err("CreateContainerError: CreateContainer: oom_score_adj -997 cannot be set: the daemon lacks CAP_SYS_RESOURCE");
+        run.interrupt();
+        assert_eq!(run.ended().status.code(), Some(130));
+    }
     finish(node);
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) use archive::{BUSYBOX, busybox as write_busybox};
 pub(crate) use container::Pod;
 pub(crate) use node::{Node, succeed};
+pub(crate) use place::may_lower_oom_score;
 pub(crate) use run::Run;
 
 /// The demo image: no archive, no registry.

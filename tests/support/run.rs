@@ -1,7 +1,7 @@
 //! `vaquita run` and `vaquita demo` while they run.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -34,7 +34,12 @@ impl Run {
     /// Starts `vaquita ARGS`.
     #[track_caller]
     pub(crate) fn start(node: &Node, args: &[&str]) -> Self {
-        let mut command = node.vaquita(args);
+        Self::spawn(node.vaquita(args))
+    }
+
+    /// Starts a command of the test's own.
+    #[track_caller]
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = channel();
