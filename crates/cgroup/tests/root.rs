@@ -202,6 +202,39 @@ fn processes_enter_by_clone_and_by_themselves() {
     });
 }
 
+/// In v2 only the leaves hold processes. What is refused must not have changed the group that it was asked of.
+#[test]
+fn a_group_with_processes_limits_none_below() {
+    with_group(&Resources::default(), |layout, group| {
+        let limits = match layout.controller("memory").unwrap().version {
+            Version::V2 => {
+                Resources { memory_limit: Some(64 << 20), cpu_shares: Some(512), ..Resources::default() }
+            }
+            Version::V1 => Resources { hugepages: vec![("2MB".into(), 0)], ..Resources::default() },
+        };
+        if layout.controller("hugetlb").is_none_or(|hierarchy| hierarchy.version == Version::V1) {
+            assert!(!layout.is_v2());
+            return;
+        }
+        let member = Member::sleeper(group);
+        let inner = group.path().join("inner");
+        let error = Cgroup::create(layout, &inner, &limits).unwrap_err();
+        assert_eq!(error.kind(), Kind::Busy);
+        assert!(error.to_string().contains("leaf has processes of its own"), "{error}");
+        let file = |name: &str| {
+            let path = layout.hierarchies()[0].mount.join(group.path().strip_prefix("/").unwrap()).join(name);
+            std::fs::read_to_string(path).unwrap().trim().to_owned()
+        };
+        assert_eq!((file("cgroup.type"), file("cgroup.subtree_control")), ("domain".into(), String::new()));
+        // Without limits it can be, and hold processes.
+        let inner = Cgroup::create(layout, &inner, &Resources::default()).unwrap();
+        assert_eq!(Member::sleeper(&inner).finish().code, 0);
+        assert_eq!(member.finish().code, 0);
+        inner.remove().unwrap();
+        Cgroup::create(layout, inner.path(), &limits).unwrap().remove().unwrap();
+    });
+}
+
 #[test]
 fn a_frozen_process_does_not_run() {
     with_group(&Resources::default(), |_, group| {

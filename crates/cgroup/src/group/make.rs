@@ -9,9 +9,9 @@ use rustix::fs::{Mode, OFlags};
 use vaquita_sys::Errno;
 
 use super::open_dir;
-use crate::files::{error, open, read, write, write_quiet};
+use crate::files::{error, exists, open, read, write, write_quiet};
 use crate::settings::{Write, controllers};
-use crate::{Hierarchy, Kind, Result, Version};
+use crate::{Error, Hierarchy, Kind, Result, Version};
 
 /// Controllers that are switched on in v2 wherever possible, because statistics come from them.
 const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
@@ -55,6 +55,7 @@ fn make_once(
     for (at, part) in parts.iter().enumerate() {
         let name = part.to_string_lossy();
         let is_leaf = at + 1 == parts.len();
+        let parent = path.clone();
         path.push(part);
         match rustix::fs::mkdirat(&dir, *part, Mode::from_bits_truncate(0o755)) {
             Ok(()) => {
@@ -67,7 +68,7 @@ fn make_once(
             Err(errno) => return Err(error("mkdirat", &dir, &name, ", 0755", errno)),
         }
         if hierarchy.version == Version::V2 {
-            enable_in(&dir, hierarchy, groups)?;
+            enable_in(&dir, &parent, hierarchy, groups)?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let child =
@@ -83,15 +84,15 @@ fn make_once(
 /// Switches the controllers on that the group below needs, all the way down to its parent.
 pub(super) fn enable(hierarchy: &Hierarchy, parents: &[&OsStr], groups: &[Vec<Write>]) -> Result<()> {
     let mut path = hierarchy.mount.clone();
-    enable_in(&open_dir(&path)?, hierarchy, groups)?;
+    enable_in(&open_dir(&path)?, &path, hierarchy, groups)?;
     for part in parents {
         path.push(part);
-        enable_in(&open_dir(&path)?, hierarchy, groups)?;
+        enable_in(&open_dir(&path)?, &path, hierarchy, groups)?;
     }
     Ok(())
 }
 
-fn enable_in(parent: &OwnedFd, hierarchy: &Hierarchy, groups: &[Vec<Write>]) -> Result<()> {
+fn enable_in(parent: &OwnedFd, path: &Path, hierarchy: &Hierarchy, groups: &[Vec<Write>]) -> Result<()> {
     let needed: BTreeSet<&str> =
         controllers(groups).into_iter().filter(|name| hierarchy.controllers.contains(*name)).collect();
     let wanted = WANTED.into_iter().filter(|name| hierarchy.controllers.contains(*name));
@@ -101,7 +102,15 @@ fn enable_in(parent: &OwnedFd, hierarchy: &Hierarchy, groups: &[Vec<Write>]) -> 
     }
     let on = read(parent, "cgroup.subtree_control")?;
     let on: BTreeSet<&str> = on.split_whitespace().collect();
-    for name in all.difference(&on) {
+    let off: Vec<&str> = all.difference(&on).copied().collect();
+    if off.is_empty() {
+        return Ok(());
+    }
+    if has_processes(parent)? {
+        let lacking: Vec<&str> = off.into_iter().filter(|name| needed.contains(name)).collect();
+        return if lacking.is_empty() { Ok(()) } else { Err(no_room(path, &lacking)) };
+    }
+    for name in off {
         let switch = format!("+{name}");
         if needed.contains(name) {
             write(parent, "cgroup.subtree_control", &switch)?;
@@ -110,6 +119,31 @@ fn enable_in(parent: &OwnedFd, hierarchy: &Hierarchy, groups: &[Vec<Write>]) -> 
         }
     }
     Ok(())
+}
+
+/// Whether the group has processes of its own, and is not the root of the whole tree, where that does no harm.
+///
+/// Such a group must not be asked: what it can grant all the same (cpu, cpuset and pids) turns it into the root of a
+/// threaded subtree, in which no group below can hold processes.
+fn has_processes(group: &OwnedFd) -> Result<bool> {
+    if !exists(group, "cgroup.type") {
+        return Ok(false);
+    }
+    match read(group, "cgroup.procs") {
+        // A threaded group: its threads are those of processes further up.
+        Err(error) if error.kind() == Kind::Unsupported => Ok(true),
+        procs => Ok(!procs?.is_empty()),
+    }
+}
+
+fn no_room(group: &Path, controllers: &[&str]) -> Error {
+    let message = format!(
+        "{} has processes of its own and so cannot limit groups below it ({}; cgroups(7), \"no internal processes\"): move \
+         these processes into a group of their own; for a systemd service with Delegate=yes, DelegateSubgroup= does",
+        group.display(),
+        controllers.join(", ")
+    );
+    Error::refused(Kind::Busy, message)
 }
 
 fn inherit_cpuset(parent: &OwnedFd, child: &OwnedFd) -> Result<()> {

@@ -34,11 +34,13 @@ impl Cgroup {
         loop {
             let Err(first) = self.remove_now() else { return Ok(()) };
             let left = deadline.saturating_duration_since(Instant::now());
-            if first.kind() != Kind::Busy || left.is_zero() {
+            if first.kind() != Kind::Busy {
                 return Err(first);
             }
+            // Without time left it still names who is inside.
             match self.wait_empty(left) {
                 // Empty, and yet busy: the kernel is not done with it.
+                Ok(()) if left.is_zero() => return Err(first),
                 Ok(()) => std::thread::sleep(Duration::from_micros(200)),
                 Err(error) if error.kind() == Kind::Timeout => {
                     return Err(Error::refused(
