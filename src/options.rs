@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use vaquita_cri::{Config, DemoImage, NetworkConfig};
+use vaquita_image::Registries;
 
 use crate::applets;
 
@@ -101,6 +102,16 @@ pub(crate) struct Node {
         default_value = "/vaquita"
     )]
     cgroup: PathBuf,
+    /// Directory with a <REGISTRY>/ca.crt for each registry whose certificate no public authority has signed
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CERTS_DIR",
+        value_name = "DIR",
+        default_value = "/etc/vaquita/certs.d"
+    )]
+    certs_dir: PathBuf,
     /// Where root lacks CAP_SYS_RESOURCE: raise an oom_score_adj that may not be set to the lowest that may,
     /// instead of refusing the container
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
@@ -131,6 +142,10 @@ impl Node {
                 entrypoint: vec!["/bin/vaquita".into(), "demo-server".into()],
                 links: applets::NAMES.iter().map(|name| format!("/bin/{name}")).collect(),
             }),
+            registries: Registries {
+                certificates: Some(absolute(&self.certs_dir)?),
+                ..Registries::default()
+            },
             restrict_oom_score_adj: self.restrict_oom_score_adj,
             ..Config::default()
         })
@@ -152,6 +167,8 @@ impl Node {
             self.subnet.to_string().into(),
             "--cgroup".into(),
             self.cgroup.clone().into(),
+            "--certs-dir".into(),
+            config.registries.certificates.unwrap_or_default().into(),
         ];
         if let Some(mtu) = self.mtu {
             args.extend(["--mtu".into(), mtu.to_string().into()]);
@@ -160,6 +177,32 @@ impl Node {
             args.push("--restrict-oom-score-adj".into());
         }
         Ok(args)
+    }
+}
+
+/// User and password for a registry.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
+
+impl FromStr for Credentials {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            Some((username, password)) if !username.is_empty() => {
+                Ok(Self { username: username.into(), password: password.into() })
+            }
+            _ => bail!("credentials are USER:PASSWORD"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
@@ -279,6 +322,10 @@ pub(crate) enum ImageCommand {
     Pull {
         /// As in a manifest: `busybox`, `registry.example/team/app:1.2`, `…@sha256:…`
         reference: String,
+        /// Credentials for the registry; better in the environment than on the command line, which everybody can read
+        #[arg(long, hide_env_values = true, env = "VAQUITA_CREDS", value_name = "USER:PASSWORD")]
+        #[arg(value_parser = Credentials::from_str)]
+        creds: Option<Credentials>,
     },
     /// List the images that are there
     Ls,

@@ -31,6 +31,22 @@ pub struct Registries {
     pub hosts: BTreeMap<String, RegistryConfig>,
     /// How long to wait for a registry.
     pub timeouts: Timeouts,
+    /// A directory that is looked into at each pull: `<host[:port]>/ca.crt` is as [`RegistryConfig::ca_file`] of that
+    /// registry, which goes before it.
+    pub certificates: Option<PathBuf>,
+}
+
+impl Registries {
+    /// The settings of one registry, by its host as written in a reference.
+    fn settings(&self, registry: &str) -> RegistryConfig {
+        let mut settings = self.hosts.get(registry).cloned().unwrap_or_default();
+        if settings.ca_file.is_none()
+            && let Some(dir) = &self.certificates
+        {
+            settings.ca_file = Some(dir.join(registry).join("ca.crt")).filter(|file| file.exists());
+        }
+        settings
+    }
 }
 
 /// How long to wait for a registry before giving up.

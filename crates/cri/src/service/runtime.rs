@@ -194,7 +194,9 @@ impl RuntimeService for Service {
     }
 
     async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
-        Err(to_come("Exec, which streams (ExecSync runs a command and collects its output)"))
+        Err(Status::unimplemented(
+            "vaquita cannot stream an Exec yet; ExecSync (crictl exec -s) runs a command and collects its output",
+        ))
     }
 
     async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {

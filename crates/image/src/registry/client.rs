@@ -65,7 +65,7 @@ struct Ask<'a> {
 
 impl Client {
     pub(crate) fn new(reference: &Reference, auth: Option<&Auth>, registries: &Registries) -> Self {
-        let settings = registries.hosts.get(reference.registry()).cloned().unwrap_or_default();
+        let settings = registries.settings(reference.registry());
         let mut endpoints = Vec::new();
         for mirror in settings.mirrors {
             let trust = Trust { ca_file: mirror.ca_file, skip_verify: mirror.skip_verify };

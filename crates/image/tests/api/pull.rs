@@ -451,6 +451,11 @@ async fn https_with_an_authority_of_its_own() {
     let unknown = place.store.pull(&reference, None, &impatient()).await.unwrap_err();
     assert_eq!(unknown.kind(), Kind::Unavailable);
     assert!(unknown.to_string().contains("TLS"), "{unknown}");
+    let certificates = place.dir.path().join("certs.d");
+    std::fs::create_dir_all(certificates.join(registry.address.to_string())).unwrap();
+    std::fs::copy(&ca_file, certificates.join(format!("{}/ca.crt", registry.address))).unwrap();
+    let looked_up = Registries { certificates: Some(certificates), ..impatient() };
+    place.store.pull(&reference, None, &looked_up).await.unwrap();
     let known = RegistryConfig { ca_file: Some(ca_file), ..RegistryConfig::default() };
     place.store.pull(&reference, None, &with(known)).await.unwrap();
     let careless = RegistryConfig { skip_verify: true, ..RegistryConfig::default() };
