@@ -14,7 +14,7 @@ use rustix::fs::{FileType, OFlags};
 use vaquita_sys::Errno;
 
 use crate::files::{error, open, read, read_if_there, write, write_quiet};
-use crate::settings::{Write, writes};
+use crate::settings::{Write, controllers, writes};
 use crate::{DeviceRule, Error, Hierarchy, Kind, Layout, Resources, Result, Version, device};
 
 use make::{Made, enable, make};
@@ -53,9 +53,10 @@ impl Cgroup {
     pub fn create(layout: &Layout, path: &Path, resources: &Resources) -> Result<Self> {
         let parts = parts(path)?;
         let groups = writes(resources, layout)?;
+        let needed = controllers(&groups);
         let mut made = Made::default();
         let dirs = (0..layout.hierarchies().len()).map(|hierarchy| {
-            let fd = make(&layout.hierarchies()[hierarchy], &parts, &groups, &mut made)?;
+            let fd = make(&layout.hierarchies()[hierarchy], &parts, &needed, &mut made)?;
             Ok(Dir { hierarchy, fd })
         });
         let result = dirs.collect::<Result<Vec<_>>>().and_then(|dirs| {
@@ -129,7 +130,7 @@ impl Cgroup {
             && let Some(v2) = self.v2()
         {
             let parts: Vec<&OsStr> = normal(parent).collect();
-            enable(self.hierarchy(v2), &parts, &groups)?;
+            enable(self.hierarchy(v2), &parts, &controllers(&groups))?;
         }
         self.write_all(&groups)?;
         resources.devices.iter().try_for_each(|rules| self.set_devices(rules))
@@ -158,6 +159,17 @@ impl Cgroup {
         vaquita_sys::bpf::attach_device(&v2.fd, program).map_err(sys)?;
         // The new one is there: at no moment is the group without a filter.
         before.iter().try_for_each(|old| vaquita_sys::bpf::detach_device(&v2.fd, old)).map_err(sys)
+    }
+
+    /// Sees to it that groups below this one can be limited in CPU time, memory and processes, as far as the host can at
+    /// all. In v1 they always can.
+    ///
+    /// # Errors
+    /// `Busy` names the group that has processes of its own and so can limit none below it.
+    pub fn delegate(&self) -> Result<()> {
+        let Some(v2) = self.v2() else { return Ok(()) };
+        let parts: Vec<&OsStr> = normal(&self.path).collect();
+        enable(self.hierarchy(v2), &parts, &["cpu", "memory", "pids"].into())
     }
 
     /// The directory in the v2 hierarchy, for `CLONE_INTO_CGROUP`; none without that hierarchy.

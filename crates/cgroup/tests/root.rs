@@ -226,11 +226,18 @@ fn a_group_with_processes_limits_none_below() {
             std::fs::read_to_string(path).unwrap().trim().to_owned()
         };
         assert_eq!((file("cgroup.type"), file("cgroup.subtree_control")), ("domain".into(), String::new()));
+        if layout.is_v2() {
+            assert_eq!(
+                group.delegate().unwrap_err().to_string(),
+                error.to_string().replace("cpu, memory", "cpu, memory, pids")
+            );
+        }
         // Without limits it can be, and hold processes.
         let inner = Cgroup::create(layout, &inner, &Resources::default()).unwrap();
         assert_eq!(Member::sleeper(&inner).finish().code, 0);
         assert_eq!(member.finish().code, 0);
         inner.remove().unwrap();
+        group.delegate().unwrap();
         Cgroup::create(layout, inner.path(), &limits).unwrap().remove().unwrap();
     });
 }

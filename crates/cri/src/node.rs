@@ -102,6 +102,13 @@ fn claim_cgroup(layout: &Layout, config: &Config) -> Result<Cgroup> {
     let doing = || format!("claim the cgroup {}", config.cgroup_root.display());
     let state = std::path::absolute(&config.state).doing(doing)?;
     let root = Cgroup::create(layout, &config.cgroup_root, &Resources::default()).doing(doing)?;
+    // Better no node than one on which every pod fails.
+    if let Err(error) = root.delegate() {
+        if !root.existed() {
+            let _ = root.remove();
+        }
+        return Err(error).doing(doing);
+    }
     match root.claimant().doing(doing)? {
         Some(owner) if owner != state && owner.exists() => Err(Error::new(
             Kind::Busy,

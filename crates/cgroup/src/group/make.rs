@@ -10,7 +10,6 @@ use vaquita_sys::Errno;
 
 use super::open_dir;
 use crate::files::{error, exists, open, read, write, write_quiet};
-use crate::settings::{Write, controllers};
 use crate::{Error, Hierarchy, Kind, Result, Version};
 
 /// Controllers that are switched on in v2 wherever possible, because statistics come from them.
@@ -31,12 +30,12 @@ const RETRIES: u32 = 100;
 pub(super) fn make(
     hierarchy: &Hierarchy,
     parts: &[&OsStr],
-    groups: &[Vec<Write>],
+    needed: &BTreeSet<&str>,
     made: &mut Made,
 ) -> Result<OwnedFd> {
     let mut tries = 0;
     loop {
-        match make_once(hierarchy, parts, groups, made) {
+        match make_once(hierarchy, parts, needed, made) {
             Err(error) if error.kind() == Kind::NotFound && tries < RETRIES => tries += 1,
             other => return other,
         }
@@ -46,7 +45,7 @@ pub(super) fn make(
 fn make_once(
     hierarchy: &Hierarchy,
     parts: &[&OsStr],
-    groups: &[Vec<Write>],
+    needed: &BTreeSet<&str>,
     made: &mut Made,
 ) -> Result<OwnedFd> {
     let mut path = hierarchy.mount.clone();
@@ -68,7 +67,7 @@ fn make_once(
             Err(errno) => return Err(error("mkdirat", &dir, &name, ", 0755", errno)),
         }
         if hierarchy.version == Version::V2 {
-            enable_in(&dir, &parent, hierarchy, groups)?;
+            enable_in(&dir, &parent, hierarchy, needed)?;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let child =
@@ -81,22 +80,20 @@ fn make_once(
     Ok(dir)
 }
 
-/// Switches the controllers on that the group below needs, all the way down to its parent.
-pub(super) fn enable(hierarchy: &Hierarchy, parents: &[&OsStr], groups: &[Vec<Write>]) -> Result<()> {
+/// Switches the controllers on that a group needs, all the way down to its parent.
+pub(super) fn enable(hierarchy: &Hierarchy, parents: &[&OsStr], needed: &BTreeSet<&str>) -> Result<()> {
     let mut path = hierarchy.mount.clone();
-    enable_in(&open_dir(&path)?, &path, hierarchy, groups)?;
+    enable_in(&open_dir(&path)?, &path, hierarchy, needed)?;
     for part in parents {
         path.push(part);
-        enable_in(&open_dir(&path)?, &path, hierarchy, groups)?;
+        enable_in(&open_dir(&path)?, &path, hierarchy, needed)?;
     }
     Ok(())
 }
 
-fn enable_in(parent: &OwnedFd, path: &Path, hierarchy: &Hierarchy, groups: &[Vec<Write>]) -> Result<()> {
-    let needed: BTreeSet<&str> =
-        controllers(groups).into_iter().filter(|name| hierarchy.controllers.contains(*name)).collect();
-    let wanted = WANTED.into_iter().filter(|name| hierarchy.controllers.contains(*name));
-    let all: BTreeSet<&str> = needed.iter().copied().chain(wanted).collect();
+fn enable_in(parent: &OwnedFd, path: &Path, hierarchy: &Hierarchy, needed: &BTreeSet<&str>) -> Result<()> {
+    let all = needed.iter().copied().chain(WANTED).filter(|name| hierarchy.controllers.contains(*name));
+    let all: BTreeSet<&str> = all.collect();
     if all.is_empty() {
         return Ok(());
     }
