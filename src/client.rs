@@ -1,5 +1,7 @@
 //! The way to the daemon: the one on the socket, or one that is started for us.
 
+mod settings;
+
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -20,6 +22,8 @@ use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
 
 use crate::daemon::{self, Outcome};
 use crate::options::Node;
+
+pub(crate) use settings::Settings;
 
 /// How long a daemon that is about to end, or that somebody else starts, is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -106,8 +106,11 @@ impl Session {
         let config = node.config()?;
         let mut signals = Signals::new()?;
         let connection = client::connect_or_start(node).await?;
+        let daemon = client::Settings::of(connection.channel.clone()).await?;
         let mut settings = agent::Config::new(config.root.join("agent"));
-        settings.cgroup_root = config.cgroup_root.display().to_string();
+        if let Some(daemon) = &daemon {
+            settings.cgroup_root.clone_from(&daemon.cgroup_root);
+        }
         let agent = Agent::new(Client::from_channel(connection.channel), settings);
         let (events, mut told) = mpsc::channel(1024);
         let mut session = Self {
@@ -121,6 +124,9 @@ impl Session {
             stops: 0,
             signal: None,
         };
+        for unmet in daemon.iter().flat_map(|daemon| daemon.unmet(&config)) {
+            session.screen.err(&session.renderer.note(&unmet));
+        }
         for removed in agent.clean_leftovers().await.context("cannot remove what an earlier run left")? {
             session
                 .screen
