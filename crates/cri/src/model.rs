@@ -2,6 +2,7 @@
 //! touches the kernel or waits.
 
 mod container;
+mod events;
 mod filter;
 mod joins;
 mod sandbox;
@@ -9,6 +10,7 @@ mod signal;
 mod tables;
 
 pub(crate) use container::{Container, ContainerPhase, ContainerRecord, Ended, Life, Reason};
+pub(crate) use events::{Events, Happened};
 pub(crate) use filter::{by_prefix, labels_match};
 pub(crate) use joins::Joins;
 pub(crate) use sandbox::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, namespaces};

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use vaquita_proto::cri;
 use vaquita_shim::Exit;
 
+use super::Events;
 use crate::{Error, Kind, Result};
 
 /// Where a container is in its life.
@@ -188,6 +189,8 @@ pub(crate) struct Container {
     pub(crate) record: ContainerRecord,
     life: watch::Sender<Life>,
     resources: RwLock<cri::LinuxContainerResources>,
+    /// Who is told of changes, once it is listed.
+    pub(super) events: OnceLock<Arc<Events>>,
     /// Held while it is started, changed or removed.
     pub(crate) lane: Mutex<()>,
     stop_sent: AtomicBool,
@@ -201,6 +204,7 @@ impl Container {
             life: watch::Sender::new(record.life.clone()),
             resources: RwLock::new(record.resources.clone()),
             record,
+            events: OnceLock::new(),
             lane: Mutex::new(()),
             stop_sent: AtomicBool::new(false),
             execs: AtomicU64::new(0),
@@ -251,11 +255,23 @@ impl Container {
     fn change(&self, step: impl FnOnce(Life) -> Option<Life>) -> bool {
         self.life.send_if_modified(|life| match step(life.clone()) {
             Some(after) => {
-                *life = after;
+                let before = std::mem::replace(life, after);
+                self.tell(&before, life);
                 true
             }
             None => false,
         })
+    }
+
+    fn tell(&self, before: &Life, after: &Life) {
+        use cri::ContainerEventType::{ContainerStartedEvent, ContainerStoppedEvent};
+        let Some(events) = self.events.get() else { return };
+        let kind = match after.phase {
+            ContainerPhase::Running if before.phase != ContainerPhase::Running => ContainerStartedEvent,
+            ContainerPhase::Exited(_) if !before.is_over() => ContainerStoppedEvent,
+            _ => return,
+        };
+        events.tell(self.id(), &self.record.sandbox, kind);
     }
 
     /// The limits as they are set.

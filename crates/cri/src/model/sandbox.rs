@@ -2,14 +2,15 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{RwLock, watch};
 use vaquita_proto::cri;
 use vaquita_shim::client::Client;
 
+use super::Events;
 use crate::{Error, Kind, Result};
 
 /// Where a sandbox is in its life.
@@ -133,6 +134,8 @@ pub(crate) struct Sandbox {
     /// As it was recorded first; `life` in it is not kept up to date.
     pub(crate) record: SandboxRecord,
     life: watch::Sender<SandboxLife>,
+    /// Who is told of changes, once it is in the tables.
+    pub(super) events: OnceLock<Arc<Events>>,
     /// The supervisor, once it was started.
     pub(crate) shim: OnceLock<Client>,
     /// Held for reading while a container is created or started, for writing while the pod is taken down.
@@ -147,6 +150,7 @@ impl Sandbox {
         Self {
             life: watch::Sender::new(record.life),
             record,
+            events: OnceLock::new(),
             shim: OnceLock::new(),
             lane: RwLock::new(()),
             closing: AtomicBool::new(false),
@@ -173,7 +177,8 @@ impl Sandbox {
         self.life.send_if_modified(|life| match life.advance(next) {
             Ok(mut after) => {
                 change(&mut after);
-                *life = after;
+                let before = std::mem::replace(life, after);
+                self.tell(before.phase, after.phase);
                 true
             }
             Err(error) => {
@@ -182,6 +187,19 @@ impl Sandbox {
             }
         });
         result.map(|()| self.record())
+    }
+
+    fn tell(&self, before: SandboxPhase, after: SandboxPhase) {
+        use cri::ContainerEventType::{ContainerCreatedEvent, ContainerStartedEvent, ContainerStoppedEvent};
+        let Some(events) = self.events.get() else { return };
+        let kinds: &[_] = match (before == SandboxPhase::Ready, after == SandboxPhase::Ready) {
+            (false, true) => &[ContainerCreatedEvent, ContainerStartedEvent],
+            (true, false) => &[ContainerStoppedEvent],
+            _ => &[],
+        };
+        for kind in kinds {
+            events.tell(self.id(), self.id(), *kind);
+        }
     }
 
     /// The record as it would be written now.

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use vaquita_proto::cri::ContainerEventType::{ContainerCreatedEvent, ContainerDeletedEvent};
+
 use super::sandbox::SandboxKey;
-use super::{Container, Sandbox, by_prefix};
+use super::{Container, Events, Sandbox, by_prefix};
 use crate::{Error, Kind, Result};
 
 /// The two tables. The lock is held for a look-up or a copy of pointers, never while anything waits.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     inner: RwLock<Inner>,
+    /// Tells of all changes to what is in the tables.
+    pub(crate) events: Arc<Events>,
 }
 
 #[derive(Debug, Default)]
@@ -93,22 +97,35 @@ impl Tables {
 
     /// Adds a sandbox.
     pub(crate) fn insert_sandbox(&self, sandbox: Arc<Sandbox>) {
+        let _ = sandbox.events.set(Arc::clone(&self.events));
         self.write(|inner| inner.sandboxes.insert(sandbox.id().to_owned(), sandbox));
     }
 
     /// Adds a container.
     pub(crate) fn insert_container(&self, container: Arc<Container>) {
-        self.write(|inner| inner.containers.insert(container.id().to_owned(), container));
+        self.write(|inner| {
+            self.events.tell(container.id(), &container.record.sandbox, ContainerCreatedEvent);
+            let _ = container.events.set(Arc::clone(&self.events));
+            inner.containers.insert(container.id().to_owned(), container);
+        });
     }
 
     /// Forgets a sandbox.
     pub(crate) fn forget_sandbox(&self, id: &str) {
-        self.write(|inner| inner.sandboxes.remove(id));
+        self.write(|inner| {
+            if inner.sandboxes.remove(id).is_some() {
+                self.events.tell(id, id, ContainerDeletedEvent);
+            }
+        });
     }
 
     /// Forgets a container.
     pub(crate) fn forget_container(&self, id: &str) {
-        self.write(|inner| inner.containers.remove(id));
+        self.write(|inner| {
+            if let Some(container) = inner.containers.remove(id) {
+                self.events.tell(id, &container.record.sandbox, ContainerDeletedEvent);
+            }
+        });
     }
 
     /// Whether there is no sandbox at all.

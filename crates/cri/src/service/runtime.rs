@@ -1,15 +1,17 @@
 //! `runtime.v1.RuntimeService`.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 
 use serde_json::json;
-use tokio_stream::Pending;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Pending, Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use vaquita_proto::cri;
 use vaquita_proto::cri::runtime_service_server::RuntimeService;
 
 use super::{Service, answer, to_come};
-use crate::model::{Container, Sandbox, now};
+use crate::model::{Container, Happened, Sandbox, now};
 use crate::{container, exec, pod, stats};
 
 /// What an RPC answers.
@@ -25,7 +27,8 @@ impl RuntimeService for Service {
     type StreamContainerStatsStream = Nothing<cri::StreamContainerStatsResponse>;
     type StreamPodSandboxStatsStream = Nothing<cri::StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = Nothing<cri::StreamPodSandboxMetricsResponse>;
-    type GetContainerEventsStream = Nothing<cri::ContainerEventResponse>;
+    type GetContainerEventsStream =
+        Pin<Box<dyn Stream<Item = Result<cri::ContainerEventResponse, Status>> + Send>>;
 
     async fn version(&self, _: Request<cri::VersionRequest>) -> Answer<cri::VersionResponse> {
         Ok(Response::new(cri::VersionResponse {
@@ -328,7 +331,12 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        Err(to_come("GetContainerEvents"))
+        let service = self.clone();
+        let events = ReceiverStream::new(self.node.tables.events.listen());
+        let end = Status::aborted("more happened than was taken: list, and ask for events again");
+        let stream =
+            events.map(move |happened| Ok(service.event(happened))).chain(tokio_stream::once(Err(end)));
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn list_metric_descriptors(
@@ -407,6 +415,22 @@ impl Service {
     fn container_status_of(&self, container: &Container) -> cri::ContainerStatus {
         let image = self.node.images.find(&container.record.image);
         answer::container_status(container, image.as_deref())
+    }
+
+    /// An event with the pod as it is now, which is not older than the event.
+    fn event(&self, happened: Happened) -> cri::ContainerEventResponse {
+        let sandbox = self.node.tables.sandbox(&happened.sandbox).ok();
+        let containers = self.node.tables.containers_of(&happened.sandbox);
+        cri::ContainerEventResponse {
+            container_id: happened.id,
+            container_event_type: happened.kind.into(),
+            created_at: happened.at,
+            pod_sandbox_status: sandbox.map(|sandbox| answer::sandbox_status(&sandbox)),
+            containers_statuses: containers
+                .iter()
+                .map(|container| self.container_status_of(container))
+                .collect(),
+        }
     }
 
     fn info(&self) -> BTreeMap<String, String> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -54,6 +54,7 @@ pub(super) async fn run(
         ending: BTreeSet::new(),
         logs: BTreeMap::new(),
         kill_by: None,
+        look: Arc::default(),
     };
     driver.live(received, commands).await;
     let outcome = driver.finish().await;
@@ -99,6 +100,8 @@ struct Driver {
     /// Logs that are followed, by container id.
     logs: BTreeMap<String, (watch::Sender<bool>, JoinHandle<()>)>,
     kill_by: Option<Instant>,
+    /// Asks for a look at the server.
+    look: Arc<Notify>,
 }
 
 impl Driver {
@@ -122,7 +125,7 @@ impl Driver {
     ) {
         self.warn();
         let (looks, mut seen) = mpsc::channel(1);
-        let watcher = tokio::spawn(super::watch::watch(self.hands.clone(), looks));
+        let watcher = tokio::spawn(super::watch::watch(self.hands.clone(), looks, Arc::clone(&self.look)));
         let mut listening = true;
         loop {
             for action in self.worker.step(self.clock.now()) {
@@ -155,6 +158,8 @@ impl Driver {
         match &input {
             Input::SandboxReady { id, .. } | Input::Started { id, .. } => {
                 self.since.insert(id.clone(), Instant::now());
+                // It may have ended by now, and its end have been announced before this.
+                self.look.notify_one();
             }
             Input::Exited { id, .. } | Input::StartFailed { id, .. } => {
                 self.ending.remove(id);

@@ -26,9 +26,8 @@ pub(super) struct Seen {
     pub(super) containers: BTreeMap<String, bool>,
 }
 
-/// Looks until nobody wants to know.
-pub(super) async fn watch(hands: Hands, seen: mpsc::Sender<Seen>) {
-    let wake = Arc::new(Notify::new());
+/// Looks until nobody wants to know; at once when `wake` says that there may be something to see.
+pub(super) async fn watch(hands: Hands, seen: mpsc::Sender<Seen>, wake: Arc<Notify>) {
     let announcements = Announcements::default();
     let listen = announce(&hands, &wake, &announcements);
     let look = async {
@@ -79,7 +78,7 @@ impl Announcements {
     }
 }
 
-/// Wakes at every event of the server, whoever it is about. Ends where the server has no events.
+/// Wakes at every event of this pod. Ends where the server has no events.
 async fn announce(hands: &Hands, wake: &Notify, announcements: &Announcements) {
     loop {
         let call = |mut client: Client| async move {
@@ -88,9 +87,12 @@ async fn announce(hands: &Hands, wake: &Notify, announcements: &Announcements) {
         match hands.cri.once("GetContainerEvents", None, call).await {
             Ok(mut stream) => {
                 // What happened before the stream began is not in it.
-                while let Ok(Some(_)) = stream.message().await {
+                while let Ok(Some(event)) = stream.message().await {
                     announcements.set(true);
-                    wake.notify_one();
+                    let pod = event.pod_sandbox_status.and_then(|status| status.metadata);
+                    if pod.is_none_or(|pod| pod.uid == hands.context.pod.metadata.uid) {
+                        wake.notify_one();
+                    }
                 }
                 announcements.set(false);
                 wake.notify_one();
