@@ -4,10 +4,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, Resource, Rlimit};
 use vaquita_cgroup::{Cgroup, DeviceRule};
-use vaquita_sys::ns;
 use vaquita_sys::process::{Clone, CloneFlags, Forked, clone3, exit_now, wait_pidfd};
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{self, Signal};
+use vaquita_sys::{cap, ns};
 
 use crate::create::ParentOf;
 use crate::handshake::{self, Said};
@@ -114,8 +114,12 @@ pub(crate) fn oom_score_adj(process: &ProcessPlan) -> Result<Option<i32>, Error>
     }
 }
 
-/// `value`, but not below what this process has: lowering takes `CAP_SYS_RESOURCE`.
+/// `value`, but not below what this process has unless it may go lower, which takes `CAP_SYS_RESOURCE`.
 pub(crate) fn restricted(value: i32) -> Result<i32, Error> {
+    let own = cap::current().map_err(|errno| Error::kernel("capget", errno))?;
+    if own.effective.contains(cap::Capability::SYS_RESOURCE) {
+        return Ok(value);
+    }
     let own = Procfs::open()?.read("self/oom_score_adj", 16)?;
     let own = String::from_utf8_lossy(&own).trim().parse().unwrap_or(0);
     Ok(value.max(own))

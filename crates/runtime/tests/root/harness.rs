@@ -27,6 +27,7 @@ pub(crate) struct Bundle {
     pub(crate) spec: Value,
     pub(crate) join: Vec<(ns::Kind, OwnedFd)>,
     pub(crate) with_cgroup: bool,
+    pub(crate) restrict_oom_score_adj: bool,
 }
 
 /// How a container ended, and what its program said.
@@ -89,7 +90,7 @@ impl Bundle {
         let probe = dir.path().join("probe");
         fs::hard_link(std::env::current_exe().unwrap(), &probe).unwrap();
         fs::create_dir(dir.path().join("tmp")).unwrap();
-        Self { spec: spec(orders), dir, join: Vec::new(), with_cgroup: false }
+        Self { spec: spec(orders), dir, join: Vec::new(), with_cgroup: false, restrict_oom_score_adj: false }
     }
 
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
@@ -123,7 +124,8 @@ impl Bundle {
 
     pub(crate) fn plan(&self) -> Result<Plan, Error> {
         let spec: Spec = serde_json::from_value(self.spec.clone()).unwrap();
-        Plan::new(&spec, &Context { bundle: self.dir.path().to_owned(), ..Context::default() })
+        let restrict_oom_score_adj = self.restrict_oom_score_adj;
+        Plan::new(&spec, &Context { bundle: self.dir.path().to_owned(), restrict_oom_score_adj })
     }
 
     pub(crate) fn create(&mut self) -> Result<Running, Error> {
