@@ -14,6 +14,7 @@ mod pull;
 mod requests;
 mod security;
 mod teardown;
+mod usage;
 mod volumes;
 mod watch;
 

@@ -57,6 +57,8 @@ pub(crate) enum Input {
     HookDone { slot: Slot, id: String, hook: HookKind, result: Result<(), String> },
     /// A probe ended.
     Probed { slot: Slot, id: String, probe: ProbeKind, outcome: Outcome },
+    /// The pod takes more of the node than it may.
+    Evict { message: String },
     /// The user wants the pod to end.
     Stop,
     /// The user wants it to end now.
@@ -192,6 +194,7 @@ impl Worker {
             Input::Exited { slot, id, exit } => self.exited(now, slot, &id, exit),
             Input::HookDone { slot, id, hook, result } => self.hook_done(now, slot, &id, hook, result),
             Input::Probed { slot, id, probe, outcome } => self.probed(now, slot, &id, probe, outcome),
+            Input::Evict { message } => self.end(now, Ending::evicted(message)),
             Input::Stop => self.end(now, Ending::stopped(self.grace())),
             Input::Kill => self.kill(now),
         }

@@ -13,7 +13,7 @@ use super::actions::Hands;
 use super::context::Context;
 use super::cri::Cri;
 use super::watch::Seen;
-use super::{Command, End, Outcome, check, logs, pull, teardown};
+use super::{Command, End, Outcome, check, logs, pull, teardown, usage};
 use crate::client::Client;
 use crate::event::{Event, EventKind, HookKind};
 use crate::worker::{Action, Cause, Input, Slot, Worker};
@@ -126,6 +126,7 @@ impl Driver {
         self.warn();
         let (looks, mut seen) = mpsc::channel(1);
         let watcher = tokio::spawn(super::watch::watch(self.hands.clone(), looks, Arc::clone(&self.look)));
+        let measured = tokio::spawn(usage::watch(Arc::clone(&self.hands.context), self.inputs.clone()));
         let mut listening = true;
         loop {
             for action in self.worker.step(self.clock.now()) {
@@ -152,6 +153,7 @@ impl Driver {
             }
         }
         watcher.abort();
+        measured.abort();
     }
 
     fn input(&mut self, input: Input) {

@@ -139,8 +139,10 @@ impl Worker {
         ]
     }
 
-    fn reason(&self) -> (&'static str, &'static str) {
-        match self.ending.as_ref().map(|ending| ending.cause) {
+    fn reason(&self) -> (&'static str, &str) {
+        let ending = self.ending.as_ref();
+        match ending.map(|ending| ending.cause) {
+            Some(Cause::Evicted) => ("Evicted", ending.map_or("", |ending| &ending.message)),
             Some(Cause::Deadline) => {
                 ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
             }
@@ -156,7 +158,7 @@ impl Worker {
         let apps = || self.members.iter().filter(|member| member.role == Role::App);
         if self.finished() {
             let cause = self.ending.as_ref().map(|ending| ending.cause);
-            let good = cause != Some(Cause::Deadline)
+            let good = !matches!(cause, Some(Cause::Deadline | Cause::Evicted))
                 && apps().all(|member| matches!(member.state, State::Ended) && member.exit_code() == Some(0));
             return if good { PodPhase::Succeeded } else { PodPhase::Failed };
         }

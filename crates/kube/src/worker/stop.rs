@@ -10,6 +10,8 @@ use crate::event::{EventKind, HookKind};
 #[derive(Debug, Clone)]
 pub(crate) struct Ending {
     pub(crate) cause: Cause,
+    /// A sentence for people, where the cause alone does not say enough.
+    pub(crate) message: String,
     grace: i64,
     /// When the grace period is over; set when the ending begins.
     deadline: Timestamp,
@@ -24,6 +26,8 @@ pub(crate) enum Cause {
     Deadline,
     /// The sandbox died and nothing is to be started again.
     SandboxLost,
+    /// It takes more of the node than it may.
+    Evicted,
     /// The user wants it.
     Stopped,
     /// The user wants it now.
@@ -32,7 +36,7 @@ pub(crate) enum Cause {
 
 impl Ending {
     fn new(cause: Cause, grace: i64) -> Self {
-        Self { cause, grace, deadline: Timestamp::MAX }
+        Self { cause, message: String::new(), grace, deadline: Timestamp::MAX }
     }
 
     pub(super) fn completed(grace: i64) -> Self {
@@ -47,6 +51,10 @@ impl Ending {
         Self::new(Cause::SandboxLost, grace)
     }
 
+    pub(super) fn evicted(message: String) -> Self {
+        Self { message, ..Self::new(Cause::Evicted, EVICTION_GRACE) }
+    }
+
     pub(super) fn stopped(grace: i64) -> Self {
         Self::new(Cause::Stopped, grace)
     }
@@ -56,6 +64,7 @@ impl Ending {
             Cause::Completed => "Completed",
             Cause::Deadline => "DeadlineExceeded",
             Cause::SandboxLost => "SandboxLost",
+            Cause::Evicted => "Evicted",
             Cause::Stopped => "Stopped",
             Cause::Killed => "Killed",
         }
@@ -180,6 +189,7 @@ impl Worker {
         }
         let reason = match ending.cause {
             Cause::Deadline => "the pod's deadline has passed",
+            Cause::Evicted => "the pod is evicted",
             _ => "the pod ends",
         };
         self.stop_member(now, slot, reason, grace);
@@ -258,6 +268,9 @@ impl Worker {
         }
     }
 }
+
+/// How long the containers of an evicted pod have, in seconds (`immediateEvictionGracePeriodSeconds`).
+const EVICTION_GRACE: i64 = 1;
 
 /// The shortest grace that is given, in seconds, unless a user wants the pod killed (the kubelet's).
 const MIN_GRACE: i64 = 2;

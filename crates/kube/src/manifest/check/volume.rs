@@ -6,8 +6,7 @@ use super::Report;
 use super::container::{field_ref, resource_field_ref};
 use super::names::{config_key, file_path, label};
 use crate::api::{
-    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PodSpec, ProjectedVolumeSource, StorageMedium,
-    Volume,
+    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PodSpec, ProjectedVolumeSource, Volume,
 };
 use crate::manifest::path::Path;
 
@@ -46,8 +45,6 @@ fn one(report: &mut Report, path: &Path, volume: &Volume, spec: &PodSpec) {
         let path = path.fields(&["emptyDir", "sizeLimit"]);
         if limit.nanos() < 0 {
             report.add(&path, format!("{limit}: must not be negative"));
-        } else if source.medium == StorageMedium::Disk {
-            report.add(&path, "is known to Kubernetes, but vaquita supports it with medium: Memory only yet");
         }
     }
     if let Some(source) = &volume.host_path {

@@ -139,3 +139,18 @@ fn a_failed_post_start_hook_restarts() {
     2.7 exit a 143
     ");
 }
+
+#[test]
+fn a_pod_that_takes_too_much_is_evicted_and_not_started_again() {
+    let mut sim = Sim::new("containers: [{name: a, image: x}]", []);
+    sim.run_until(5.0);
+    sim.input(Input::Evict { message: "too much".to_owned() });
+    sim.run_until(60.0);
+    let status = sim.status();
+    assert_eq!(
+        (status.phase, status.reason.as_str(), status.message.as_str()),
+        (PodPhase::Failed, "Evicted", "too much")
+    );
+    assert_eq!(sim.times("start a").len(), 1);
+    assert!(sim.worker.finished());
+}
