@@ -109,9 +109,10 @@ fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf>
     if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
         return Err(Error::invalid(format!("subPath {sub_path:?} must be relative and without '..'")));
     }
+    let inside = within(volume, sub_path)?;
     let root = Root::open_host(volume).map_err(|error| system(&error))?;
-    let found = match root.open(sub_path, OFlags::PATH) {
-        Err(error) if error.errno() == rustix::io::Errno::NOENT => root.mkdir_all(sub_path, 0o750),
+    let found = match root.open(&inside, OFlags::PATH) {
+        Err(error) if error.errno() == rustix::io::Errno::NOENT => root.mkdir_all(&inside, 0o750),
         found => found,
     };
     let found = found.map_err(|error| system(&error))?;
@@ -130,6 +131,27 @@ fn bind_subpath(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf>
     let tree = mount::open_tree_clone(&found, "", true).map_err(|error| system(&error))?;
     mount::move_mount(&tree, rustix::fs::CWD, target).map_err(|error| system(&error))?;
     Ok(target.to_owned())
+}
+
+/// Where a path in a volume leads, relative to the volume, with its links followed as the host has them. That one leads
+/// out is said here; that none does, whatever changes after this, is seen to where it is opened.
+fn within(volume: &Path, sub_path: &str) -> Result<PathBuf> {
+    let real = |path: &Path| path.canonicalize().map_err(|error| Error::io("resolve", path, &error));
+    let top = real(volume)?;
+    let mut there = volume.join(sub_path);
+    let mut missing = Vec::new();
+    // What is not there yet will be made; a link that leads nowhere is there.
+    while there.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let Some(name) = there.file_name() else { break };
+        missing.push(name.to_owned());
+        there.pop();
+    }
+    let found = real(&there)?;
+    let inside = found.strip_prefix(&top).map_err(|_| {
+        let message = format!("subPath {sub_path:?} leads out of the volume, to {}", found.display());
+        Error::new(Kind::Invalid, message)
+    })?;
+    Ok(inside.components().map(|part| part.as_os_str().to_owned()).chain(missing.into_iter().rev()).collect())
 }
 
 /// Removes an empty mount point.

@@ -169,7 +169,7 @@ containers:
   env: [{name: DIR, value: made}]
   volumeMounts:
   - {name: v, mountPath: /one, subPathExpr: $(DIR)/deep}
-  - {name: v, mountPath: /two, subPath: link}
+  - {name: v, mountPath: /two, subPath: link/etc}
   - {name: v, mountPath: /three, subPath: file, readOnly: true, recursiveReadOnly: IfPossible}
   - {name: v, mountPath: four, mountPropagation: HostToContainer}
 volumes: [{name: v, emptyDir: {}}]
@@ -177,8 +177,7 @@ volumes: [{name: v, emptyDir: {}}]
     let fixture = Fixture::new(spec);
     make_all(&fixture.context).unwrap();
     let volume = fixture.path("v");
-    // A hostile container: a link that leads out of the volume, and one to the whole host.
-    symlink("/etc", volume.join("link")).unwrap();
+    symlink(".", volume.join("link")).unwrap();
     std::fs::create_dir(volume.join("etc")).unwrap();
     std::fs::write(volume.join("etc/mine"), "x").unwrap();
     std::fs::write(volume.join("file"), "y").unwrap();
@@ -187,7 +186,7 @@ volumes: [{name: v, emptyDir: {}}]
         assert!(volume.join("made/deep").is_dir());
         assert!(
             PathBuf::from(&mounts[1].host_path).join("mine").exists(),
-            "the link leads to /etc of the volume"
+            "a link inside the volume is followed"
         );
         assert!(!PathBuf::from(&mounts[1].host_path).join("passwd").exists());
         assert_eq!(std::fs::read_to_string(&mounts[2].host_path).unwrap(), "y");
@@ -195,6 +194,26 @@ volumes: [{name: v, emptyDir: {}}]
         assert_eq!((mounts[3].container_path.as_str(), mounts[3].propagation), ("/four", 1));
         let own: Vec<&str> = mounts[4..].iter().map(|mount| mount.container_path.as_str()).collect();
         assert_eq!(own, ["/etc/hosts", "/dev/termination-log"]);
+    }
+}
+
+#[test]
+fn subpaths_that_lead_out_of_the_volume_are_refused() {
+    vaquita_testing::require_root();
+    for (target, sub_path, wanted) in [
+        ("/etc", "link", "leads out of the volume, to /etc"),
+        ("/etc", "link/made", "leads out of the volume, to /etc"),
+        ("../..", "link/etc", "leads out of the volume"),
+        ("/no/such/place", "link", "No such file"),
+    ] {
+        let spec = format!(
+            "containers: [{{name: a, image: x, volumeMounts: [{{name: v, mountPath: /v, subPath: {sub_path}}}]}}]\nvolumes: [{{name: v, emptyDir: {{}}}}]"
+        );
+        let fixture = Fixture::new(&spec);
+        make_all(&fixture.context).unwrap();
+        symlink(target, fixture.path("v").join("link")).unwrap();
+        let error = fixture.mounts().unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
     }
 }
 
