@@ -2,6 +2,8 @@
 //!
 //! In that image `/bin/cat` and so on are links to this binary. They do what their namesakes do, without options.
 
+mod health;
+
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,8 +17,8 @@ use anyhow::{Context, Result, bail};
 
 /// The names; [`main`] knows each.
 pub(crate) const NAMES: &[&str] = &[
-    "cat", "cp", "echo", "env", "false", "get", "hostname", "id", "ls", "pwd", "sleep", "touch", "true",
-    "visit",
+    "cat", "cp", "echo", "env", "false", "get", "health", "hostname", "id", "ls", "pwd", "sleep", "touch",
+    "true", "visit",
 ];
 
 /// Whether a process of this name is an applet.
@@ -33,6 +35,7 @@ pub(crate) fn main(name: &str, args: &[OsString]) -> ExitCode {
         "env" => environment(),
         "false" => return ExitCode::FAILURE,
         "get" => get(args),
+        "health" => return block_on(health::serve(args)),
         "hostname" => show(rustix::system::uname().nodename().to_bytes()),
         "id" => identity(),
         "ls" => list(args),
