@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod demo;
 mod exec;
+mod features;
 mod image;
 mod lifecycle;
 mod logs;

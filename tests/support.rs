@@ -14,7 +14,7 @@ pub(crate) use archive::{BUSYBOX, busybox as write_busybox};
 pub(crate) use container::Pod;
 pub(crate) use node::{Node, succeed};
 pub(crate) use place::may_lower_oom_score;
-pub(crate) use run::Run;
+pub(crate) use run::{Ended, Run};
 
 /// The demo image: no archive, no registry.
 pub(crate) const DEMO: &str = "vaquita.local/demo:latest";
