@@ -255,12 +255,24 @@ spec:
     }
     let top = format!("{}/kubepods", node.cgroup());
     assert_eq!(limits(&top, ""), (96 << 20, 75_000));
+    // Best-effort pods get what nobody else wants; burstable ones what they request.
+    assert!([1, 2].contains(&shares(&top, "besteffort")), "{}", shares(&top, "besteffort"));
+    assert!(shares(&top, "burstable") < shares(&top, ""));
     assert_eq!(limits(&top, "burstable").1, -1);
     assert_eq!(limits(&top, "besteffort").1, -1);
     run.interrupt();
     let ended = run.ended();
     has(&ended, &["burstable/a  | 999", "best/a       | 1000"]);
     node.finish();
+}
+
+/// cpu.weight or cpu.shares of a class.
+#[track_caller]
+fn shares(top: &str, class: &str) -> u64 {
+    let dir = |controller: &str| Path::new("/sys/fs/cgroup").join(controller).join(&top[1..]).join(class);
+    let places = [dir("").join("cpu.weight"), dir("cpu").join("cpu.shares")];
+    let text = places.iter().find_map(|path| std::fs::read_to_string(path).ok()).unwrap();
+    text.trim().parse().unwrap()
 }
 
 /// The memory limit in bytes and the CPU quota in µs per 100 ms of the only pod of a class; -1 is no quota.

@@ -13,6 +13,7 @@ mod names;
 mod pull;
 mod requests;
 mod security;
+mod shares;
 mod teardown;
 mod usage;
 mod volumes;

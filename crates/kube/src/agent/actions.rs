@@ -9,7 +9,7 @@ use vaquita_proto::cri;
 use super::context::Context;
 use super::cri::{CALL, Cri};
 use super::env::Environment;
-use super::{logs, names, pull, requests, volumes};
+use super::{logs, names, pull, requests, shares, volumes};
 use crate::api::{Container, TerminationMessagePolicy};
 use crate::client::Client;
 use crate::worker::Exit;
@@ -56,6 +56,12 @@ impl Hands {
         })
         .await?;
         Ok((id, ip))
+    }
+
+    /// Sets the CPU shares of the classes of pods, now that there is one more pod.
+    pub(super) async fn balance(&self) -> Result<()> {
+        let cgroups = std::path::Path::new("/sys/fs/cgroup");
+        self.blocking(move |context| shares::balance(cgroups, &context.config.cgroup_root)).await
     }
 
     /// Stops a sandbox and everything in it.

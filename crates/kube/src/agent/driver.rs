@@ -248,9 +248,15 @@ impl Driver {
                 let _ = self.told.send(event);
             }
             Action::RunSandbox { attempt } => {
+                let told = self.told.clone();
                 self.answer(move |hands| async move {
                     match hands.run_sandbox(attempt).await {
-                        Ok((id, ip)) => Input::SandboxReady { id, ip },
+                        Ok((id, ip)) => {
+                            if let Err(error) = hands.balance().await {
+                                let _ = told.send(EventKind::Warning { message: error.to_string() });
+                            }
+                            Input::SandboxReady { id, ip }
+                        }
                         Err(error) => Input::SandboxFailed { message: error.to_string() },
                     }
                 });
