@@ -111,9 +111,10 @@ async fn a_terminal_comes_back() {
     spec["consoleSize"] = serde_json::json!({"height": 10, "width": 20});
     let mut execed = exec_process(&pod, "e", spec.to_string(), [None, None, None]).await.unwrap();
     let mut console = File::from(execed.console.take().unwrap());
-    let mut text = [0; 64];
-    let read = console.read(&mut text).unwrap();
-    assert_eq!(String::from_utf8_lossy(&text[..read]), "tty true 10x20\r\n");
+    // The terminal hands a line over in more than one piece at times.
+    let mut text = [0; "tty true 10x20\r\n".len()];
+    console.read_exact(&mut text).unwrap();
+    assert_eq!(String::from_utf8_lossy(&text), "tty true 10x20\r\n");
     assert_eq!(execed.wait().await.unwrap().code, 0);
     pod.client.delete_sandbox().await.unwrap();
 }
