@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::measure::Settings;
-use crate::peer::Peer;
+use crate::peer::{Dirs, Peer};
 use crate::report::Report;
 
 /// Errors are shown to a person and end the run.
@@ -79,16 +79,19 @@ fn run(options: &Options) -> Result<(), AnyError> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let work = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
+    // On a host with systemd /run is in memory, and daemons keep their state there.
+    let memory = tempfile::Builder::new().prefix("vaquita-bench-").tempdir_in("/dev/shm")?;
+    let dirs = Dirs { disk: work.path(), memory: memory.path() };
     let archives = archive::write(work.path())?;
     let _inside = runtime.enter();
     let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
 
     let mut peers = Vec::new();
     if wanted("vaquita") {
-        peers.push(Peer::vaquita(&options.vaquita, work.path(), &archives)?);
+        peers.push(Peer::vaquita(&options.vaquita, dirs, &archives)?);
     }
     if wanted("containerd") {
-        peers.push(Peer::containerd(work.path(), &archives)?);
+        peers.push(Peer::containerd(dirs, &archives)?);
     }
     let mut report = Report::new(&peers);
     let outcome = runtime.block_on(measure::all(&mut peers, &options.settings, &mut report));

@@ -173,7 +173,7 @@ async fn many(peer: &mut Peer, pods: usize, report: &mut Report) -> Result<(), A
     );
 
     let daemon = memory::of(peer.pid());
-    let helpers = memory::helpers(peer.pid(), &peer.dir, "sleep");
+    let helpers = memory::helpers(peer.pid(), &peer.dirs, "sleep");
     #[allow(clippy::cast_precision_loss, reason = "KiB of one machine")]
     let each = |total: u64| total as f64 / count(pods);
     report.row(&format!("daemon PSS, {pods} pods"), "MiB", Better::Lower, peer.name, mib(daemon.pss));

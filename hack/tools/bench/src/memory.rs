@@ -1,7 +1,7 @@
 //! Resident and proportional memory of a daemon and of its helpers.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Memory of a set of processes, in KiB.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,9 +23,9 @@ pub(crate) fn of(pid: u32) -> Memory {
 
 /// Everything a daemon started that stays beside the workload: shims, monitors, pause processes.
 ///
-/// They are the processes that name the daemon's directory in their command line, and what descends from them,
+/// They are the processes that name one of the daemon's directories in their command line, and what descends from them,
 /// without the workload itself.
-pub(crate) fn helpers(daemon: u32, dir: &Path, workload: &str) -> Memory {
+pub(crate) fn helpers(daemon: u32, dirs: &[PathBuf], workload: &str) -> Memory {
     let mut parents = HashMap::new();
     let mut roots = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -41,7 +41,8 @@ pub(crate) fn helpers(daemon: u32, dir: &Path, workload: &str) -> Memory {
         parents.insert(pid, parent);
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).into_owned();
-        if pid != daemon && pid != std::process::id() && command.contains(&dir.display().to_string()) {
+        let is_named = dirs.iter().any(|dir| command.contains(&dir.display().to_string()));
+        if pid != daemon && pid != std::process::id() && is_named {
             roots.push(pid);
         }
     }

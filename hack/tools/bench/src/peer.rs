@@ -13,13 +13,22 @@ const CGROUP: &str = "vaquita-bench";
 /// How long a daemon may take to answer for the first time.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
+/// Where the daemons may write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dirs<'a> {
+    /// For what survives a reboot.
+    pub(crate) disk: &'a Path,
+    /// For what does not.
+    pub(crate) memory: &'a Path,
+}
+
 /// A daemon that this program started.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
     pub(crate) client: Client,
-    /// The directory that stands in the command lines of this peer's helpers.
-    pub(crate) dir: PathBuf,
+    /// The directories one of which stands in the command lines of this peer's helpers: on disk, and in memory.
+    pub(crate) dirs: [PathBuf; 2],
     socket: PathBuf,
     program: PathBuf,
     args: Vec<String>,
@@ -29,13 +38,13 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// vaquita from the given binary.
-    pub(crate) fn vaquita(program: &Path, work: &Path, archives: &Archives) -> Result<Self, AnyError> {
+    pub(crate) fn vaquita(program: &Path, dirs: Dirs<'_>, archives: &Archives) -> Result<Self, AnyError> {
         let program = program.canonicalize().map_err(|error| format!("{}: {error}", program.display()))?;
-        let dir = work.join("v");
+        let (dir, state) = (dirs.disk.join("v"), dirs.memory.join("v"));
         let socket = dir.join("vaquita.sock");
         let common: Vec<String> = [
             ("--root", dir.join("root")),
-            ("--state", dir.join("state")),
+            ("--state", state.clone()),
             ("--socket", socket.clone()),
             ("--bridge", "vbench0".into()),
             ("--subnet", "10.222.0.0/16".into()),
@@ -49,25 +58,28 @@ impl Peer {
         let mut load = common;
         load.extend(["image".into(), "load".into(), archives.busybox.display().to_string()]);
         let load = vec![(program.clone(), load)];
-        Self::new("vaquita", program, args, dir, socket, load)
+        Self::new("vaquita", program, args, [dir, state], socket, load)
     }
 
     /// Debian's containerd with runc and Debian's CNI bridge, host-local and portmap.
-    pub(crate) fn containerd(work: &Path, archives: &Archives) -> Result<Self, AnyError> {
+    pub(crate) fn containerd(dirs: Dirs<'_>, archives: &Archives) -> Result<Self, AnyError> {
         let program = PathBuf::from("/usr/bin/containerd");
         if !program.exists() {
             return Err(
                 "containerd is not installed; install containerd and containernetworking-plugins".into()
             );
         }
-        let dir = work.join("c");
+        let (dir, state) = (dirs.disk.join("c"), dirs.memory.join("c"));
         let socket = dir.join("containerd.sock");
         std::fs::create_dir_all(dir.join("cni"))?;
         std::fs::write(dir.join("cni/10-bench.conflist"), CNI.replace("@DIR@", &dir.display().to_string()))?;
         let config = dir.join("config.toml");
         std::fs::write(
             &config,
-            CONFIG.replace("@DIR@", &dir.display().to_string()).replace("@PAUSE@", PAUSE),
+            CONFIG
+                .replace("@DIR@", &dir.display().to_string())
+                .replace("@STATE@", &state.display().to_string())
+                .replace("@PAUSE@", PAUSE),
         )?;
         let load = [&archives.busybox, &archives.pause]
             .into_iter()
@@ -78,25 +90,25 @@ impl Peer {
             })
             .collect();
         let args = vec!["-c".into(), config.display().to_string(), "-l".into(), "error".into()];
-        Self::new("containerd", program, args, dir, socket, load)
+        Self::new("containerd", program, args, [dir, state], socket, load)
     }
 
     fn new(
         name: &'static str,
         program: PathBuf,
         args: Vec<String>,
-        dir: PathBuf,
+        dirs: [PathBuf; 2],
         socket: PathBuf,
         load: Vec<(PathBuf, Vec<String>)>,
     ) -> Result<Self, AnyError> {
-        std::fs::create_dir_all(&dir)?;
+        dirs.iter().try_for_each(std::fs::create_dir_all)?;
         let client = Client::new(&socket)?;
-        Ok(Self { name, client, dir, socket, program, args, load, daemon: None })
+        Ok(Self { name, client, dirs, socket, program, args, load, daemon: None })
     }
 
     /// Starts the daemon and returns the time until it answers.
     pub(crate) async fn start(&mut self) -> Result<Duration, AnyError> {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("daemon.log"))?;
+        let log = std::fs::File::options().create(true).append(true).open(self.dirs[0].join("daemon.log"))?;
         let child = Command::new(&self.program)
             .args(&self.args)
             .stdin(Stdio::null())
@@ -108,7 +120,7 @@ impl Peer {
         self.client = Client::new(&self.socket)?;
         let client = self.client.clone();
         until(START_LIMIT, self.name, || async { client.version().await.is_ok() }).await.map_err(|error| {
-            let log = std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default();
+            let log = std::fs::read_to_string(self.dirs[0].join("daemon.log")).unwrap_or_default();
             format!("{error}; its log:\n{log}").into()
         })
     }
@@ -181,7 +193,7 @@ fn remove_groups(group: &Path) {
 
 const CONFIG: &str = r#"version = 2
 root = "@DIR@/root"
-state = "@DIR@/state"
+state = "@STATE@"
 disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
 [grpc]
   address = "@DIR@/containerd.sock"
