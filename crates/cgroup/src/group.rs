@@ -102,6 +102,12 @@ impl Cgroup {
         Ok(Self { layout: layout.clone(), path, dirs, created_parents: Vec::new(), existed: true })
     }
 
+    /// The hierarchies that it may be in.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// Its path from the root of each hierarchy.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -155,10 +155,25 @@ fn processes(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
         }
         let dir = PathBuf::from(words.next().unwrap_or_default().into_owned());
         let Ok(id) = dir.strip_prefix(&pods) else { continue };
+        // What a shim has cloned goes by its name until it executes a program.
+        let is_shim = |line: Vec<u8>| line.starts_with(b"vaquita-shim\0");
+        if parent(pid)
+            .is_some_and(|parent| std::fs::read(format!("/proc/{parent}/cmdline")).is_ok_and(is_shim))
+        {
+            continue;
+        }
         let owner = owners.sandbox(&id.to_string_lossy());
         all.push(resource("process", pid.to_string(), owner, format!("vaquita-shim {}", dir.display())));
     }
     Ok(())
+}
+
+/// The parent of a process, by proc_pid_stat(5). None when either is gone.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything, parentheses included.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn cgroups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {

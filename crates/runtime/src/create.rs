@@ -127,6 +127,7 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         flags: namespaces.clone_flags(),
         pid_namespace: namespaces.joined(ns::Kind::Pid),
         setup,
+        late: vec![Step::DetachOldRoot],
         start,
         id_maps: namespaces.is_new(ns::Kind::User).then_some((&*plan.uid_map, &*plan.gid_map)),
         limits: &plan.process.rlimits,

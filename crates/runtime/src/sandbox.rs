@@ -116,6 +116,7 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
         flags: checked.flags,
         cgroup: args.cgroup.and_then(Cgroup::dir_fd),
         setup,
+        late: vec![Step::DetachOldRoot],
         start,
         id_maps: has_user.then_some((&*checked.uid_map, &*checked.gid_map)),
         oom_score_adj: checked.oom_score_adj,

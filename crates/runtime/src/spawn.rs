@@ -27,6 +27,8 @@ pub(crate) struct Script<'a> {
     pub(crate) pid_namespace: Option<BorrowedFd<'a>>,
     /// Done at once.
     pub(crate) setup: Vec<Step<'a>>,
+    /// Done when the set-up was told to be done, without waiting for the word to start.
+    pub(crate) late: Vec<Step<'a>>,
     /// Done after the word to start; the last one executes the program.
     pub(crate) start: Vec<Step<'a>>,
     /// Lines for uid_map and gid_map of a new user namespace.
@@ -51,7 +53,7 @@ pub(crate) struct Spawned {
 /// [`ParentOf::CallersParent`] it is that parent's to reap.
 pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Error> {
     let (ours, theirs) = handshake::pair()?;
-    let texts: Vec<String> = script.start.iter().map(ToString::to_string).collect();
+    let texts: Vec<String> = script.late.iter().chain(&script.start).map(ToString::to_string).collect();
     let gaps = gaps(&theirs, &script.start);
     let state = State::new(theirs.as_fd());
     let how = Clone {
@@ -73,7 +75,7 @@ pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Er
 fn set_up(script: &Script<'_>, pid: Pid, socket: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
     let procfs = match (script.id_maps, script.oom_score_adj) {
         (None, None) => None,
-        _ => Some(Procfs::open()?),
+        _ => Some(Procfs::host()?),
     };
     if let (Some((uids, gids)), Some(procfs)) = (script.id_maps, &procfs) {
         procfs.write(format!("{pid}/uid_map"), uids)?;
@@ -120,7 +122,7 @@ pub(crate) fn restricted(value: i32) -> Result<i32, Error> {
     if own.effective.contains(cap::Capability::SYS_RESOURCE) {
         return Ok(value);
     }
-    let own = Procfs::open()?.read("self/oom_score_adj", 16)?;
+    let own = Procfs::host()?.read("self/oom_score_adj", 16)?;
     let own = String::from_utf8_lossy(&own).trim().parse().unwrap_or(0);
     Ok(value.max(own))
 }
@@ -144,7 +146,7 @@ fn fork(
 
 /// What the maker worked out for the child, which cannot.
 struct Told<'a> {
-    /// What each step after the set-up is for.
+    /// What each step after the set-up is for, late ones first.
     texts: &'a [String],
     /// Ranges of descriptors that are not needed after the set-up.
     gaps: &'a [(u32, u32)],
@@ -204,11 +206,15 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
     if let Err(failure) = close_others(told.gaps) {
         fail(usize::from(u16::MAX), "", false, failure);
     }
-    if ready.is_err() || handshake::await_word(socket).is_err() {
+    if ready.is_err() {
         // The maker is gone, and nobody wants this container any more.
         exit_now(1);
     }
-    for (number, (step, text)) in script.start.iter().zip(told.texts).enumerate() {
+    let steps = script.late.iter().chain(&script.start).zip(told.texts).enumerate();
+    for (number, (step, text)) in steps {
+        if number == script.late.len() && handshake::await_word(socket).is_err() {
+            exit_now(1);
+        }
         if let Err(failure) = step.run(&mut state) {
             let is_exec = matches!(step, Step::Execute { .. } | Step::ExecuteFile { .. });
             fail(number, text, is_exec, failure);

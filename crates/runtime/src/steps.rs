@@ -63,6 +63,8 @@ pub(crate) enum Step<'a> {
     Mask(&'a Inside, &'a Filesystem),
     ReadOnly(&'a Inside),
     Pivot,
+    /// After [`Self::Pivot`], when nobody waits: the kernel takes milliseconds for it (RCU) on a busy machine.
+    DetachOldRoot,
     SetRootPropagation(Propagation, bool),
     SetRootReadOnly,
     WriteProc {
@@ -212,6 +214,7 @@ impl Step<'_> {
             Self::Mask(path, empty) => mounts::mask(state, path, empty),
             Self::ReadOnly(path) => mounts::read_only(state, path),
             Self::Pivot => mounts::pivot(state),
+            Self::DetachOldRoot => mounts::detach_old_root(),
             Self::SetRootPropagation(propagation, recursive) => {
                 mounts::root_propagation(state, *propagation, *recursive)
             }
@@ -289,6 +292,7 @@ impl fmt::Display for Step<'_> {
             Self::Mask(path, _) => write!(f, "masking {path}"),
             Self::ReadOnly(path) => write!(f, "making {path} read-only"),
             Self::Pivot => f.write_str("changing to the root filesystem"),
+            Self::DetachOldRoot => f.write_str("leaving the host's root filesystem"),
             Self::SetRootPropagation(..) => f.write_str("setting the propagation of the root filesystem"),
             Self::SetRootReadOnly => f.write_str("making the root filesystem read-only"),
             Self::WriteProc { file, value, .. } => {

@@ -107,7 +107,7 @@ fn one(plan: &Plan, mount: &MountPlan, cgroup: Option<&Cgroup>) -> Result<Prepar
                     mount.destination
                 )));
             };
-            let layout = Layout::detect()?;
+            let layout = cgroup.layout().clone();
             // Without a namespace the container sees its place in the whole tree, where v2 has one.
             let own = matches!(plan.namespaces.get(&ns::Kind::Cgroup), Some(None));
             if layout.is_v2() {

@@ -31,16 +31,24 @@ impl Procfs {
         let new = Filesystem::open("proc").and_then(|proc| proc.create_with(attributes));
         let fd = match new {
             Err(error) if may_fall_back(&error) => match open_tree_clone(rustix::fs::CWD, "/proc", false) {
-                Err(error) if may_fall_back(&error) => {
-                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                    rustix::fs::open("/proc", flags, Mode::empty())
-                        .map_err(|errno| Error::new("open(\"/proc\", O_PATH|O_DIRECTORY)", errno))
-                }
+                Err(error) if may_fall_back(&error) => return Self::host(),
                 other => other,
             },
             other => other,
         };
         Self::from_fd(fd?)
+    }
+
+    /// Opens what is mounted at `/proc`, for a caller in the host's mount namespace, where no container can put anything.
+    /// Closing a private instance waits for the kernel (RCU), some milliseconds on a busy machine; closing this does not.
+    ///
+    /// # Errors
+    /// Those of open(2); `EXDEV` when what is at `/proc` is not procfs.
+    pub fn host() -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open("/proc", flags, Mode::empty())
+            .map_err(|errno| Error::new("open(\"/proc\", O_PATH|O_DIRECTORY)", errno))?;
+        Self::from_fd(fd)
     }
 
     /// Takes the root directory of a procfs.

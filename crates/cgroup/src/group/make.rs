@@ -15,6 +15,9 @@ use crate::{Error, Hierarchy, Kind, Result, Version};
 /// Controllers that are switched on in v2 wherever possible, because statistics come from them.
 const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 
+/// The file of v2 that says which controllers the groups below have.
+const SWITCHES: &str = "cgroup.subtree_control";
+
 /// What a creation has made so far, for taking it back.
 #[derive(Default)]
 pub(super) struct Made {
@@ -34,12 +37,65 @@ pub(super) fn make(
     made: &mut Made,
 ) -> Result<OwnedFd> {
     let mut tries = 0;
+    if let Some(dir) = make_in_parent(hierarchy, parts, needed, made)? {
+        return Ok(dir);
+    }
     loop {
         match make_once(hierarchy, parts, needed, made) {
             Err(error) if error.kind() == Kind::NotFound && tries < RETRIES => tries += 1,
             other => return other,
         }
     }
+}
+
+/// Makes the group where its parent is there already, as it mostly is. None where it is not.
+fn make_in_parent(
+    hierarchy: &Hierarchy,
+    parts: &[&OsStr],
+    needed: &BTreeSet<&str>,
+    made: &mut Made,
+) -> Result<Option<OwnedFd>> {
+    let Some((name, above)) = parts.split_last() else { return Ok(None) };
+    let mut path = hierarchy.mount.clone();
+    path.extend(above);
+    let parent = match open_dir(&path) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+        other => other?,
+    };
+    // What is on here is on all the way up.
+    if hierarchy.version == Version::V2 && !is_enabled(&parent, hierarchy, needed)? {
+        return Ok(None);
+    }
+    path.push(name);
+    let note = |is_new| if is_new { made.dirs.push(path) } else { made.existed = true };
+    match make_child(hierarchy, &parent, name, note) {
+        Ok(dir) => Ok(Some(dir)),
+        // The parent was removed meanwhile.
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a group inside another. Whether it was not there yet is noted before anything else can fail.
+fn make_child(
+    hierarchy: &Hierarchy,
+    parent: &OwnedFd,
+    part: &OsStr,
+    note: impl FnOnce(bool),
+) -> Result<OwnedFd> {
+    let name = part.to_string_lossy();
+    match rustix::fs::mkdirat(parent, part, Mode::from_bits_truncate(0o755)) {
+        Ok(()) => note(true),
+        Err(Errno::EXIST) => note(false),
+        Err(errno) => return Err(error("mkdirat", parent, &name, ", 0755", errno)),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let child =
+        open(parent, &name, flags).map_err(|errno| error("openat", parent, &name, ", O_DIRECTORY", errno))?;
+    if hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset") {
+        inherit_cpuset(parent, &child)?;
+    }
+    Ok(child)
 }
 
 fn make_once(
@@ -50,30 +106,23 @@ fn make_once(
 ) -> Result<OwnedFd> {
     let mut path = hierarchy.mount.clone();
     let mut dir = open_dir(&path)?;
-    let cpuset = hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset");
     for (at, part) in parts.iter().enumerate() {
-        let name = part.to_string_lossy();
         let is_leaf = at + 1 == parts.len();
         let parent = path.clone();
         path.push(part);
-        match rustix::fs::mkdirat(&dir, *part, Mode::from_bits_truncate(0o755)) {
-            Ok(()) => {
+        let note = |is_new| {
+            if is_new {
                 made.dirs.push(path.clone());
                 if !is_leaf {
                     made.parents.insert(Path::new("/").join(parts[..=at].iter().collect::<PathBuf>()));
                 }
+            } else {
+                made.existed |= is_leaf;
             }
-            Err(Errno::EXIST) => made.existed |= is_leaf,
-            Err(errno) => return Err(error("mkdirat", &dir, &name, ", 0755", errno)),
-        }
+        };
+        let child = make_child(hierarchy, &dir, part, note)?;
         if hierarchy.version == Version::V2 {
             enable_in(&dir, &parent, hierarchy, needed)?;
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let child =
-            open(&dir, &name, flags).map_err(|errno| error("openat", &dir, &name, ", O_DIRECTORY", errno))?;
-        if cpuset {
-            inherit_cpuset(&dir, &child)?;
         }
         dir = child;
     }
@@ -92,12 +141,11 @@ pub(super) fn enable(hierarchy: &Hierarchy, parents: &[&OsStr], needed: &BTreeSe
 }
 
 fn enable_in(parent: &OwnedFd, path: &Path, hierarchy: &Hierarchy, needed: &BTreeSet<&str>) -> Result<()> {
-    let all = needed.iter().copied().chain(WANTED).filter(|name| hierarchy.controllers.contains(*name));
-    let all: BTreeSet<&str> = all.collect();
+    let all = with_wanted(hierarchy, needed);
     if all.is_empty() {
         return Ok(());
     }
-    let on = read(parent, "cgroup.subtree_control")?;
+    let on = read(parent, SWITCHES)?;
     let on: BTreeSet<&str> = on.split_whitespace().collect();
     let off: Vec<&str> = all.difference(&on).copied().collect();
     if off.is_empty() {
@@ -110,9 +158,9 @@ fn enable_in(parent: &OwnedFd, path: &Path, hierarchy: &Hierarchy, needed: &BTre
     for name in off {
         let switch = format!("+{name}");
         if needed.contains(name) {
-            write(parent, "cgroup.subtree_control", &switch)?;
+            write(parent, SWITCHES, &switch)?;
         } else {
-            let _ = write_quiet(parent, "cgroup.subtree_control", &switch);
+            let _ = write_quiet(parent, SWITCHES, &switch);
         }
     }
     Ok(())
@@ -141,6 +189,22 @@ fn no_room(group: &Path, controllers: &[&str]) -> Error {
         controllers.join(", ")
     );
     Error::refused(Kind::Busy, message)
+}
+
+/// Whether nothing is left to be switched on in this group.
+fn is_enabled(parent: &OwnedFd, hierarchy: &Hierarchy, needed: &BTreeSet<&str>) -> Result<bool> {
+    let all = with_wanted(hierarchy, needed);
+    if all.is_empty() {
+        return Ok(true);
+    }
+    let on = read(parent, SWITCHES)?;
+    let on: BTreeSet<&str> = on.split_whitespace().collect();
+    Ok(all.is_subset(&on))
+}
+
+/// What is needed and what is wanted wherever possible, as far as the hierarchy has it.
+fn with_wanted<'a>(hierarchy: &Hierarchy, needed: &BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+    needed.iter().copied().chain(WANTED).filter(|name| hierarchy.controllers.contains(*name)).collect()
 }
 
 fn inherit_cpuset(parent: &OwnedFd, child: &OwnedFd) -> Result<()> {

@@ -26,6 +26,12 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
     }
     let mut failures = Failures::default();
     let containers = node.tables.containers_of(sandbox.id());
+    // Meanwhile, for the kernel takes its time: containers have mounts of their own.
+    let shm = {
+        let node = node.clone();
+        let id = sandbox.id().to_owned();
+        tokio::spawn(blocking("unmount the shared memory", move || pod_files::unmount_shm(&node.paths, &id)))
+    };
     failures.note(kill(sandbox, &containers).await);
     if let Some(shim) = sandbox.shim.get()
         && !shim.is_lost()
@@ -40,6 +46,7 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
     failures.note(
         blocking("give the pod's resources back", move || give_back(&worker.0, &worker.1, &containers)).await,
     );
+    failures.note(shm.await.unwrap_or_else(|error| Err(Error::new(Kind::Internal, error.to_string()))));
     failures.finish(format_args!("sandbox {} is not wholly stopped; ask again", sandbox.id()))?;
     let record = match sandbox.life().phase {
         SandboxPhase::Dead => sandbox.advance(SandboxPhase::Stopped, |_| {})?,
@@ -84,7 +91,6 @@ fn give_back(node: &Node, sandbox: &Sandbox, containers: &[Arc<Container>]) -> R
     if record.cgroup_is_ours {
         failures.note(remove_cgroups(&node.layout, [record.cgroup.as_path()]));
     }
-    failures.note(pod_files::unmount_shm(&node.paths, &record.id));
     failures.finish("giving back")
 }
 

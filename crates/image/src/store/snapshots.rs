@@ -10,7 +10,6 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::unpack::remove_tree;
 use crate::{Digest, Error, Kind, Snapshot, SnapshotInfo};
 
 use super::db::Change;
@@ -132,8 +131,10 @@ impl Inner {
             return Ok(Freed::default());
         }
         let bytes = self.snapshot_usage(id).map_or(0, |usage| usage.bytes);
-        remove_tree(self.layout.snapshots.as_fd(), id.as_bytes())
-            .map_err(|e| Error::kernel(format!("remove(snapshots/{id})"), e))?;
+        let all = self.layout.snapshots.try_clone().map_err(|e| Error::io("dup", &e))?;
+        vaquita_sys::root::Root::from_fd(all)
+            .remove_tree(id)
+            .map_err(|e| Error::kernel(format!("remove(snapshots/{id})"), e.errno()))?;
         let held = self.state().snapshots.remove(id);
         // Mostly the image is still there, and nothing is to be freed.
         let Some(held) = held else { return Ok(Freed { bytes }) };

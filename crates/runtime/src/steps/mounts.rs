@@ -83,10 +83,14 @@ pub(super) fn read_only(state: &State<'_>, path: &Inside) -> Result<(), Failure>
 
 pub(super) fn pivot(state: &State<'_>) -> Result<(), Failure> {
     rustix::process::fchdir(state.root()?).at("fchdir")?;
-    // Both at one place: the old root lies on top of the new one then, and is what the unmount takes away.
+    // Both at one place: the old root lies on top of the new one then, out of sight, until it is detached.
     pivot_root(c".", c".").at("pivot_root")?;
-    umount_detached(c".").at("umount2")?;
     rustix::process::chdir(c"/").at("chdir")
+}
+
+pub(super) fn detach_old_root() -> Result<(), Failure> {
+    // Of mounts that lie on each other this means the uppermost, which the lookup of a file in "/" does not.
+    umount_detached(c"/").at("umount2")
 }
 
 pub(super) fn root_propagation(

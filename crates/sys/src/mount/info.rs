@@ -1,6 +1,7 @@
 //! `/proc/PID/mountinfo`.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -48,7 +49,9 @@ pub fn mountinfo() -> Result<Vec<MountInfo>> {
 /// As [`mountinfo`].
 pub fn mountinfo_of(path: &Path) -> Result<Vec<MountInfo>> {
     let call = || format!("read({path:?})");
-    let table = std::fs::read(path).map_err(|error| {
+    // Much at a time: the kernel walks the table anew for each read, and tells no length beforehand.
+    let mut table = Vec::with_capacity(16 << 10);
+    std::fs::File::open(path).and_then(|mut file| file.read_to_end(&mut table)).map_err(|error| {
         Error::new(call(), error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
     })?;
     parse_mountinfo(&table)
