@@ -160,6 +160,8 @@ fn figure(value: f64) -> String {
 fn machine() -> String {
     let kernel = rustix::system::uname();
     let release = kernel.release().to_string_lossy();
+    // The version without the distributor's suffix.
+    let release = release.split('-').next().unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let groups = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
     format!("Linux {release}, {cores} cores, cgroup {groups}")
