@@ -102,7 +102,7 @@ pub(crate) struct Node {
         default_value = "/vaquita"
     )]
     cgroup: PathBuf,
-    /// Directory with a <REGISTRY>/ca.crt for each registry whose certificate no public authority has signed
+    /// Directory with REGISTRY/ca.crt for each registry whose certificate no public authority has signed
     #[arg(
         long,
         global = true,
