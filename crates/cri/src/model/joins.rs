@@ -49,26 +49,28 @@ where
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
-        let mut answer = {
+        let (mut answer, start) = {
             let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             match running.get(&key) {
-                Some(answer) => answer.clone(),
+                Some(answer) => (answer.clone(), None),
                 None => {
                     let (sender, answer) = watch::channel(None);
                     let answer = Answer(answer);
                     running.insert(key.clone(), answer.clone());
-                    let forget = Forget { running: self.running.clone(), key };
-                    let operation = operation();
-                    tokio::spawn(async move {
-                        let result = operation.await;
-                        // Forgotten first: who comes after the answer finds its effect, not the operation.
-                        drop(forget);
-                        sender.send_replace(Some(result));
-                    });
-                    answer
+                    (answer, Some((sender, Forget { running: self.running.clone(), key })))
                 }
             }
         };
+        // Not under the lock: a runtime that shuts down drops the task at once, which takes the key out of the table.
+        if let Some((sender, forget)) = start {
+            let operation = operation();
+            tokio::spawn(async move {
+                let result = operation.await;
+                // Forgotten first: who comes after the answer finds its effect, not the operation.
+                drop(forget);
+                sender.send_replace(Some(result));
+            });
+        }
         let result = answer.0.wait_for(Option::is_some).await.map(|result| result.clone());
         match result {
             Ok(Some(result)) => result,
@@ -97,6 +99,19 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+
+    #[test]
+    fn a_runtime_that_is_shut_down_gives_an_error_and_no_deadlock() {
+        let joins = Joins::<&str, u32>::default();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let inside = runtime.handle().clone();
+        drop(runtime);
+        let _inside = inside.enter();
+        let mut asked = pin!(joins.join("a", || async { Ok(7) }));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(asked.as_mut().poll(&mut context), std::task::Poll::Ready(Err(_))));
+        assert!(joins.running.lock().unwrap().is_empty());
+    }
 
     #[tokio::test]
     async fn the_same_key_runs_once_and_survives_its_client() {
