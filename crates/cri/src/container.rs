@@ -199,6 +199,13 @@ pub(crate) async fn update(node: &Arc<Node>, id: &str, change: cri::LinuxContain
     }
     let old = container.resources();
     let new = spec::merged(&old, &change);
+    if new.oom_score_adj != old.oom_score_adj {
+        let message = format!(
+            "oom_score_adj: a running container keeps its {}; create it anew for {}",
+            old.oom_score_adj, new.oom_score_adj
+        );
+        return Err(Error::new(Kind::Unsupported, message));
+    }
     let worker = node.clone();
     let cgroup = container.record.cgroup.clone();
     let limits = (spec::limits(&new, &node.host)?, spec::limits(&old, &node.host)?);
