@@ -63,7 +63,7 @@ impl Error {
     }
 
     pub(crate) fn new(kind: Kind, message: String) -> Self {
-        Self(Box::new(Inner { kind, message }))
+        Self(Box::new(Inner { kind, message: one_line(message) }))
     }
 }
 
@@ -105,4 +105,46 @@ impl From<vaquita_cgroup::Error> for Error {
 struct Inner {
     kind: Kind,
     message: String,
+}
+
+/// The longest message, in bytes: it may quote what a hostile document contains.
+const LONGEST: usize = 2048;
+
+/// A message as one line of bounded length, without characters that a terminal obeys.
+fn one_line(mut message: String) -> String {
+    // The two that end a line and are not control characters: line and paragraph separator.
+    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if message.len() > LONGEST {
+        // What is wrong is often said last.
+        let (head, tail) = (
+            message.floor_char_boundary(LONGEST / 2),
+            message.ceil_char_boundary(message.len() - LONGEST / 4),
+        );
+        message.replace_range(head..tail, " [...] ");
+    }
+    if !message.contains(breaks) {
+        return message;
+    }
+    let mut line = String::with_capacity(message.len());
+    for c in message.chars() {
+        if breaks(c) {
+            line.extend(c.escape_debug());
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_of_bounded_length() {
+        assert_eq!(Error::invalid("plain: \"é\"").to_string(), "plain: \"é\"");
+        assert_eq!(Error::invalid("a\nb\u{1b}[2Jc\u{2028}").to_string(), "a\\nb\\u{1b}[2Jc\\u{2028}");
+        let long = Error::invalid(format!("{}: too long", "é".repeat(1 << 20))).to_string();
+        assert!(long.len() < LONGEST && long.starts_with('é') && long.ends_with("é: too long"), "{long}");
+    }
 }

@@ -13,6 +13,7 @@
 //! record, runs no hook.
 
 pub mod defaults;
+pub mod document;
 pub mod sandbox;
 pub mod seccomp;
 

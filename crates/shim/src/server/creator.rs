@@ -11,7 +11,7 @@ use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use vaquita_cgroup::{Cgroup, Layout, Resources};
-use vaquita_runtime::{Context, CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Stdio, sandbox};
+use vaquita_runtime::{Context, CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Stdio, document, sandbox};
 use vaquita_sys::ns;
 use vaquita_sys::process::fork_worker;
 
@@ -65,9 +65,6 @@ pub(super) struct Target {
     pub(super) join: Namespaces,
     pub(super) restrict_oom_score_adj: bool,
 }
-
-/// The longest `config.json` that is read, in bytes.
-const MAX_CONFIG: u64 = 16 * 1024 * 1024;
 
 impl Server {
     /// Starts a copy with `fds` that does `work`.
@@ -205,8 +202,7 @@ pub(super) fn make_exec(
     init: OwnedFd,
     stdio: [Option<OwnedFd>; 3],
 ) -> Result<Made, Error> {
-    let process: ProcessSpec = serde_json::from_slice(process)
-        .map_err(|error| Error::new(Kind::Invalid, format!("the process is not an OCI process: {error}")))?;
+    let process: ProcessSpec = document::parse("process", process)?;
     let mut spec = read_spec(&container.bundle)?;
     name_namespaces(&mut spec, container.join);
     let context = Context {
@@ -281,15 +277,7 @@ fn report(socket: &OwnedFd, result: Result<Made, Error>) -> i32 {
 }
 
 fn read_spec(bundle: &Path) -> Result<Spec, Error> {
-    use std::io::Read as _;
-    let path = bundle.join("config.json");
-    let mut text = Vec::new();
-    std::fs::File::open(&path)
-        .and_then(|file| file.take(MAX_CONFIG).read_to_end(&mut text))
-        .map_err(|error| Error::io(error, format_args!("read {}", path.display())))?;
-    serde_json::from_slice(&text).map_err(|error| {
-        Error::new(Kind::Invalid, format!("{} is no specification: {error}", path.display()))
-    })
+    Ok(document::read_spec(&bundle.join("config.json"))?)
 }
 
 fn terminal(process: Option<&ProcessSpec>) -> Stdio {

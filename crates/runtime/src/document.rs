@@ -1,0 +1,148 @@
+//! OCI documents, `config.json` and its like, from bytes that nobody has looked at.
+//!
+//! A document is a regular file of at most [`MAX_SIZE`] bytes of JSON. What is wrong with it is told in one line with the
+//! path of the property (`process.user.uid: …`). Unknown properties are ignored, as the specification wants
+//! (config.md, "Extensibility"); a name that stands twice in one object is refused, since readers differ in which one
+//! they take.
+
+mod unique;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::runtime::{Process, Spec};
+use rustix::fs::{FileType, Mode, OFlags};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use self::unique::Unique;
+use crate::Error;
+
+/// The longest document that is read, in bytes. A specification of a thousand mounts takes a tenth of it.
+pub const MAX_SIZE: usize = 4 * 1024 * 1024;
+
+/// Reads the specification in a file, usually `config.json` of a bundle.
+///
+/// # Errors
+/// As [`read`] and [`parse_spec`].
+pub fn read_spec(path: &Path) -> Result<Spec, Error> {
+    parse_spec(&name(path), &read(path)?)
+}
+
+/// Reads the process object in a file, as `exec --process` takes it.
+///
+/// # Errors
+/// As [`read`] and [`parse`].
+pub fn read_process(path: &Path) -> Result<Process, Error> {
+    parse(&name(path), &read(path)?)
+}
+
+/// The bytes of a document. A symbolic link is followed; what it leads to must be a regular file of at most [`MAX_SIZE`]
+/// bytes. Never waits, and reads no more than that whatever the file says of its size.
+///
+/// # Errors
+/// [`crate::Kind::Kernel`] when it cannot be opened or read, [`crate::Kind::Invalid`] for another type of file or a longer
+/// one.
+pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| Error::kernel(format_args!("open({path:?})"), errno))?;
+    let kernel = |errno| Error::kernel(format_args!("read({path:?})"), errno);
+    match FileType::from_raw_mode(rustix::fs::fstat(fd.as_fd()).map_err(kernel)?.st_mode) {
+        FileType::RegularFile => {}
+        other => {
+            return Err(Error::invalid(format!("{path:?} is no regular file but a {}", kind(other))));
+        }
+    }
+    let mut bytes = Vec::new();
+    File::from(fd)
+        .take(MAX_SIZE as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| kernel(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)))?;
+    if bytes.len() > MAX_SIZE {
+        return Err(Error::invalid(format!("{path:?} is longer than {MAX_SIZE} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The specification that `bytes` are; `name` is what an error calls them.
+///
+/// # Errors
+/// As [`parse`], and when `ociVersion` is missing or of another major version than 1.
+pub fn parse_spec(name: &str, bytes: &[u8]) -> Result<Spec, Error> {
+    let spec: Spec = parse(name, bytes)?;
+    version(spec.version()).map_err(|why| Error::invalid(format!("{name}: ociVersion: {why}")))?;
+    Ok(spec)
+}
+
+/// The object that `bytes` are; `name` is what an error calls them.
+///
+/// # Errors
+/// [`crate::Kind::Invalid`] names the property, and says what is wrong with it and where.
+pub fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Error> {
+    if bytes.len() > MAX_SIZE {
+        return Err(Error::invalid(format!("{name}: longer than {MAX_SIZE} bytes")));
+    }
+    // Names are compared first: what derives Deserialize sees duplicates in structures only, not in maps.
+    deserialize::<Unique>(name, bytes)?;
+    deserialize(name, bytes)
+}
+
+fn deserialize<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, Error> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let what = error.into_inner();
+        match path.as_str() {
+            "." | "" => Error::invalid(format!("{name}: {what}")),
+            path => Error::invalid(format!("{name}: {path}: {what}")),
+        }
+    })?;
+    json.end().map_err(|error| Error::invalid(format!("{name}: {error}")))?;
+    Ok(value)
+}
+
+/// The part of semantic versioning that decides: the specification is compatible within a major version, and a
+/// property of a newer minor version that is unknown here is one to ignore.
+fn version(version: &str) -> Result<(), String> {
+    if version.is_empty() {
+        return Err("missing; it names the version of the specification, such as \"1.3.0\"".to_owned());
+    }
+    let core = version.split(['-', '+']).next().unwrap_or_default();
+    let number = |part: &&str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| byte.is_ascii_digit())
+            && (part.len() == 1 || !part.starts_with('0'))
+    };
+    let parts: Vec<&str> = core.split('.').collect();
+    let rest = &version[core.len()..];
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
+    if parts.len() != 3 || !parts.iter().all(number) || !rest.chars().all(plain) || rest.len() == 1 {
+        return Err(format!("{version:?} is not a version; one is like \"1.3.0\""));
+    }
+    if parts[0] != "1" {
+        return Err(format!("{version:?} is not supported; this runtime reads 1.x"));
+    }
+    Ok(())
+}
+
+/// What an error calls a file: the last part of its path.
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(OsStr::new("document")).to_string_lossy().into_owned()
+}
+
+fn kind(of: FileType) -> &'static str {
+    match of {
+        FileType::Directory => "directory",
+        FileType::CharacterDevice | FileType::BlockDevice => "device",
+        FileType::Fifo => "pipe",
+        FileType::Socket => "socket",
+        _ => "file of another type",
+    }
+}
+
+#[cfg(test)]
+mod tests;
