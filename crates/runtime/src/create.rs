@@ -1,6 +1,8 @@
 //! From a plan to a process that waits to be started.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -34,6 +36,27 @@ pub struct CreateArgs<'a> {
     pub cgroup: Option<&'a Cgroup>,
     /// Whose child the process is.
     pub parent: ParentOf,
+    /// What the caller does in the middle of the set-up, mostly running the hooks of the specification (see
+    /// [`crate::hook`]). It must be given when the specification has such hooks.
+    pub rendezvous: Option<Rendezvous<'a>>,
+}
+
+/// A point of the set-up at which the caller works and the new process waits: its namespaces are made, its mounts and
+/// devices are in place, it is in its cgroup (of v1 too), and its root is not yet changed (runtime-spec, `prestart`,
+/// `createRuntime`, `createContainer`). What is masked or made read-only follows.
+pub struct Rendezvous<'a> {
+    /// Where the root filesystem is in the container's mount namespace until the root is changed: an absolute path of
+    /// the host to a directory, as programs that enter that namespace expect it.
+    pub root: &'a Path,
+    /// Called once, with the new process and its pidfd. If it fails, so does [`create()`], and the process is ended.
+    #[expect(clippy::type_complexity, reason = "a function, said in full")]
+    pub meet: Box<dyn FnMut(Pid, BorrowedFd<'_>) -> Result<(), Error> + 'a>,
+}
+
+impl fmt::Debug for Rendezvous<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rendezvous").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 /// What a process has as file descriptors 0, 1 and 2.
@@ -82,6 +105,10 @@ pub struct Created {
 /// [`ParentOf::CallersParent`], a dead one for that parent to reap.
 pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     check_stdio(&plan.process, &args.stdio)?;
+    if plan.has_hooks && args.rendezvous.is_none() {
+        return Err(Error::unsupported("hooks: this caller runs none"));
+    }
+    let place = args.rendezvous.as_ref().map(|rendezvous| host_path(rendezvous.root)).transpose()?;
     let namespaces = Namespaces::new(plan, args.join)?;
     check_sysctls(plan, &namespaces)?;
     check_capabilities(plan, &namespaces)?;
@@ -95,8 +122,18 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     setup.push(Step::NewKeyring);
     setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
     setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
-    setup.extend([Step::Isolate, Step::AttachRoot(args.rootfs.as_fd())]);
+    setup.extend([Step::Isolate, Step::AttachRoot(args.rootfs.as_fd(), place)]);
     mounts(&mut setup, plan, &prepared, &namespaces, &inside, &stdio);
+    let entry = args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup);
+    let mut start = Vec::new();
+    if args.rendezvous.is_some() {
+        // Hooks look there for the cgroup of the process.
+        setup.extend(entry);
+        setup.push(Step::Meet);
+    } else {
+        start.extend(entry);
+    }
+    hidden(&mut setup, plan, &prepared);
     setup.push(Step::Pivot);
     if let Some((propagation, recursive)) = plan.root_propagation {
         setup.push(Step::SetRootPropagation(propagation, recursive));
@@ -114,8 +151,6 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     }
     setup.extend(stdio.steps(plan.process.uid));
 
-    let mut start = Vec::new();
-    start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
     if namespaces.is_new(ns::Kind::Cgroup) {
         // Its root is the cgroup that the process is in.
         start.push(Step::Unshare(CloneFlags::NEWCGROUP));
@@ -134,7 +169,7 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         devices: args.cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
         oom_score_adj: spawn::oom_score_adj(&plan.process)?,
     };
-    let spawned = spawn::spawn(&script, args.parent)?;
+    let spawned = spawn::spawn(&script, args.parent, args.rendezvous)?;
     let spawn::Spawned { pid, pidfd, start, console } = spawned;
     Ok(Created { pid, pidfd, start, console })
 }
@@ -243,7 +278,16 @@ impl Known {
     }
 }
 
-/// Mounts, devices, links and what is hidden, in the order in which they depend on each other.
+/// A path of the host, for the child.
+fn host_path(path: &Path) -> Result<CString, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    match CString::new(path.as_os_str().as_bytes()) {
+        Ok(text) if path.is_absolute() => Ok(text),
+        _ => Err(Error::invalid(format!("the path of the root filesystem, {path:?}, is not absolute"))),
+    }
+}
+
+/// Mounts, devices and links, in the order in which they depend on each other.
 fn mounts<'a>(
     steps: &mut Vec<Step<'a>>,
     plan: &'a Plan,
@@ -267,6 +311,10 @@ fn mounts<'a>(
         steps.extend(prepared.links.iter().map(|(path, target)| Step::Link(path.clone(), target)));
     }
     steps.extend(stdio.terminal(known.devpts.clone(), Some(known.console.clone())));
+}
+
+/// What of all that cannot be seen or changed.
+fn hidden<'a>(steps: &mut Vec<Step<'a>>, plan: &'a Plan, prepared: &'a Prepared) {
     steps.extend(plan.readonly.iter().map(Step::ReadOnly));
     steps.extend(plan.masked.iter().map(|path| Step::Mask(path, &prepared.empty)));
 }

@@ -21,6 +21,8 @@ pub enum Kind {
     Exec(Errno),
     /// A system call failed.
     Kernel(Errno),
+    /// A hook failed, or took too long.
+    Hook,
     /// The new process died before it had finished its set-up.
     Died,
 }
@@ -39,6 +41,12 @@ impl Error {
             Kind::Exec(errno) | Kind::Kernel(errno) => Some(errno),
             _ => None,
         }
+    }
+
+    /// A failure of what is done at a [`crate::Rendezvous`], for callers whose work there is not all of this crate.
+    #[must_use]
+    pub fn hook(message: impl Into<String>) -> Self {
+        Self::new(Kind::Hook, message.into())
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {

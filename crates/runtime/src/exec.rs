@@ -108,7 +108,7 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         oom_score_adj: spawn::oom_score_adj(process)?,
         ..Script::default()
     };
-    let Spawned { pid, pidfd, start: started, console } = spawn::spawn(&script, args.parent)?;
+    let Spawned { pid, pidfd, start: started, console } = spawn::spawn(&script, args.parent, None)?;
     started.release()?;
     Ok(Execed { pid, pidfd, started, console })
 }

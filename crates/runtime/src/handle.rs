@@ -47,7 +47,9 @@ impl StartHandle {
     pub fn wait(self) -> Result<(), Error> {
         match handshake::hear(&self.0)? {
             Said::Nothing => Ok(()),
-            Said::Ready(_) => Err(Error::died("a process that was ready said so again")),
+            Said::Ready(_) | Said::Meet => {
+                Err(Error::died("a process that was ready said something else than how its start went"))
+            }
             Said::Failed { text, errno, is_exec: true, .. } => Err(Error::exec(text, errno)),
             Said::Failed { text, errno, .. } => Err(Error::kernel(text, errno)),
         }

@@ -1,6 +1,7 @@
 //! What a new process and its maker say to each other, on a socket that keeps message boundaries.
 //!
-//! The child says once that it is ready (with its terminal's master, if it has one) and waits for a word. What goes
+//! The child says once that it is ready (with its terminal's master, if it has one) and waits for a word; before that it
+//! may say that it waits for its maker to do something in its namespaces, and waits for a word then too. What goes
 //! wrong it says at any time, as the last thing; the kernel's closing of its end on execve is what says that all went
 //! well. A message is of bounded length and needs no allocation to be sent.
 
@@ -50,6 +51,12 @@ pub(crate) fn say_ready(socket: BorrowedFd<'_>, terminal: Option<BorrowedFd<'_>>
         .map(drop)
 }
 
+/// Says that the maker may come in, and waits until it is done. Safe between clone and exec: no allocation.
+pub(crate) fn meet(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::io::retry_on_intr(|| rustix::net::send(socket, &[MEET], SendFlags::NOSIGNAL))?;
+    await_word(socket)
+}
+
 /// Says what went wrong; `step` is text prepared by the maker, or empty and then `number` says which it was.
 /// Safe between clone and exec: no allocation.
 pub(crate) fn say_failure(socket: BorrowedFd<'_>, number: u16, step: &[u8], is_exec: bool, failure: Failure) {
@@ -74,6 +81,8 @@ pub(crate) fn say_failure(socket: BorrowedFd<'_>, number: u16, step: &[u8], is_e
 pub(crate) enum Said {
     /// Its end is closed: it has executed its program, or it is dead.
     Nothing,
+    /// It waits, with its mounts in place and its root not yet changed.
+    Meet,
     Ready(Option<OwnedFd>),
     Failed {
         number: usize,
@@ -108,6 +117,7 @@ pub(crate) fn hear(socket: impl AsFd) -> Result<Said, Error> {
 const READY: u8 = 1;
 const FAILED: u8 = 2;
 const EXEC_FAILED: u8 = 3;
+const MEET: u8 = 4;
 
 /// Longest text of a step; more is cut.
 const LONGEST: usize = 3072;
@@ -116,6 +126,7 @@ fn parse(message: &[u8], terminal: Option<OwnedFd>) -> Result<Said, Error> {
     match message {
         [] => Ok(Said::Nothing),
         [READY] => Ok(Said::Ready(terminal)),
+        [MEET] => Ok(Said::Meet),
         [kind @ (FAILED | EXEC_FAILED), e0, e1, e2, e3, n0, n1, text @ ..] => Ok(Said::Failed {
             number: usize::from(u16::from_le_bytes([*n0, *n1])),
             text: String::from_utf8_lossy(text).into_owned(),

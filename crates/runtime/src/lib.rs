@@ -10,10 +10,11 @@
 //! root filesystems. Nothing allocates, takes a lock or logs between clone and execve.
 //!
 //! What this crate does not do: it makes no root filesystem and no cgroup, configures no network interface, stores no
-//! record, runs no hook.
+//! record, and runs a hook only when told to ([`hook`]).
 
 pub mod defaults;
 pub mod document;
+pub mod hook;
 pub mod sandbox;
 pub mod seccomp;
 
@@ -27,7 +28,7 @@ mod spawn;
 mod steps;
 mod trees;
 
-pub use create::{CreateArgs, Created, ParentOf, Stdio, create};
+pub use create::{CreateArgs, Created, ParentOf, Rendezvous, Stdio, create};
 pub use error::{Error, Kind};
 pub use exec::{ExecArgs, ExecPlan, Execed, exec};
 pub use handle::StartHandle;

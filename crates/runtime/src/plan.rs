@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Hooks, Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 use vaquita_cgroup::DeviceRule;
 use vaquita_sys::mount::Propagation;
 use vaquita_sys::ns;
@@ -52,6 +52,7 @@ pub struct Plan {
     pub(crate) uid_map: String,
     pub(crate) gid_map: String,
     pub(crate) process: ProcessPlan,
+    pub(crate) has_hooks: bool,
 }
 
 impl Plan {
@@ -65,7 +66,7 @@ impl Plan {
             .linux()
             .as_ref()
             .ok_or_else(|| Error::invalid("linux: the specification has no such section"))?;
-        refuse_unsupported(spec, linux)?;
+        refuse_unsupported(linux)?;
         let process =
             spec.process().as_ref().ok_or_else(|| Error::invalid("process: there is none to run"))?;
         let namespaces = namespaces(linux)?;
@@ -110,6 +111,7 @@ impl Plan {
             )?,
             mounts,
             namespaces,
+            has_hooks: spec.hooks().as_ref().is_some_and(has_hooks),
         })
     }
 }
@@ -218,11 +220,9 @@ fn id_map(
     }
 }
 
-fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
-    let hooks = spec.hooks().as_ref().is_some_and(|hooks| *hooks != oci_spec::runtime::Hooks::default());
+fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
     let label = linux.mount_label().as_deref().is_some_and(|label| !label.is_empty());
     for (present, field) in [
-        (hooks, "hooks"),
         (label, "linux.mountLabel"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
@@ -234,6 +234,14 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn has_hooks(hooks: &Hooks) -> bool {
+    let prestart = hooks.prestart();
+    let (created, started) = (hooks.create_container(), hooks.start_container());
+    [prestart, hooks.create_runtime(), created, started, hooks.poststart(), hooks.poststop()]
+        .iter()
+        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
 /// A short text as a C string; plans hold no NUL where this is used.

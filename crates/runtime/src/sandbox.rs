@@ -88,7 +88,7 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
     }
     setup.push(Step::NewKeyring);
     setup.extend(args.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
-    setup.extend([Step::Isolate, Step::AttachRoot(root.as_fd()), Step::Pivot]);
+    setup.extend([Step::Isolate, Step::AttachRoot(root.as_fd(), None), Step::Pivot]);
     if let Some(procfs) = &procfs {
         setup.extend(checked.sysctls.iter().map(|sysctl| Step::WriteProc {
             procfs,
@@ -122,7 +122,7 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
         oom_score_adj: checked.oom_score_adj,
         ..Script::default()
     };
-    let Spawned { pid, pidfd, start, .. } = spawn::spawn(&script, args.parent)?;
+    let Spawned { pid, pidfd, start, .. } = spawn::spawn(&script, args.parent, None)?;
     let mut guard = spawn::Guard::new(pidfd, args.parent);
     let kinds = args.namespaces.iter().filter(|kind| **kind != ns::Kind::Mount);
     let namespaces =

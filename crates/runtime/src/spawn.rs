@@ -9,7 +9,7 @@ use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::{cap, ns};
 
-use crate::create::ParentOf;
+use crate::create::{ParentOf, Rendezvous};
 use crate::handshake::{self, Said};
 use crate::plan::process::ProcessPlan;
 use crate::steps::{At, Failure, State, Step};
@@ -36,7 +36,7 @@ pub(crate) struct Script<'a> {
     /// Set from outside when the set-up is done: lower ones could make it fail.
     pub(crate) limits: &'a [(Resource, Rlimit)],
     pub(crate) oom_score_adj: Option<i32>,
-    /// A group of the process, and the devices that may be used in it when the set-up is done.
+    /// A group of the process, and the devices that may be used in it from [`Step::Meet`] on, or when the set-up is done.
     pub(crate) devices: Option<(&'a Cgroup, &'a [DeviceRule])>,
 }
 
@@ -51,7 +51,11 @@ pub(crate) struct Spawned {
 
 /// Clones, and waits until the set-up is done. A process that fails is gone when this returns; with
 /// [`ParentOf::CallersParent`] it is that parent's to reap.
-pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Error> {
+pub(crate) fn spawn(
+    script: &Script<'_>,
+    parent: ParentOf,
+    rendezvous: Option<Rendezvous<'_>>,
+) -> Result<Spawned, Error> {
     let (ours, theirs) = handshake::pair()?;
     let texts: Vec<String> = script.late.iter().chain(&script.start).map(ToString::to_string).collect();
     let gaps = gaps(&theirs, &script.start);
@@ -67,12 +71,19 @@ pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Er
     })?;
     drop(theirs);
     let mut guard = Guard::new(pidfd, parent);
-    let console = set_up(script, pid, &ours)?;
+    let console = set_up(script, (pid, guard.pidfd()?), &ours, rendezvous)?;
     Ok(Spawned { pid, pidfd: guard.release()?, start: StartHandle::from_fd(ours), console })
 }
 
 /// What is set from outside, and the wait for the child's word.
-fn set_up(script: &Script<'_>, pid: Pid, socket: &OwnedFd) -> Result<Option<OwnedFd>, Error> {
+fn set_up(
+    script: &Script<'_>,
+    (pid, pidfd): (Pid, BorrowedFd<'_>),
+    socket: &OwnedFd,
+    rendezvous: Option<Rendezvous<'_>>,
+) -> Result<Option<OwnedFd>, Error> {
+    let go_on =
+        || handshake::give_word(socket.as_fd()).map_err(|errno| Error::kernel("send(<new process>)", errno));
     let procfs = match (script.id_maps, script.oom_score_adj) {
         (None, None) => None,
         _ => Some(Procfs::host()?),
@@ -80,10 +91,22 @@ fn set_up(script: &Script<'_>, pid: Pid, socket: &OwnedFd) -> Result<Option<Owne
     if let (Some((uids, gids)), Some(procfs)) = (script.id_maps, &procfs) {
         procfs.write(format!("{pid}/uid_map"), uids)?;
         procfs.write(format!("{pid}/gid_map"), gids)?;
-        handshake::give_word(socket.as_fd()).map_err(|errno| Error::kernel("send(<new process>)", errno))?;
+        go_on()?;
     }
-    let console = match handshake::hear(socket)? {
+    let mut heard = handshake::hear(socket)?;
+    let mut devices = script.devices;
+    if let (Said::Meet, Some(mut rendezvous)) = (&heard, rendezvous) {
+        // The nodes are made, and a hook may allow more devices.
+        if let Some((cgroup, rules)) = devices.take() {
+            cgroup.set_devices(rules)?;
+        }
+        (rendezvous.meet)(pid, pidfd)?;
+        go_on()?;
+        heard = handshake::hear(socket)?;
+    }
+    let console = match heard {
         Said::Ready(console) => console,
+        Said::Meet => return Err(Error::died("the new process waits for hooks that nobody runs")),
         Said::Nothing => return Err(Error::died("the new process died while it set itself up")),
         Said::Failed { number, text, errno, .. } => {
             let step = script.setup.get(number).map(ToString::to_string).unwrap_or_default();
@@ -91,7 +114,7 @@ fn set_up(script: &Script<'_>, pid: Pid, socket: &OwnedFd) -> Result<Option<Owne
             return Err(Error::kernel(call, errno));
         }
     };
-    if let Some((cgroup, rules)) = script.devices {
+    if let Some((cgroup, rules)) = devices {
         cgroup.set_devices(rules)?;
     }
     if let (Some(value), Some(procfs)) = (script.oom_score_adj, &procfs) {
@@ -253,6 +276,10 @@ pub(crate) struct Guard {
 impl Guard {
     pub(crate) fn new(pidfd: OwnedFd, parent: ParentOf) -> Self {
         Self { pidfd: Some(pidfd), reap: parent == ParentOf::Caller }
+    }
+
+    pub(crate) fn pidfd(&self) -> Result<BorrowedFd<'_>, Error> {
+        self.pidfd.as_ref().map(AsFd::as_fd).ok_or_else(|| Error::died("the new process has no pidfd"))
     }
 
     /// The process is whole now.

@@ -44,10 +44,14 @@ pub(crate) enum Step<'a> {
     DomainName(&'a [u8]),
     /// Nothing that is mounted from here on reaches the host.
     Isolate,
-    /// The root filesystem, attached in this mount namespace only.
-    AttachRoot(BorrowedFd<'a>),
+    /// The root filesystem, attached in this mount namespace only: at this path of the host, or on top of all of it.
+    AttachRoot(BorrowedFd<'a>, Option<CString>),
     /// The root of the mount namespace just joined.
     OpenRoot,
+    /// This directory as the root, in the mount namespace just joined.
+    ChangeRoot(BorrowedFd<'a>),
+    /// Waits while the maker works in the namespaces.
+    Meet,
     Mount(MountStep<'a>),
     SetAttributes(Inside, Attributes),
     MakeDevice(&'a DevicePlan),
@@ -201,8 +205,10 @@ impl Step<'_> {
             Self::HostName(name) => rustix::system::sethostname(name).at("sethostname"),
             Self::DomainName(name) => rustix::system::setdomainname(name).at("setdomainname"),
             Self::Isolate => mounts::isolate(),
-            Self::AttachRoot(tree) => mounts::attach_root(state, *tree),
+            Self::AttachRoot(tree, place) => mounts::attach_root(state, *tree, place.as_deref()),
             Self::OpenRoot => mounts::open_root(state),
+            Self::ChangeRoot(root) => mounts::change_root(*root),
+            Self::Meet => crate::handshake::meet(state.socket).at("recv"),
             Self::Mount(step) => mounts::mount(state, step),
             Self::SetAttributes(path, set) => mounts::set_attributes(state, path, *set),
             Self::MakeDevice(device) => files::make_device(state, device),
@@ -275,8 +281,10 @@ impl fmt::Display for Step<'_> {
                 write!(f, "setting the domain name {:?}", String::from_utf8_lossy(name))
             }
             Self::Isolate => f.write_str("keeping mounts from spreading to the host"),
-            Self::AttachRoot(_) => f.write_str("attaching the root filesystem"),
+            Self::AttachRoot(..) => f.write_str("attaching the root filesystem"),
             Self::OpenRoot => f.write_str("opening the container's root"),
+            Self::ChangeRoot(_) => f.write_str("changing to the container's root"),
+            Self::Meet => f.write_str("waiting for the hooks"),
             Self::Mount(MountStep { destination, tree, .. }) => match tree {
                 Tree::Ready(_, source) => write!(f, "mounting {source} on {destination}"),
                 Tree::New(filesystem, _) => {

@@ -16,6 +16,8 @@ mod probe;
 mod create;
 #[path = "root/exec.rs"]
 mod exec;
+#[path = "root/hook.rs"]
+mod hook;
 #[path = "root/hostile.rs"]
 mod hostile;
 #[path = "root/sandbox.rs"]

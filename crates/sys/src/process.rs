@@ -14,4 +14,4 @@ pub use attr::{
 pub use clone::{Clone, CloneFlags, Forked, clone3};
 pub use exec::{CStrArray, close_range, close_range_on_exec, execveat, exit_now, sealed_copy, sealed_self};
 pub use fork::fork_worker;
-pub use wait::{Exit, open_pidfd, reap_any, start_time, try_wait_pidfd, wait_pidfd};
+pub use wait::{Exit, open_pidfd, pidfd_pid, reap_any, start_time, try_wait_pidfd, wait_pidfd};

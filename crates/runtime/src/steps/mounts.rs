@@ -1,5 +1,6 @@
 //! Steps that mount. Every path of the container is resolved below its root by openat2(2) and used by descriptor.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
@@ -23,10 +24,20 @@ pub(super) fn isolate() -> Result<(), Failure> {
         .at("mount")
 }
 
-pub(super) fn attach_root(state: &mut State<'_>, tree: BorrowedFd<'_>) -> Result<(), Failure> {
+pub(super) fn attach_root(
+    state: &mut State<'_>,
+    tree: BorrowedFd<'_>,
+    place: Option<&CStr>,
+) -> Result<(), Failure> {
     // The masks need the host's node, found while the host's tree is still there.
     state.null = Some(open_node(c"/dev/null", (1, 3))?);
-    move_mount(tree, CWD, c"/").at("move_mount")?;
+    match place {
+        None => move_mount(tree, CWD, c"/").at("move_mount")?,
+        Some(place) => {
+            let place = rustix::fs::open(place, DIRECTORY, Mode::empty()).at("open")?;
+            move_mount(tree, place.as_fd(), c"").at("move_mount")?;
+        }
+    }
     state.root = Some(rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty()).at("openat")?);
     Ok(())
 }
@@ -34,6 +45,12 @@ pub(super) fn attach_root(state: &mut State<'_>, tree: BorrowedFd<'_>) -> Result
 pub(super) fn open_root(state: &mut State<'_>) -> Result<(), Failure> {
     state.root = Some(rustix::fs::open(c"/", DIRECTORY, Mode::empty()).at("open")?);
     Ok(())
+}
+
+/// Unlike the root that setns(2) gives, this is right while a mount still lies on top of it.
+pub(super) fn change_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    rustix::process::fchdir(root).at("fchdir")?;
+    rustix::process::chroot(c".").at("chroot")
 }
 
 pub(super) fn mount(state: &State<'_>, step: &MountStep<'_>) -> Result<(), Failure> {
@@ -204,12 +221,7 @@ fn directories(
 }
 
 /// openat2(2), which answers EAGAIN when a rename ran beside it and it cannot say that nothing escaped.
-fn resolve(
-    dir: BorrowedFd<'_>,
-    path: &std::ffi::CStr,
-    flags: OFlags,
-    how: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
+fn resolve(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
     let mut tries = 0;
     loop {
         match rustix::fs::openat2(dir, path, flags, Mode::empty(), how) {
@@ -220,7 +232,7 @@ fn resolve(
 }
 
 /// Opens a node of the host and checks that it is that character device (CVE-2025-31133).
-pub(super) fn open_node(path: &std::ffi::CStr, (major, minor): (u32, u32)) -> Result<OwnedFd, Failure> {
+pub(super) fn open_node(path: &CStr, (major, minor): (u32, u32)) -> Result<OwnedFd, Failure> {
     let node = rustix::fs::open(path, PATH | OFlags::NOFOLLOW, Mode::empty()).at("open")?;
     let stat = rustix::fs::fstat(&node).at("fstat")?;
     let is_character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;

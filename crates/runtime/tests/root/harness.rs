@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_runtime::{
-    Context, CreateArgs, Created, Error, ExecArgs, ExecPlan, Execed, ParentOf, Plan, StartHandle, Stdio,
-    create, exec,
+    Context, CreateArgs, Created, Error, ExecArgs, ExecPlan, Execed, ParentOf, Plan, Rendezvous, StartHandle,
+    Stdio, create, exec,
 };
 use vaquita_sys::mount::{mountinfo, open_tree_clone};
 use vaquita_sys::ns;
@@ -133,6 +133,14 @@ impl Bundle {
     }
 
     pub(crate) fn create_as(&mut self, parent: ParentOf) -> Result<Running, Error> {
+        self.create_with(parent, None)
+    }
+
+    pub(crate) fn create_with(
+        &mut self,
+        parent: ParentOf,
+        rendezvous: Option<Rendezvous<'_>>,
+    ) -> Result<Running, Error> {
         let plan = self.plan()?;
         let rootfs = open_tree_clone(CWD, self.dir.path(), false).unwrap();
         let (input_read, input) = std::io::pipe().unwrap();
@@ -150,6 +158,7 @@ impl Bundle {
             join: std::mem::take(&mut self.join),
             cgroup: cgroup.as_ref().map(|group| &group.0),
             parent,
+            rendezvous,
         };
         let Created { pid, pidfd, start, console } = create(&plan, args)?;
         let spec = serde_json::from_value(self.spec.clone()).unwrap();

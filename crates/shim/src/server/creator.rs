@@ -187,7 +187,14 @@ pub(super) fn make_container(
         Streams::Fds(fds) => Stdio::Fds(fds),
         Streams::Terminal => terminal(spec.process().as_ref()),
     };
-    let args = CreateArgs { rootfs, stdio, join, cgroup: Some(&cgroup), parent: ParentOf::CallersParent };
+    let args = CreateArgs {
+        rootfs,
+        stdio,
+        join,
+        cgroup: Some(&cgroup),
+        parent: ParentOf::CallersParent,
+        rendezvous: None,
+    };
     let created = remove_on_error(vaquita_runtime::create(&plan, args), &cgroup)?;
     let mut others = vec![created.start.into_fd()];
     others.extend(created.console);

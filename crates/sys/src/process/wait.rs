@@ -1,6 +1,6 @@
 //! Waiting for processes, and telling one from its pid's next owner.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
@@ -73,6 +73,23 @@ pub fn reap_any() -> Result<Option<(Pid, Exit)>> {
 pub fn open_pidfd(pid: Pid) -> Result<OwnedFd> {
     rustix::process::pidfd_open(pid, PidfdFlags::empty())
         .map_err(|errno| Error::new(format!("pidfd_open({pid})"), errno))
+}
+
+/// The pid of the process of `pidfd` in the PID namespace of procfs, or none when it has been reaped (or is in another
+/// namespace). Of the next owner of the pid once the process is gone: look at the pidfd again after using it.
+///
+/// # Errors
+/// `EINVAL` for another descriptor than a pidfd.
+pub fn pidfd_pid(pidfd: impl AsFd) -> Result<Option<Pid>> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let call = || format!("read({path:?})");
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Error::new(call(), error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+    })?;
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<i32>().ok());
+    // -1 for one that is gone, 0 for one that cannot be seen (pidfd_show_fdinfo in the kernel).
+    let pid = pid.ok_or_else(|| Error::refused(call(), Errno::INVAL, "not a pidfd"))?;
+    Ok(if pid > 0 { Pid::from_raw(pid) } else { None })
 }
 
 /// When the process started, in clock ticks since boot (field 22 of proc_pid_stat(5)): together with the pid this
