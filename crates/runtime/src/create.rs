@@ -196,8 +196,7 @@ pub(crate) fn program<'a>(process: &'a ProcessPlan, procfs: Option<&'a Procfs>) 
     steps.push(Step::SetGroups(&process.groups));
     steps.push(Step::SetGid(process.gid));
     steps.push(Step::SetUid(process.uid, process.capabilities));
-    let filter =
-        process.seccomp.as_ref().map(|program| Step::Seccomp(program.instructions(), program.flags()));
+    let filter = process.seccomp.as_ref().map(Step::Seccomp);
     // As late as possible, so that the profile need not allow what comes before execve.
     let sys_admin = process.capabilities.effective.contains(vaquita_sys::cap::Capability::SYS_ADMIN);
     if process.no_new_privs || sys_admin || filter.is_none() {

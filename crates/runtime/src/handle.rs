@@ -25,6 +25,18 @@ impl StartHandle {
         self.wait()
     }
 
+    /// As [`StartHandle::start`], for a process whose seccomp profile has `SCMP_ACT_NOTIFY`: `pass` gets the listener, and
+    /// passes it on ([`crate::seccomp::Agent::send`]). From then on calls of the process wait for the agent's answers, the
+    /// one of execve included if the profile says so.
+    ///
+    /// # Errors
+    /// As there, and those of `pass`: the process goes on then, with notified calls that fail by `ENOSYS`, and it is the
+    /// caller's to end.
+    pub fn start_with(self, pass: impl FnOnce(OwnedFd) -> Result<(), Error>) -> Result<(), Error> {
+        self.release()?;
+        self.wait_with(pass)
+    }
+
     /// Lets the process go on, and returns at once.
     ///
     /// # Errors
@@ -45,9 +57,24 @@ impl StartHandle {
     /// # Errors
     /// As for [`StartHandle::start`].
     pub fn wait(self) -> Result<(), Error> {
-        match handshake::hear(&self.0)? {
+        self.wait_with(|_| {
+            Err(Error::unsupported("linux.seccomp: SCMP_ACT_NOTIFY: nobody passes the listener on"))
+        })
+    }
+
+    /// As [`StartHandle::wait`], with a listener as for [`StartHandle::start_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_with(self, pass: impl FnOnce(OwnedFd) -> Result<(), Error>) -> Result<(), Error> {
+        let mut heard = handshake::hear(&self.0)?;
+        if let Said::Listener(listener) = heard {
+            pass(listener)?;
+            heard = handshake::hear(&self.0)?;
+        }
+        match heard {
             Said::Nothing => Ok(()),
-            Said::Ready(_) | Said::Meet => {
+            Said::Ready(_) | Said::Meet | Said::Listener(_) => {
                 Err(Error::died("a process that was ready said something else than how its start went"))
             }
             Said::Failed { text, errno, is_exec: true, .. } => Err(Error::exec(text, errno)),

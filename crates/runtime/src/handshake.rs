@@ -39,13 +39,23 @@ pub(crate) fn await_word(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// Says that the set-up is done. Safe between clone and exec: no allocation.
 pub(crate) fn say_ready(socket: BorrowedFd<'_>, terminal: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    say(socket, READY, terminal)
+}
+
+/// Says the listener of its seccomp filter. Safe between clone and exec: no allocation. Makes no other system call than
+/// sendmsg(2), once: they are under the filter.
+pub(crate) fn say_listener(socket: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    say(socket, LISTENER, Some(listener))
+}
+
+fn say(socket: BorrowedFd<'_>, what: u8, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = terminal.map(|fd| [fd]);
+    let fds = fd.map(|fd| [fd]);
     if let Some(fds) = &fds {
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
-    let bytes = [READY];
+    let bytes = [what];
     let parts = [IoSlice::new(&bytes)];
     rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL))
         .map(drop)
@@ -84,6 +94,8 @@ pub(crate) enum Said {
     /// It waits, with its mounts in place and its root not yet changed.
     Meet,
     Ready(Option<OwnedFd>),
+    /// Of its seccomp filter.
+    Listener(OwnedFd),
     Failed {
         number: usize,
         text: String,
@@ -107,25 +119,29 @@ pub(crate) fn hear(socket: impl AsFd) -> Result<Said, Error> {
         Err(Errno::CONNRESET) => 0,
         Err(errno) => return Err(Error::kernel("recvmsg(<new process>)", errno)),
     };
-    let terminal = control.drain().find_map(|message| match message {
+    let fd = control.drain().find_map(|message| match message {
         rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    parse(&bytes[..length], terminal)
+    parse(&bytes[..length], fd)
 }
 
 const READY: u8 = 1;
 const FAILED: u8 = 2;
 const EXEC_FAILED: u8 = 3;
 const MEET: u8 = 4;
+const LISTENER: u8 = 5;
 
 /// Longest text of a step; more is cut.
 const LONGEST: usize = 3072;
 
-fn parse(message: &[u8], terminal: Option<OwnedFd>) -> Result<Said, Error> {
+fn parse(message: &[u8], fd: Option<OwnedFd>) -> Result<Said, Error> {
     match message {
         [] => Ok(Said::Nothing),
-        [READY] => Ok(Said::Ready(terminal)),
+        [READY] => Ok(Said::Ready(fd)),
+        [LISTENER] => fd
+            .map(Said::Listener)
+            .ok_or_else(|| Error::died("a listener did not arrive: too many open files?")),
         [MEET] => Ok(Said::Meet),
         [kind @ (FAILED | EXEC_FAILED), e0, e1, e2, e3, n0, n1, text @ ..] => Ok(Said::Failed {
             number: usize::from(u16::from_le_bytes([*n0, *n1])),

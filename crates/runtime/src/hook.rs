@@ -133,7 +133,7 @@ pub fn run_as_container(hook: &Hook, stdin: &[u8], container: &Container<'_>) ->
 }
 
 /// What of a hook's output is in the error: the last bytes.
-const SHOWN: usize = 4096;
+const SHOWN: usize = 1024;
 
 /// A hook, checked.
 struct Command {

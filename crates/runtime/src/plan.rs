@@ -30,6 +30,9 @@ pub struct Context {
     /// Raise a requested `oomScoreAdj` to the lowest value that this process may set, instead of failing. For hosts that
     /// lack `CAP_SYS_RESOURCE`.
     pub restrict_oom_score_adj: bool,
+    /// Whether the caller passes the listener of a seccomp profile with `SCMP_ACT_NOTIFY` on, as
+    /// [`crate::StartHandle::start_with`] says. Where it does not, such a profile is refused.
+    pub passes_listeners: bool,
 }
 
 /// A validated container: all that [`crate::create()`] needs to know, prepared so that nothing is computed after clone.

@@ -106,9 +106,7 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
     start.push(Step::BlockSignals(awaited));
     start.extend([Step::SetGroups(&[]), Step::SetGid(args.gid), Step::SetUid(args.uid, none)]);
     start.extend([Step::SetCapabilities(none), Step::NoNewPrivs]);
-    start.extend(
-        checked.filter.as_ref().map(|program| Step::Seccomp(program.instructions(), program.flags())),
-    );
+    start.extend(checked.filter.as_ref().map(Step::Seccomp));
     start.push(Step::ExecuteFile { file: program.as_fd(), arguments: &arguments, environment: &environment });
 
     let has_user = args.namespaces.contains(&ns::Kind::User);
@@ -165,12 +163,20 @@ impl Checked {
                 .iter()
                 .map(|(name, value)| Sysctl::new(name, value, is_new))
                 .collect::<Result<_, _>>()?,
-            filter: args.seccomp.as_ref().map(seccomp::compile).transpose()?,
+            filter: args.seccomp.as_ref().map(filter).transpose()?,
             oom_score_adj,
             uid_map: crate::plan::id_map_text(&args.uid_mappings),
             gid_map: crate::plan::id_map_text(&args.gid_mappings),
         })
     }
+}
+
+fn filter(profile: &LinuxSeccomp) -> Result<seccomp::Program, Error> {
+    let program = seccomp::compile(profile)?;
+    if program.notifies() {
+        return Err(Error::unsupported("linux.seccomp: SCMP_ACT_NOTIFY cannot be had for a sandbox"));
+    }
+    Ok(program)
 }
 
 /// Nothing is in it, and nothing can be made, executed or opened as a device there.

@@ -13,8 +13,10 @@
 mod bpf;
 mod compile;
 mod default;
+mod notify;
 mod table;
 
 pub use bpf::Program;
 pub use compile::compile;
 pub use default::runtime_default;
+pub use notify::Agent;

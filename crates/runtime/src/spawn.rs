@@ -106,6 +106,7 @@ fn set_up(
     }
     let console = match heard {
         Said::Ready(console) => console,
+        Said::Listener(_) => return Err(Error::died("the new process has a listener too early")),
         Said::Meet => return Err(Error::died("the new process waits for hooks that nobody runs")),
         Said::Nothing => return Err(Error::died("the new process died while it set itself up")),
         Said::Failed { number, text, errno, .. } => {

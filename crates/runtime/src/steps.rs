@@ -18,7 +18,6 @@ use vaquita_sys::mount::{Attributes, Propagation};
 use vaquita_sys::ns;
 use vaquita_sys::process::{CStrArray, CloneFlags, Scheduling};
 use vaquita_sys::procfs::Procfs;
-use vaquita_sys::seccomp::SockFilter;
 use vaquita_sys::signal;
 use vaquita_sys::tty::Size;
 
@@ -26,6 +25,7 @@ use crate::plan::devices::DevicePlan;
 use crate::plan::mounts::{Filesystem, MountPlan};
 use crate::plan::path::Inside;
 use crate::plan::process::ProgramFile;
+use crate::seccomp::Program;
 
 /// One thing that the child does. Everything it needs is in it.
 pub(crate) enum Step<'a> {
@@ -93,7 +93,8 @@ pub(crate) enum Step<'a> {
     SetUid(u32, Sets),
     SetCapabilities(Sets),
     NoNewPrivs,
-    Seccomp(&'a [SockFilter], u32),
+    /// And says the listener, if it has one.
+    Seccomp(&'a Program),
     Execute {
         program: &'a ProgramFile,
         arguments: &'a CStrArray,
@@ -244,9 +245,7 @@ impl Step<'_> {
             Self::SetUid(uid, keep) => identity::set_uid(*uid, keep),
             Self::SetCapabilities(sets) => identity::set_capabilities(sets),
             Self::NoNewPrivs => vaquita_sys::process::no_new_privs().at("prctl"),
-            Self::Seccomp(program, flags) => {
-                vaquita_sys::seccomp::install(program, *flags).map(drop).at("seccomp")
-            }
+            Self::Seccomp(program) => identity::install_filter(state, program),
             Self::Execute { program, arguments, environment } => {
                 identity::execute(program, arguments, environment)
             }
@@ -320,7 +319,7 @@ impl fmt::Display for Step<'_> {
             Self::SetUid(uid, _) => write!(f, "becoming user {uid}"),
             Self::SetCapabilities(sets) => write!(f, "setting the capabilities {:?}", sets.permitted),
             Self::NoNewPrivs => f.write_str("setting no_new_privs"),
-            Self::Seccomp(..) => f.write_str("installing the seccomp profile"),
+            Self::Seccomp(_) => f.write_str("installing the seccomp profile"),
             Self::Execute { program, .. } => match &program.search {
                 None => write!(f, "execve({:?})", program.name),
                 Some(search) => write!(f, "execve({:?}, looked for in {search:?})", program.name),

@@ -22,3 +22,5 @@ mod hook;
 mod hostile;
 #[path = "root/sandbox.rs"]
 mod sandbox;
+#[path = "root/seccomp.rs"]
+mod seccomp;

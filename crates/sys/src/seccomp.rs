@@ -29,9 +29,13 @@ pub const FLAG_TSYNC: u32 = 1;
 pub const FLAG_LOG: u32 = 2;
 /// Does not slow speculative stores down (`SECCOMP_FILTER_FLAG_SPEC_ALLOW`).
 pub const FLAG_SPEC_ALLOW: u32 = 4;
-/// Returns a descriptor for notifications (`SECCOMP_FILTER_FLAG_NEW_LISTENER`).
+/// Returns a descriptor for notifications (`SECCOMP_FILTER_FLAG_NEW_LISTENER`, Linux 5.0).
 pub const FLAG_NEW_LISTENER: u32 = 8;
-/// Waits killably for the notified process's answer (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`).
+/// Tells a thread that cannot be synchronised by `ESRCH`, which [`FLAG_TSYNC`] with [`FLAG_NEW_LISTENER`] needs
+/// (`SECCOMP_FILTER_FLAG_TSYNC_ESRCH`, Linux 5.7).
+pub const FLAG_TSYNC_ESRCH: u32 = 16;
+/// A process whose call was received by the listener can only be killed until it is answered
+/// (`SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`, Linux 5.19). Only with [`FLAG_NEW_LISTENER`].
 pub const FLAG_WAIT_KILLABLE_RECV: u32 = 32;
 
 /// Filters the calling thread's system calls from here on, for good. Returns the listener if [`FLAG_NEW_LISTENER`] is set.

@@ -79,7 +79,7 @@ impl ProcessPlan {
             umask: umask(user.umask().unwrap_or(0o022))?,
             capabilities: capabilities(process)?,
             no_new_privs: process.no_new_privileges().unwrap_or(false),
-            seccomp: seccomp.map(seccomp::compile).transpose()?,
+            seccomp: seccomp.map(|profile| filter(profile, context)).transpose()?,
             rlimits: rlimits(process)?,
             oom_score_adj: process.oom_score_adj().map(oom_score_adj).transpose()?,
             restrict_oom_score_adj: context.restrict_oom_score_adj,
@@ -125,6 +125,14 @@ impl ProgramFile {
             .collect::<Result<_, _>>()?;
         Ok(Self { name: name.clone(), search: Some(search.to_owned()), candidates })
     }
+}
+
+fn filter(profile: &LinuxSeccomp, context: &Context) -> Result<Program, Error> {
+    let program = seccomp::compile(profile)?;
+    if program.notifies() && !context.passes_listeners {
+        return Err(Error::unsupported("linux.seccomp: SCMP_ACT_NOTIFY: this caller passes no listener on"));
+    }
+    Ok(program)
 }
 
 pub(crate) fn c_string(field: &str, text: &str) -> Result<CString, Error> {

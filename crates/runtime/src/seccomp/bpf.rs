@@ -16,6 +16,12 @@ impl Program {
         &self.instructions
     }
 
+    /// Whether calls are told to a listener (`SCMP_ACT_NOTIFY`).
+    #[must_use]
+    pub fn notifies(&self) -> bool {
+        self.flags & vaquita_sys::seccomp::FLAG_NEW_LISTENER != 0
+    }
+
     /// `SECCOMP_FILTER_FLAG_*` that the profile asks for.
     #[must_use]
     pub fn flags(&self) -> u32 {

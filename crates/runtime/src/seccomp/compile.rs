@@ -10,7 +10,10 @@ use oci_spec::runtime::{
     LinuxSyscall,
 };
 
-use vaquita_sys::seccomp::{MAX_INSTRUCTIONS, SockFilter};
+use vaquita_sys::seccomp::{
+    FLAG_LOG, FLAG_NEW_LISTENER, FLAG_SPEC_ALLOW, FLAG_TSYNC, FLAG_TSYNC_ESRCH, FLAG_WAIT_KILLABLE_RECV,
+    MAX_INSTRUCTIONS, SockFilter,
+};
 
 use super::bpf::{self, Condition, Program, Test};
 use super::table;
@@ -25,6 +28,8 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
     let default = verdict(profile.default_action(), profile.default_errno_ret(), "defaultErrnoRet")?;
     let rules = rules(profile)?;
     let columns = columns(profile)?;
+    let notifies = default == NOTIFY || rules.iter().any(|rule| rule.verdict == NOTIFY);
+    check_listener(profile, notifies, &rules, default)?;
     let mut sections: BTreeMap<u32, BTreeMap<u32, Outcome>> = BTreeMap::new();
     for &column in &columns {
         sections.entry(column.audit).or_default().extend(ranges(column, &rules, default));
@@ -52,7 +57,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
             MAX_INSTRUCTIONS
         )));
     }
-    Ok(Program { instructions: program, flags: flags(profile)? })
+    Ok(Program { instructions: program, flags: flags(profile, notifies)? })
 }
 
 const KILL_PROCESS: u32 = 0x8000_0000;
@@ -60,6 +65,7 @@ const KILL_THREAD: u32 = 0;
 const TRAP: u32 = 0x0003_0000;
 const ERRNO: u32 = 0x0005_0000;
 const TRACE: u32 = 0x7ff0_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
 const LOG: u32 = 0x7ffc_0000;
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 1;
@@ -323,16 +329,49 @@ fn verdict(action: LinuxSeccompAction, errno: Option<u32>, field: &str) -> Resul
         LinuxSeccompAction::ScmpActKillProcess => KILL_PROCESS,
         LinuxSeccompAction::ScmpActLog => LOG,
         LinuxSeccompAction::ScmpActTrap => TRAP,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(Error::unsupported(
-                "linux.seccomp: SCMP_ACT_NOTIFY (a listener for system calls) is not supported yet",
-            ));
-        }
+        LinuxSeccompAction::ScmpActNotify => NOTIFY,
     })
 }
 
+/// The listener must have somewhere to go, and a way there: the process sends it with sendmsg(2), under the filter.
+fn check_listener(
+    profile: &LinuxSeccomp,
+    notifies: bool,
+    rules: &[Rule<'_>],
+    default: u32,
+) -> Result<(), Error> {
+    let path = profile.listener_path().as_deref().filter(|path| !path.as_os_str().is_empty());
+    if path.is_none() && profile.listener_metadata().as_ref().is_some_and(|text| !text.is_empty()) {
+        return Err(Error::invalid("linux.seccomp: listenerMetadata is given without a listenerPath"));
+    }
+    if !notifies {
+        return Ok(());
+    }
+    match path {
+        None => return Err(Error::invalid("linux.seccomp: SCMP_ACT_NOTIFY needs a listenerPath")),
+        Some(path) if !path.is_absolute() => {
+            return Err(Error::invalid(format!("linux.seccomp: listenerPath: {path:?} is not absolute")));
+        }
+        Some(_) => {}
+    }
+    let sendmsg = native().number("sendmsg");
+    let outcome = sendmsg.and_then(|number| calls(native(), rules, default).remove(&number));
+    let outcome = outcome.unwrap_or(Outcome::plain(default));
+    if outcome != Outcome::plain(ALLOW) && outcome != Outcome::plain(LOG) {
+        return Err(Error::invalid(
+            "linux.seccomp: with SCMP_ACT_NOTIFY the call sendmsg must be allowed without conditions: the listener is \
+             passed on by it",
+        ));
+    }
+    Ok(())
+}
+
+fn native() -> Column {
+    if cfg!(target_arch = "x86_64") { X86_64 } else { AARCH64 }
+}
+
 fn columns(profile: &LinuxSeccomp) -> Result<BTreeSet<Column>, Error> {
-    let native = if cfg!(target_arch = "x86_64") { X86_64 } else { AARCH64 };
+    let native = native();
     let mut columns = BTreeSet::from([native]);
     for arch in profile.architectures().iter().flatten() {
         columns.insert(match arch {
@@ -349,16 +388,18 @@ fn columns(profile: &LinuxSeccomp) -> Result<BTreeSet<Column>, Error> {
     Ok(columns)
 }
 
-fn flags(profile: &LinuxSeccomp) -> Result<u32, Error> {
-    let mut bits = 0;
+fn flags(profile: &LinuxSeccomp, notifies: bool) -> Result<u32, Error> {
+    let mut bits = if notifies { FLAG_NEW_LISTENER } else { 0 };
     for flag in profile.flags().iter().flatten() {
         bits |= match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 1,
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 1 << 2,
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync if notifies => FLAG_TSYNC | FLAG_TSYNC_ESRCH,
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => FLAG_TSYNC,
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => FLAG_WAIT_KILLABLE_RECV,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-                return Err(Error::unsupported(
-                    "linux.seccomp: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a listener, which is not supported yet",
+                return Err(Error::invalid(
+                    "linux.seccomp: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a call with SCMP_ACT_NOTIFY",
                 ));
             }
         };

@@ -1,6 +1,6 @@
 //! Steps that change who the process is, and the last one: execve.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
@@ -9,6 +9,7 @@ use vaquita_sys::process::{self, CStrArray};
 
 use super::{At, Failure, State, fail};
 use crate::plan::process::ProgramFile;
+use crate::seccomp::Program;
 
 pub(super) fn await_id_maps(state: &State<'_>) -> Result<(), Failure> {
     match crate::handshake::await_word(state.socket) {
@@ -51,6 +52,14 @@ pub(super) fn set_uid(uid: u32, sets: &Sets) -> Result<(), Failure> {
 pub(super) fn set_capabilities(sets: &Sets) -> Result<(), Failure> {
     cap::set(sets.effective, sets.permitted, sets.inheritable).at("capset")?;
     cap::set_ambient(sets.ambient).at("prctl(PR_CAP_AMBIENT)")
+}
+
+pub(super) fn install_filter(state: &State<'_>, program: &Program) -> Result<(), Failure> {
+    let listener = vaquita_sys::seccomp::install(program.instructions(), program.flags()).at("seccomp")?;
+    match listener {
+        None => Ok(()),
+        Some(listener) => crate::handshake::say_listener(state.socket, listener.as_fd()).at("sendmsg"),
+    }
 }
 
 /// Returns only when none of the candidates could be executed.

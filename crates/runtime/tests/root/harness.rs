@@ -125,7 +125,8 @@ impl Bundle {
     pub(crate) fn plan(&self) -> Result<Plan, Error> {
         let spec: Spec = serde_json::from_value(self.spec.clone()).unwrap();
         let restrict_oom_score_adj = self.restrict_oom_score_adj;
-        Plan::new(&spec, &Context { bundle: self.dir.path().to_owned(), restrict_oom_score_adj })
+        let bundle = self.dir.path().to_owned();
+        Plan::new(&spec, &Context { bundle, restrict_oom_score_adj, passes_listeners: true })
     }
 
     pub(crate) fn create(&mut self) -> Result<Running, Error> {
@@ -208,7 +209,8 @@ impl Running {
         let mut process = serde_json::to_value(self.spec.process().as_ref().unwrap()).unwrap();
         change(&mut process);
         let process: Process = serde_json::from_value(process).unwrap();
-        ExecPlan::new(&process, &self.spec, &Context::default())
+        let context = Context { passes_listeners: true, ..Context::default() };
+        ExecPlan::new(&process, &self.spec, &context)
     }
 
     pub(crate) fn exec(&self, plan: &ExecPlan) -> Result<(Execed, PipeReader), Error> {

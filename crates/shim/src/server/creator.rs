@@ -176,7 +176,11 @@ pub(super) fn make_container(
     join: Vec<(ns::Kind, OwnedFd)>,
 ) -> Result<Made, Error> {
     let spec = read_spec(&request.bundle)?;
-    let context = Context { bundle: request.bundle, restrict_oom_score_adj: request.restrict_oom_score_adj };
+    let context = Context {
+        bundle: request.bundle,
+        restrict_oom_score_adj: request.restrict_oom_score_adj,
+        ..Context::default()
+    };
     let plan = Plan::new(&spec, &context)?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     // The rules for devices follow when the process has made its own.
@@ -215,6 +219,7 @@ pub(super) fn make_exec(
     let context = Context {
         bundle: container.bundle.clone(),
         restrict_oom_score_adj: container.restrict_oom_score_adj,
+        ..Context::default()
     };
     let plan = ExecPlan::new(&process, &spec, &context)?;
     let cgroup = Cgroup::open(layout, &container.cgroup_path)?;
