@@ -110,6 +110,11 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     }
     let place = args.rendezvous.as_ref().map(|rendezvous| host_path(rendezvous.root)).transpose()?;
     let namespaces = Namespaces::new(plan, args.join)?;
+    if plan.time_offsets.as_ref().is_some_and(|offsets| !offsets.is_empty())
+        && !namespaces.is_new(ns::Kind::Time)
+    {
+        return Err(Error::invalid("linux.timeOffsets: the time namespace is joined, so they cannot be set"));
+    }
     check_sysctls(plan, &namespaces)?;
     check_capabilities(plan, &namespaces)?;
     let prepared = trees::prepare(plan, args.cgroup)?;
@@ -161,6 +166,7 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         cgroup: args.cgroup.and_then(Cgroup::dir_fd),
         flags: namespaces.clone_flags(),
         pid_namespace: namespaces.joined(ns::Kind::Pid),
+        time_offsets: plan.time_offsets.as_deref().filter(|_| namespaces.is_new(ns::Kind::Time)),
         setup,
         late: vec![Step::DetachOldRoot],
         start,
@@ -373,7 +379,9 @@ impl Namespaces {
 
     fn new_flags(&self) -> CloneFlags {
         // The cgroup namespace comes later, when the process is in its cgroup.
-        let new = self.0.iter().filter(|(kind, fd)| fd.is_none() && **kind != ns::Kind::Cgroup);
+        // And the time namespace before, because its offsets must be set while nobody is in it.
+        let apart = [ns::Kind::Cgroup, ns::Kind::Time];
+        let new = self.0.iter().filter(|(kind, fd)| fd.is_none() && !apart.contains(kind));
         new.fold(CloneFlags::NONE, |flags, (kind, _)| flags | kind.flag())
     }
 

@@ -51,6 +51,8 @@ pub struct Plan {
     pub(crate) sysctls: Vec<Sysctl>,
     pub(crate) root_readonly: bool,
     pub(crate) root_propagation: Option<(Propagation, bool)>,
+    /// As timens_offsets takes them, for a new time namespace.
+    pub(crate) time_offsets: Option<String>,
     /// As uid_map takes them.
     pub(crate) uid_map: String,
     pub(crate) gid_map: String,
@@ -104,6 +106,7 @@ impl Plan {
             sysctls,
             root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
             root_propagation: root_propagation(linux)?,
+            time_offsets: time_offsets(linux, &namespaces)?,
             uid_map: id_map("linux.uidMappings", linux.uid_mappings().as_deref(), &namespaces)?,
             gid_map: id_map("linux.gidMappings", linux.gid_mappings().as_deref(), &namespaces)?,
             process: ProcessPlan::new(
@@ -155,9 +158,6 @@ fn namespaces(linux: &Linux) -> Result<BTreeMap<ns::Kind, Option<PathBuf>>, Erro
             return Err(Error::invalid("linux.namespaces: a container needs a mount namespace of its own"));
         }
     }
-    if matches!(namespaces.get(&ns::Kind::Time), Some(None)) {
-        return Err(Error::unsupported("linux.namespaces: a new time namespace is not supported yet"));
-    }
     Ok(namespaces)
 }
 
@@ -201,6 +201,37 @@ fn root_propagation(linux: &Linux) -> Result<Option<(Propagation, bool)>, Error>
     }
 }
 
+/// Lines for timens_offsets (time_namespaces(7)).
+fn time_offsets(
+    linux: &Linux,
+    namespaces: &BTreeMap<ns::Kind, Option<PathBuf>>,
+) -> Result<Option<String>, Error> {
+    let offsets = linux.time_offsets().iter().flatten();
+    let mut lines = String::new();
+    for (clock, offset) in offsets {
+        if !["boottime", "monotonic"].contains(&clock.as_str()) {
+            return Err(Error::invalid(format!(
+                "linux.timeOffsets: {clock:?} is no clock of a time namespace: boottime, monotonic"
+            )));
+        }
+        let (secs, nanosecs) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        if nanosecs >= 1_000_000_000 {
+            return Err(Error::invalid(format!(
+                "linux.timeOffsets.{clock}.nanosecs: {nanosecs} is a second or more"
+            )));
+        }
+        lines.push_str(&format!("{clock} {secs} {nanosecs}\n"));
+    }
+    match namespaces.get(&ns::Kind::Time) {
+        Some(None) => Ok(Some(lines)),
+        _ if lines.is_empty() => Ok(None),
+        Some(Some(_)) => Err(Error::invalid(
+            "linux.timeOffsets: the offsets of a time namespace that is joined cannot be set",
+        )),
+        None => Err(Error::invalid("linux.timeOffsets: there are offsets and no time namespace")),
+    }
+}
+
 fn id_map(
     field: &str,
     mappings: Option<&[LinuxIdMapping]>,
@@ -230,7 +261,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "linux.netDevices"),
-        (linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()), "linux.timeOffsets"),
     ] {
         if present {
             return Err(Error::unsupported(format!("{field} is not supported yet")));

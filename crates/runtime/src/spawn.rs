@@ -25,6 +25,8 @@ pub(crate) struct Script<'a> {
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
     /// A PID namespace that the new process is in; only a child can join one.
     pub(crate) pid_namespace: Option<BorrowedFd<'a>>,
+    /// Lines for timens_offsets, when the process is to be the first one of a new time namespace.
+    pub(crate) time_offsets: Option<&'a str>,
     /// Done at once.
     pub(crate) setup: Vec<Step<'a>>,
     /// Done when the set-up was told to be done, without waiting for the word to start.
@@ -66,8 +68,10 @@ pub(crate) fn spawn(
         cgroup: script.cgroup,
         ..Clone::default()
     };
-    let (pid, pidfd) = in_pid_namespace(script.pid_namespace, || {
-        fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state)
+    let (pid, pidfd) = in_time_namespace(script.time_offsets, || {
+        in_pid_namespace(script.pid_namespace, || {
+            fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state)
+        })
     })?;
     drop(theirs);
     let mut guard = Guard::new(pidfd, parent);
@@ -245,6 +249,37 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
         }
     }
     exit_now(1)
+}
+
+/// Runs `make` so that the children it makes are in a new time namespace with these offsets.
+fn in_time_namespace<T: Send>(
+    offsets: Option<&str>,
+    make: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    let Some(offsets) = offsets else { return make() };
+    let inside = || {
+        // A clone that makes the namespace is in it at once, and with that the offsets are fixed. So this thread makes it
+        // for its children, and ends, because only a process of one thread could go back.
+        ns::unshare(CloneFlags::NEWTIME).map_err(|errno| match errno {
+            rustix::io::Errno::INVAL => Error::unsupported(
+                "linux.namespaces: a time namespace needs Linux 5.6 with CONFIG_TIME_NS: unshare(CLONE_NEWTIME): EINVAL",
+            ),
+            errno => Error::kernel("unshare(CLONE_NEWTIME)", errno),
+        })?;
+        if !offsets.is_empty() {
+            let thread = rustix::thread::gettid();
+            Procfs::host()?.write(format!("{thread}/timens_offsets"), offsets)?;
+        }
+        make()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("time".to_owned()).spawn_scoped(scope, inside);
+        let thread = thread.map_err(|error| {
+            let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN);
+            Error::kernel("clone(<thread for a time namespace>)", errno)
+        })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Runs `make` so that the children it makes are in the PID namespace.

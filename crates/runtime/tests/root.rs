@@ -20,6 +20,8 @@ mod exec;
 mod hook;
 #[path = "root/hostile.rs"]
 mod hostile;
+#[path = "root/namespaces.rs"]
+mod namespaces;
 #[path = "root/sandbox.rs"]
 mod sandbox;
 #[path = "root/seccomp.rs"]

@@ -1,0 +1,135 @@
+//! Namespaces that are made, and ones of others that are joined by path.
+
+use serde_json::{Value, json};
+use vaquita_runtime::Kind;
+
+use crate::harness::{Bundle, Running};
+
+fn with(mut bundle: Bundle, namespace: Value) -> Bundle {
+    bundle = bundle.without_namespace(namespace["type"].as_str().unwrap());
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(namespace);
+    bundle
+}
+
+fn started(bundle: &mut Bundle) -> Running {
+    let mut running = bundle.create().unwrap();
+    running.start().unwrap();
+    running.read_until("ns mnt");
+    running
+}
+
+fn uptime(text: &str) -> f64 {
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn clocks_of_a_time_namespace_have_their_offsets() {
+    let host = uptime(&std::fs::read_to_string("/proc/uptime").unwrap());
+    let orders = "ns time\ncat /proc/uptime\ncat /proc/self/timens_offsets\nns mnt\nwait";
+    let mut bundle = with(Bundle::new(orders), json!({"type": "time"})).set(
+        "/linux/timeOffsets",
+        json!({"boottime": {"secs": 1_000_000, "nanosecs": 5}, "monotonic": {"secs": -7}}),
+    );
+    let mut running = bundle.create().unwrap();
+    running.start().unwrap();
+    let namespace = running.read_until("ns time");
+    assert_ne!(namespace, std::fs::read_link("/proc/self/ns/time").unwrap().display().to_string());
+    assert!(uptime(&running.read_until("cat /proc/uptime")) >= host + 1_000_000.0);
+    let offsets = running.read_until("cat /proc/self/timens_offsets");
+    let offsets: Vec<&str> = offsets.split_whitespace().collect();
+    // -7 seconds and no nanoseconds, and so on.
+    assert_eq!(offsets, ["monotonic", "-7", "0|boottime", "1000000", "5"]);
+    // The process that waited was in it before it executed its program: so is what joins it.
+    let outcome = running.exec_probe("ns time\ncat /proc/uptime", |_| {});
+    assert_eq!(outcome.of("ns time"), namespace);
+    assert!(uptime(outcome.of("cat /proc/uptime")) >= host + 1_000_000.0);
+    // By path, too.
+    let path = format!("/proc/{}/ns/time", running.pid.as_raw_nonzero());
+    let joined = with(Bundle::new("ns time\ncat /proc/uptime"), json!({"type": "time", "path": path})).run();
+    assert_eq!(joined.of("ns time"), namespace);
+    assert!(uptime(joined.of("cat /proc/uptime")) >= host + 1_000_000.0);
+}
+
+#[test]
+fn a_time_namespace_works_with_a_user_namespace_and_a_creator() {
+    let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
+    let host = uptime(&std::fs::read_to_string("/proc/uptime").unwrap());
+    let mut bundle = with(Bundle::new("cat /proc/uptime\npid"), json!({"type": "time"}))
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map)
+        .set("/linux/timeOffsets", json!({"boottime": {"secs": 5000}}));
+    bundle = with(bundle, json!({"type": "user"}));
+    rustix::fs::chown(bundle.dir.path(), Some(rustix::fs::Uid::from_raw(200_000)), None).unwrap();
+    let outcome = bundle.run();
+    assert!(uptime(outcome.of("cat /proc/uptime")) >= host + 5000.0);
+    assert_eq!(outcome.of("pid"), "1");
+    // The maker is where it was.
+    let inside = std::fs::read_link("/proc/thread-self/ns/time_for_children").unwrap();
+    assert_eq!(inside, std::fs::read_link("/proc/self/ns/time").unwrap());
+}
+
+#[test]
+fn offsets_that_cannot_be_are_refused() {
+    let time = json!({"type": "time"});
+    for (namespace, offsets, text) in [
+        (Some(&time), json!({"realtime": {"secs": 1}}), "\"realtime\" is no clock of a time namespace"),
+        (Some(&time), json!({"boottime": {"nanosecs": 1_000_000_000}}), "1000000000 is a second or more"),
+        (None, json!({"boottime": {"secs": 1}}), "there are offsets and no time namespace"),
+        (
+            Some(&json!({"type": "time", "path": "/proc/self/ns/time"})),
+            json!({"boottime": {"secs": 1}}),
+            "that is joined",
+        ),
+    ] {
+        let mut bundle = Bundle::new("pid").set("/linux/timeOffsets", offsets);
+        if let Some(namespace) = namespace {
+            bundle = with(bundle, namespace.clone());
+        }
+        let error = bundle.plan().unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(
+            error.to_string().starts_with("linux.timeOffsets") && error.to_string().contains(text),
+            "{error}"
+        );
+    }
+    // More than the kernel's clocks can show.
+    let mut bundle =
+        with(Bundle::new("pid"), time).set("/linux/timeOffsets", json!({"boottime": {"secs": i64::MAX}}));
+    let error = bundle.create().err().unwrap();
+    assert_eq!(error.errno(), Some(rustix::io::Errno::RANGE), "{error}");
+    assert!(error.to_string().contains("timens_offsets"), "{error}");
+}
+
+/// Every kind but mount and user, each of another container, at once.
+#[test]
+fn namespaces_are_joined_by_path() {
+    let kinds = [
+        ("pid", "pid"),
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+        ("network", "net"),
+        ("cgroup", "cgroup"),
+        ("time", "time"),
+    ];
+    let orders =
+        "ns pid\nns ipc\nns uts\nns net\nns cgroup\nns time\nns mnt\ncat /proc/self/cgroup\nhostname\nwait";
+    let mut first = Bundle::new("ns mnt\nwait");
+    first.with_cgroup = true;
+    first = with(with(first, json!({"type": "cgroup"})), json!({"type": "time"}));
+    let first = started(&mut first);
+    let pid = first.pid.as_raw_nonzero();
+    let mut second = Bundle::new(orders).set("/hostname", Value::Null);
+    for (kind, file) in kinds {
+        second = with(second, json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+    }
+    let outcome = second.run();
+    for (_, file) in kinds {
+        let theirs = std::fs::read_link(format!("/proc/{pid}/ns/{file}")).unwrap();
+        assert_eq!(outcome.of(&format!("ns {file}")), theirs.to_str().unwrap());
+    }
+    assert_ne!(
+        outcome.of("ns mnt"),
+        std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap().to_str().unwrap()
+    );
+    assert_eq!(outcome.of("hostname"), "probe");
+}
