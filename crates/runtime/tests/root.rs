@@ -22,6 +22,8 @@ mod hook;
 mod hostile;
 #[path = "root/namespaces.rs"]
 mod namespaces;
+#[path = "root/hostile_races.rs"]
+mod hostile_races;
 #[path = "root/sandbox.rs"]
 mod sandbox;
 #[path = "root/seccomp.rs"]
