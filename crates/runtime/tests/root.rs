@@ -20,10 +20,10 @@ mod exec;
 mod hook;
 #[path = "root/hostile.rs"]
 mod hostile;
-#[path = "root/namespaces.rs"]
-mod namespaces;
 #[path = "root/hostile_races.rs"]
 mod hostile_races;
+#[path = "root/namespaces.rs"]
+mod namespaces;
 #[path = "root/sandbox.rs"]
 mod sandbox;
 #[path = "root/seccomp.rs"]

@@ -336,6 +336,7 @@ fn create_one(job: &Job, null: &fs::File, tally: &mut Tally) {
         cgroup: None,
         parent: ParentOf::Caller,
         rendezvous: None,
+        start_socket: None,
     };
     match create(&plan, args) {
         Ok(created) => {
