@@ -63,14 +63,19 @@ fn make_in_parent(
         other => other?,
     };
     // What is on here is on all the way up.
-    if hierarchy.version == Version::V2 && !is_enabled(&parent, hierarchy, needed)? {
-        return Ok(None);
+    if hierarchy.version == Version::V2 {
+        match is_enabled(&parent, hierarchy, needed) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            // The parent was removed meanwhile.
+            Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
     path.push(name);
     let note = |is_new| if is_new { made.dirs.push(path) } else { made.existed = true };
     match make_child(hierarchy, &parent, name, note) {
         Ok(dir) => Ok(Some(dir)),
-        // The parent was removed meanwhile.
         Err(error) if error.kind() == Kind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

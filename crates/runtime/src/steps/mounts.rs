@@ -31,6 +31,8 @@ pub(super) fn attach_root(
 ) -> Result<(), Failure> {
     // The masks need the host's node, found while the host's tree is still there.
     state.null = Some(open_node(c"/dev/null", (1, 3))?);
+    // A clone of a tree that is shared, as systemd makes all of the host's, is its peer: pivot_root(2) refuses that.
+    propagate(tree, Propagation::Slave, true)?;
     match place {
         None => move_mount(tree, CWD, c"/").at("move_mount")?,
         Some(place) => {
