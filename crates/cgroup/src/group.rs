@@ -1,12 +1,14 @@
 //! A group: a directory of the same path in every hierarchy.
 
+mod claim;
+mod entry;
 mod kill;
 mod make;
 mod remove;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -19,10 +21,8 @@ use crate::{DeviceRule, Error, Hierarchy, Kind, Layout, Resources, Result, Versi
 
 use make::{Made, enable, make};
 
+pub use entry::Entry;
 pub use remove::{list, remove_empty_parents};
-
-/// The extended attribute that says whose a group is.
-const CLAIM: &str = "trusted.vaquita";
 
 /// A group, held by fd in every hierarchy that has it.
 #[derive(Debug)]
@@ -32,6 +32,17 @@ pub struct Cgroup {
     dirs: Vec<Dir>,
     created_parents: Vec<PathBuf>,
     existed: bool,
+    user: User,
+}
+
+/// Whose process works on a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum User {
+    Root,
+    /// It may clone children into the group, or not.
+    Ordinary {
+        by_clone: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -63,7 +74,14 @@ impl Cgroup {
             let parents: Vec<_> = made.parents.iter().cloned().collect();
             let existed = made.existed;
             let path = Path::new("/").join(parts.iter().collect::<PathBuf>());
-            let group = Self { layout: layout.clone(), path, dirs, created_parents: parents, existed };
+            let group = Self {
+                layout: layout.clone(),
+                path,
+                dirs,
+                created_parents: parents,
+                existed,
+                user: User::Root,
+            };
             group.write_all(&groups)?;
             resources.devices.iter().try_for_each(|rules| group.set_devices(rules))?;
             Ok(group)
@@ -99,7 +117,8 @@ impl Cgroup {
                 format!("there is no control group {}", path.display()),
             ));
         }
-        Ok(Self { layout: layout.clone(), path, dirs, created_parents: Vec::new(), existed: true })
+        let created_parents = Vec::new();
+        Ok(Self { layout: layout.clone(), path, dirs, created_parents, existed: true, user: User::Root })
     }
 
     /// The hierarchies that it may be in.
@@ -149,7 +168,13 @@ impl Cgroup {
     ///
     /// # Errors
     /// `Unsupported` when the host has neither the devices controller of v1 nor a v2 hierarchy.
+    ///
+    /// For an ordinary user, who may load no filter, there is none: its containers' processes open what that user may open
+    /// anyway, and make no device nodes.
     pub fn set_devices(&self, rules: &[DeviceRule]) -> Result<()> {
+        if self.user != User::Root {
+            return Ok(());
+        }
         if let Ok((dir, Version::V1)) = self.controller("devices") {
             return device::v1_lines(rules).iter().try_for_each(|(file, line)| write(&dir.fd, file, line));
         }
@@ -176,33 +201,6 @@ impl Cgroup {
         let Some(v2) = self.v2() else { return Ok(()) };
         let parts: Vec<&OsStr> = normal(&self.path).collect();
         enable(self.hierarchy(v2), &parts, &["cpu", "memory", "pids"].into())
-    }
-
-    /// The directory in the v2 hierarchy, for `CLONE_INTO_CGROUP`; none without that hierarchy.
-    ///
-    /// A child cloned into it need not, and should not, write to `cgroup.procs`: that takes a lock over all processes of
-    /// the machine, which can wait for an RCU grace period (10 ms and more), where `CLONE_INTO_CGROUP` costs 8 µs. See
-    /// [`Self::entry_after_clone`].
-    #[must_use]
-    pub fn dir_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.v2().map(|dir| dir.fd.as_fd())
-    }
-
-    /// What a process needs to enter the group in every hierarchy.
-    ///
-    /// # Errors
-    /// `Denied`; `NotFound` when the group has been removed.
-    pub fn entry(&self) -> Result<Entry> {
-        self.entry_in(|_| true)
-    }
-
-    /// What a process that was cloned into [`Self::dir_fd`] still needs: the v1 hierarchies, if any. Entering those last
-    /// keeps the memory that the set-up took out of the container's account.
-    ///
-    /// # Errors
-    /// As [`Self::entry`].
-    pub fn entry_after_clone(&self) -> Result<Entry> {
-        self.entry_in(|version| version == Version::V1)
     }
 
     /// The processes in the group and in groups below it, as pids of the caller's PID namespace, sorted. Zombies do not count.
@@ -255,34 +253,6 @@ impl Cgroup {
         }
     }
 
-    /// Who claims the group, if anybody does: see [`Self::claim`].
-    ///
-    /// # Errors
-    /// Those of reading.
-    pub fn claimant(&self) -> Result<Option<PathBuf>> {
-        let Some(dir) = self.dirs.first() else { return Ok(None) };
-        let mut owner = vec![0; 4096];
-        match rustix::fs::fgetxattr(&dir.fd, CLAIM, owner.as_mut_slice()) {
-            Ok(length) => {
-                owner.truncate(length);
-                Ok(Some(PathBuf::from(OsStr::from_bytes(&owner))))
-            }
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-            Err(errno) => Err(error("fgetxattr", &dir.fd, "trusted.vaquita", "", errno)),
-        }
-    }
-
-    /// Writes down whose group this is, in the extended attribute `trusted.vaquita` (xattr(7)) of its directory: it goes
-    /// with the group and stays when the process that wrote it ends. `owner` is a directory that names the owner.
-    ///
-    /// # Errors
-    /// `Denied` without `CAP_SYS_ADMIN`; those of writing.
-    pub fn claim(&self, owner: &Path) -> Result<()> {
-        let Some(dir) = self.dirs.first() else { return Ok(()) };
-        rustix::fs::fsetxattr(&dir.fd, CLAIM, owner.as_os_str().as_bytes(), rustix::fs::XattrFlags::empty())
-            .map_err(|errno| error("fsetxattr", &dir.fd, "trusted.vaquita", "", errno))
-    }
-
     /// Statistics, see [`crate::Stats`].
     ///
     /// # Errors
@@ -290,7 +260,7 @@ impl Cgroup {
     pub fn stats(&self) -> Result<crate::Stats> {
         crate::stats::read_all(
             &|name| self.controller(name).ok().map(|(dir, version)| (dir.fd.as_fd(), version)),
-            self.dir_fd(),
+            self.v2().map(|dir| dir.fd.as_fd()),
         )
     }
 
@@ -323,20 +293,6 @@ impl Cgroup {
             all.extend(list.lines().filter_map(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid > 0));
             Ok(())
         })
-    }
-
-    fn entry_in(&self, wanted: impl Fn(Version) -> bool) -> Result<Entry> {
-        let dirs = self.dirs.iter().filter(|dir| wanted(self.hierarchy(dir).version));
-        let fds = dirs.map(|dir| {
-            // `tasks` moves one thread, and takes no lock over all threads of the machine.
-            let file = match self.hierarchy(dir).version {
-                Version::V1 => "tasks",
-                Version::V2 => "cgroup.procs",
-            };
-            open(&dir.fd, file, OFlags::WRONLY)
-                .map_err(|errno| error("openat", &dir.fd, file, ", O_WRONLY", errno))
-        });
-        Ok(Entry { fds: fds.collect::<Result<_>>()? })
     }
 
     fn write_all(&self, groups: &[Vec<Write>]) -> Result<()> {
@@ -372,35 +328,6 @@ impl Cgroup {
         let message =
             format!("{} has no {}: the kernel was built without it", self.path.display(), files.join(" or "));
         Err(Error::refused(Kind::Unsupported, message))
-    }
-}
-
-/// Open files through which a process enters a group by itself. Inherited by a child across clone, not across execve.
-#[derive(Debug)]
-pub struct Entry {
-    fds: Vec<OwnedFd>,
-}
-
-impl Entry {
-    /// The open files, for a process that closes all others.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.fds.iter().map(AsFd::as_fd)
-    }
-
-    /// Moves the calling thread, which must be its process's only one, into the group.
-    ///
-    /// A cgroup namespace made before this shows the old group as its root: unshare it afterwards.
-    ///
-    /// Safe between clone and exec: no allocation.
-    ///
-    /// # Errors
-    /// `EAGAIN` at pids.max of a parent, `ENOSPC` for a v1 cpuset without CPUs, `ENODEV` when the group is gone, `EBUSY` for a
-    /// v2 group with controllers for groups below it.
-    pub fn enter_self(&self) -> core::result::Result<(), Errno> {
-        for fd in &self.fds {
-            rustix::io::retry_on_intr(|| rustix::io::write(fd, b"0"))?;
-        }
-        Ok(())
     }
 }
 

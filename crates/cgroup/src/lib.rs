@@ -5,22 +5,24 @@
 //! kernel is pure: the files and values of a set of limits ([`settings`]), the device filter ([`device`]), the reading of
 //! statistics ([`Stats`]).
 //!
-//! The driver is cgroupfs: directories are made by this crate. Writing to a group that systemd manages is up to the
-//! caller's choice of path.
+//! A [`Location`] is where a container has its group: a path made by this crate, or a scope that [`systemd`] makes.
 
 pub mod device;
 mod error;
 mod files;
 mod group;
 mod layout;
+mod location;
 mod resources;
 pub mod settings;
 mod stats;
+pub mod systemd;
 
 pub use device::{Access, DeviceKind, DeviceRule};
 pub use error::{Error, Kind};
 pub use group::{Cgroup, Entry, list, remove_empty_parents};
 pub use layout::{Hierarchy, Layout, Version};
+pub use location::{Driver, Location, Placed};
 pub use resources::{Resources, ThrottleDevice, WeightDevice};
 pub use stats::{BlockDevice, Cpu, Io, Memory, Pids, Pressure, PressureAverages, Stats};
 

@@ -39,6 +39,10 @@ pub struct CreateArgs<'a> {
     /// What the caller does in the middle of the set-up, mostly running the hooks of the specification (see
     /// [`crate::hook`]). It must be given when the specification has such hooks.
     pub rendezvous: Option<Rendezvous<'a>>,
+    /// A socket that listens (`SOCK_SEQPACKET`, unix(7)), on which the process waits to be started by whoever connects:
+    /// [`StartHandle::from_fd`] takes that connection. One that is closed without a word changes nothing. `None`: the
+    /// process waits for [`Created::start`].
+    pub start_socket: Option<vaquita_sys::socket::Listener>,
 }
 
 /// A point of the set-up at which the caller works and the new process waits: its namespaces are made, its mounts and
@@ -89,7 +93,8 @@ pub struct Created {
     pub pid: Pid,
     /// A pidfd of it.
     pub pidfd: OwnedFd,
-    /// Starts it.
+    /// Starts it. With [`CreateArgs::start_socket`] its [`StartHandle::release`] lets the process wait there, after which
+    /// the maker may be gone; until then the process ends with its maker.
     pub start: StartHandle,
     /// The master side of its terminal, for [`Stdio::Terminal`].
     pub console: Option<OwnedFd>,
@@ -122,6 +127,10 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     let procfs =
         if plan.sysctls.is_empty() && !has_label(&plan.process) { None } else { Some(Procfs::open()?) };
     let inside = Known::new()?;
+    let start_socket = args.start_socket;
+    if let Some(listener) = &start_socket {
+        listener.set_blocking()?;
+    }
 
     let mut setup = namespaces.steps();
     setup.push(Step::NewKeyring);
@@ -174,6 +183,7 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         limits: &plan.process.rlimits,
         devices: args.cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
         oom_score_adj: spawn::oom_score_adj(&plan.process)?,
+        start_socket: start_socket.as_ref().map(AsFd::as_fd),
     };
     let spawned = spawn::spawn(&script, args.parent, args.rendezvous)?;
     let spawn::Spawned { pid, pidfd, start, console } = spawned;

@@ -37,6 +37,28 @@ pub(crate) fn await_word(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     if length == 0 { Err(Errno::PIPE) } else { Ok(()) }
 }
 
+/// Waits for the word to start: on `socket`, and then on a connection to `listener` if there is one, which is returned.
+/// Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `EPIPE` when the other end of `socket` is gone; those of accept4(2).
+pub(crate) fn await_start(
+    socket: BorrowedFd<'_>,
+    listener: Option<BorrowedFd<'_>>,
+) -> Result<Option<OwnedFd>, Errno> {
+    await_word(socket)?;
+    let Some(listener) = listener else { return Ok(None) };
+    loop {
+        match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+            // Who leaves without a word has not started anything.
+            Ok(connection) if await_word(connection.as_fd()).is_err() => {}
+            Ok(connection) => return Ok(Some(connection)),
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 /// Says that the set-up is done. Safe between clone and exec: no allocation.
 pub(crate) fn say_ready(socket: BorrowedFd<'_>, terminal: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     say(socket, READY, terminal)

@@ -40,6 +40,8 @@ pub(crate) struct Script<'a> {
     pub(crate) oom_score_adj: Option<i32>,
     /// A group of the process, and the devices that may be used in it from [`Step::Meet`] on, or when the set-up is done.
     pub(crate) devices: Option<(&'a Cgroup, &'a [DeviceRule])>,
+    /// Where the process waits for the word to start, after the word on the handshake's socket.
+    pub(crate) start_socket: Option<BorrowedFd<'a>>,
 }
 
 /// A process that has done its set-up.
@@ -60,7 +62,8 @@ pub(crate) fn spawn(
 ) -> Result<Spawned, Error> {
     let (ours, theirs) = handshake::pair()?;
     let texts: Vec<String> = script.late.iter().chain(&script.start).map(ToString::to_string).collect();
-    let gaps = gaps(&theirs, &script.start);
+    let sockets = [theirs.as_raw_fd()].into_iter().chain(script.start_socket.map(|fd| fd.as_raw_fd()));
+    let gaps = gaps(sockets, &script.start);
     let state = State::new(theirs.as_fd());
     let how = Clone {
         flags: script.flags,
@@ -181,8 +184,8 @@ struct Told<'a> {
 }
 
 /// All numbers from 3 up, but those that are still needed.
-fn gaps(socket: &OwnedFd, start: &[Step<'_>]) -> Vec<(u32, u32)> {
-    let needed = start.iter().flat_map(Step::fds).chain([socket.as_raw_fd()]);
+fn gaps(sockets: impl Iterator<Item = i32>, start: &[Step<'_>]) -> Vec<(u32, u32)> {
+    let needed = start.iter().flat_map(Step::fds).chain(sockets);
     let mut needed: Vec<u32> = needed.map(i32::unsigned_abs).filter(|fd| *fd > 2).collect();
     needed.sort_unstable();
     let mut gaps = Vec::new();
@@ -212,15 +215,18 @@ fn close_others(gaps: &[(u32, u32)]) -> Result<(), Failure> {
 /// The new process. Nothing here and below allocates, takes a lock or returns.
 fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
     let socket = state.socket;
-    let fail = |number: usize, text: &str, is_exec: bool, failure| -> ! {
+    let tell = |to: BorrowedFd<'_>, number: usize, text: &str, is_exec: bool, failure| -> ! {
         handshake::say_failure(
-            socket,
+            to,
             u16::try_from(number).unwrap_or(u16::MAX),
             text.as_bytes(),
             is_exec,
             failure,
         );
         exit_now(1)
+    };
+    let fail = |number: usize, text: &str, is_exec: bool, failure| -> ! {
+        tell(socket, number, text, is_exec, failure)
     };
     if let Err(failure) = crate::steps::prepare() {
         fail(usize::from(u16::MAX), "", false, failure);
@@ -240,12 +246,15 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
     }
     let steps = script.late.iter().chain(&script.start).zip(told.texts).enumerate();
     for (number, (step, text)) in steps {
-        if number == script.late.len() && handshake::await_word(socket).is_err() {
-            exit_now(1);
+        if number == script.late.len() {
+            state.starter = match handshake::await_start(socket, script.start_socket) {
+                Ok(starter) => starter,
+                Err(_) => exit_now(1),
+            };
         }
         if let Err(failure) = step.run(&mut state) {
             let is_exec = matches!(step, Step::Execute { .. } | Step::ExecuteFile { .. });
-            fail(number, text, is_exec, failure);
+            tell(state.starter(), number, text, is_exec, failure);
         }
     }
     exit_now(1)

@@ -164,6 +164,8 @@ pub(crate) fn fail<T>(call: &'static str, errno: Errno) -> Result<T, Failure> {
 pub(crate) struct State<'a> {
     /// The end of the handshake's socket.
     pub(crate) socket: BorrowedFd<'a>,
+    /// The connection of who starts the process, where that is another one.
+    pub(crate) starter: Option<OwnedFd>,
     /// The container's root directory.
     root: Option<OwnedFd>,
     /// The host's /dev/null, verified.
@@ -174,7 +176,12 @@ pub(crate) struct State<'a> {
 
 impl<'a> State<'a> {
     pub(crate) fn new(socket: BorrowedFd<'a>) -> Self {
-        Self { socket, root: None, null: None, master: None, slave: None }
+        Self { socket, starter: None, root: None, null: None, master: None, slave: None }
+    }
+
+    /// Who is told how the start goes.
+    pub(crate) fn starter(&self) -> BorrowedFd<'_> {
+        self.starter.as_ref().map_or(self.socket, OwnedFd::as_fd)
     }
 
     fn root(&self) -> Result<BorrowedFd<'_>, Failure> {

@@ -20,6 +20,8 @@ mod exec;
 mod hook;
 #[path = "root/hostile.rs"]
 mod hostile;
+#[path = "root/hostile_races.rs"]
+mod hostile_races;
 #[path = "root/namespaces.rs"]
 mod namespaces;
 #[path = "root/sandbox.rs"]

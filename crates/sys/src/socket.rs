@@ -54,6 +54,15 @@ impl Listener {
             .map_err(|errno| Error::new(format!("bind(<seqpacket socket>, {})", quoted(path)), errno))
     }
 
+    /// Makes whoever accepts wait for a connection, in this process and in those that inherit the socket.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn set_blocking(&self) -> Result<()> {
+        rustix::io::ioctl_fionbio(&self.0, false)
+            .map_err(|errno| Error::new(format!("ioctl({}, FIONBIO, 0)", Fd::of(&self.0)), errno))
+    }
+
     /// The next connection, blocking, or none when nobody is waiting.
     ///
     /// # Errors

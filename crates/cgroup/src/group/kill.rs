@@ -12,7 +12,7 @@ use vaquita_sys::process::open_pidfd;
 use vaquita_sys::signal::{Signal, send};
 
 use super::Cgroup;
-use crate::files::{error, exists, open, read, write};
+use crate::files::{error, exists, open, read, read_if_there, write};
 use crate::group::key;
 use crate::{Error, Kind, Result, Version};
 
@@ -46,6 +46,27 @@ impl Cgroup {
         match self.freezer()? {
             Version::V2 => self.freeze_v2("0"),
             Version::V1 => self.freeze_v1("THAWED", FREEZE),
+        }
+    }
+
+    /// Whether all processes of the group are stopped, or are being stopped, by its freezer or that of a group above it.
+    ///
+    /// # Errors
+    /// Those of reading. Without a freezer it is not.
+    pub fn is_frozen(&self) -> Result<bool> {
+        match self.freezer() {
+            Ok(Version::V2) => {
+                let Some(v2) = self.v2() else { return Ok(false) };
+                let events = read_if_there(&v2.fd, "cgroup.events")?.unwrap_or_default();
+                let asked = read_if_there(&v2.fd, "cgroup.freeze")?.unwrap_or_default();
+                Ok(key(&events, "frozen") == Some(1) || asked.trim() == "1")
+            }
+            Ok(Version::V1) => {
+                let (dir, _) = self.controller("freezer")?;
+                let state = read_if_there(&dir.fd, "freezer.state")?.unwrap_or_default();
+                Ok(!matches!(state.trim(), "THAWED" | ""))
+            }
+            Err(_) => Ok(false),
         }
     }
 

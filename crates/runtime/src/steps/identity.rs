@@ -58,7 +58,7 @@ pub(super) fn install_filter(state: &State<'_>, program: &Program) -> Result<(),
     let listener = vaquita_sys::seccomp::install(program.instructions(), program.flags()).at("seccomp")?;
     match listener {
         None => Ok(()),
-        Some(listener) => crate::handshake::say_listener(state.socket, listener.as_fd()).at("sendmsg"),
+        Some(listener) => crate::handshake::say_listener(state.starter(), listener.as_fd()).at("sendmsg"),
     }
 }
 

@@ -160,6 +160,7 @@ impl Bundle {
             cgroup: cgroup.as_ref().map(|group| &group.0),
             parent,
             rendezvous,
+            start_socket: None,
         };
         let Created { pid, pidfd, start, console } = create(&plan, args)?;
         let spec = serde_json::from_value(self.spec.clone()).unwrap();

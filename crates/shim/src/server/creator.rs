@@ -198,6 +198,7 @@ pub(super) fn make_container(
         cgroup: Some(&cgroup),
         parent: ParentOf::CallersParent,
         rendezvous: None,
+        start_socket: None,
     };
     let created = remove_on_error(vaquita_runtime::create(&plan, args), &cgroup)?;
     let mut others = vec![created.start.into_fd()];

@@ -1,0 +1,277 @@
+//! Where a container's group is, and who makes it: this crate, or systemd.
+
+mod cgroups_path;
+pub(crate) mod rootless;
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use vaquita_sys::Errno;
+
+use crate::systemd::{Bus, Placeholder, Scope};
+use crate::{Cgroup, Error, Kind, Layout, Resources, Result};
+
+/// Who makes a container's group and keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// This crate, by making directories.
+    #[default]
+    Cgroupfs,
+    /// systemd: a transient scope (systemd.scope(5)), asked for over D-Bus.
+    Systemd,
+}
+
+/// Where a container's group is. What is needed to find it again later: meant to be saved (serde) beside the container.
+///
+/// ```no_run
+/// # use std::collections::HashMap;
+/// # use vaquita_cgroup::{Driver, Layout, Location, Resources};
+/// # fn main() -> Result<(), vaquita_cgroup::Error> {
+/// # let (resources, changed, annotations, pid) = (Resources::default(), Resources::default(), HashMap::new(), 1);
+/// let layout = Layout::detect()?;
+/// // create: `Location::rootless` for an ordinary user.
+/// let mut location = Location::new(Driver::Systemd, Some("system.slice:vaquita:c1".as_ref()), "c1")?;
+/// let mut placed = location.create(&layout, &resources, &annotations)?;
+/// // `location` is saved now. Then vaquita_runtime::create with `CreateArgs { cgroup: placed.cgroup(), .. }`, and:
+/// placed.settle(pid)?;
+///
+/// // update, events, pause, kill: another process, with the location that was saved
+/// location.update(&layout, &changed)?;
+/// if let Some(group) = location.open(&layout)? {
+///     group.freeze()?;
+///     group.thaw()?;
+///     group.kill()?;
+/// }
+/// // delete: the processes are dead or on their way out
+/// location.remove(&layout)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Location {
+    driver: Driver,
+    /// None for the container of an ordinary user to whom no group is delegated.
+    path: Option<PathBuf>,
+    /// The systemd unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    scope: Option<Scope>,
+    /// Parents that were made for it and go with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    created_parents: Vec<PathBuf>,
+    #[serde(default)]
+    rootless: bool,
+}
+
+/// A container's group that was made, and is ready for the first process.
+#[derive(Debug)]
+pub struct Placed {
+    cgroup: Option<Cgroup>,
+    scope: Option<(Scope, Placeholder)>,
+}
+
+impl Location {
+    /// Where root's container `id` has its group, for the `cgroupsPath` of its configuration.
+    ///
+    /// cgroupfs: an absolute path starts at the root of each hierarchy; a relative one, and `id` without any, at
+    /// `/vaquita-oci`. systemd: `slice:prefix:name` gives the scope `prefix-name.scope` in that slice, `system.slice` when
+    /// that is empty; without any, `vaquita-<id>.scope`.
+    ///
+    /// # Errors
+    /// `Invalid` for a path with `..`, or one that the driver cannot read.
+    pub fn new(driver: Driver, cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
+        let (path, scope) = match driver {
+            Driver::Cgroupfs => (cgroups_path::cgroupfs(cgroups_path, id, "/vaquita-oci".as_ref())?, None),
+            Driver::Systemd => {
+                let scope = cgroups_path::scope(cgroups_path, id, Bus::System, "system.slice")?;
+                (scope.path_below("/".as_ref())?, Some(scope))
+            }
+        };
+        Ok(Self { driver, path: Some(path), scope, created_parents: Vec::new(), rootless: false })
+    }
+
+    /// Where an ordinary user's container `id` has its group.
+    ///
+    /// cgroupfs: a given path is used, and must be writable when the group is made. Without one it is a sibling of the
+    /// caller's own group where the v2 hierarchy is delegated to the caller (cgroups(7), "delegation"), else a group in the
+    /// caller's own; where neither can be made there is none, and limits are refused. systemd: as [`Self::new`], in the
+    /// user's manager, whose default is `user.slice`; v2 only.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; `Unsupported` for systemd without v2; those of asking the user's systemd where it is.
+    pub fn rootless(layout: &Layout, driver: Driver, cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
+        let (path, scope) = match (driver, cgroups_path) {
+            (Driver::Cgroupfs, None) => (rootless::writable(layout, id)?, None),
+            (Driver::Cgroupfs, given) => {
+                let own = rootless::own_group(layout)?;
+                let base = own.as_deref().and_then(Path::parent).unwrap_or("/".as_ref());
+                (Some(cgroups_path::cgroupfs(given, id, base)?), None)
+            }
+            (Driver::Systemd, given) => {
+                if !layout.is_v2() {
+                    return Err(Error::refused(
+                        Kind::Unsupported,
+                        "an ordinary user's systemd can manage groups on a host with cgroup v2 alone: this one has v1",
+                    ));
+                }
+                let scope = cgroups_path::scope(given, id, Bus::User, "user.slice")?;
+                (Some(scope.path_below(&scope.bus().manager_group()?)?), Some(scope))
+            }
+        };
+        Ok(Self { driver, path, scope, created_parents: Vec::new(), rootless: true })
+    }
+
+    /// Who makes it.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.driver
+    }
+
+    /// Its path from the root of each hierarchy; none for a container without a group.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The name of its systemd unit.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        self.scope.as_ref().map(Scope::unit)
+    }
+
+    /// Makes the group with its limits. Save the location afterwards: it has learned which parents are new.
+    ///
+    /// The rules for devices among the limits are told to systemd where it sets any (v1), but not applied: the runtime does
+    /// that when the container's set-up is done, which has device nodes to make. Of the annotations those that begin with
+    /// `org.systemd.property.` are properties of the scope; all but a few harmless ones are refused, see
+    /// [`Property::from_annotations`](crate::systemd::Property::from_annotations).
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`]; `Busy` when there are processes in the group already or it is frozen; those of systemd, which
+    /// has 30 seconds. Nothing is left behind then.
+    pub fn create<S: BuildHasher>(
+        &mut self,
+        layout: &Layout,
+        resources: &Resources,
+        annotations: &HashMap<String, String, S>,
+    ) -> Result<Placed> {
+        let Some(path) = &self.path else {
+            return rootless::check_no_limits(resources).map(|()| Placed { cgroup: None, scope: None });
+        };
+        check_unused(layout, path)?;
+        let placed = match &self.scope {
+            Some(scope) => {
+                scope.start(layout, path, resources, annotations).map(|(cgroup, placeholder)| Placed {
+                    cgroup: Some(cgroup),
+                    scope: Some((scope.clone(), placeholder)),
+                })?
+            }
+            None => {
+                let limits = Resources { devices: None, ..resources.clone() };
+                Placed { cgroup: Some(Cgroup::create(layout, path, &limits)?), scope: None }
+            }
+        };
+        let Placed { cgroup, scope } = placed;
+        let cgroup = cgroup.map(|cgroup| if self.rootless { cgroup.of_ordinary_user() } else { cgroup });
+        if let Some(cgroup) = &cgroup {
+            self.created_parents = cgroup.created_parents().to_vec();
+        }
+        Ok(Placed { cgroup, scope })
+    }
+
+    /// Opens the group; none for a container without one.
+    ///
+    /// # Errors
+    /// `NotFound` when it has been removed.
+    pub fn open(&self, layout: &Layout) -> Result<Option<Cgroup>> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let cgroup = Cgroup::open(layout, path)?;
+        Ok(Some(if self.rootless { cgroup.of_ordinary_user() } else { cgroup }))
+    }
+
+    /// Changes the limits that are set in `resources`, those for devices too. systemd is told first, so that it keeps them.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`] and those of systemd. Limits that were changed before one that cannot be stay changed.
+    pub fn update(&self, layout: &Layout, resources: &Resources) -> Result<()> {
+        let Some(group) = self.open(layout)? else { return rootless::check_no_limits(resources) };
+        if let Some(scope) = &self.scope {
+            scope.change(layout, &group, resources)?;
+        }
+        group.apply(resources)
+    }
+
+    /// Removes the group, groups made inside it, and the parents made for it that are empty. Waits at most 5 seconds for
+    /// processes on their way out. Gone already is fine.
+    ///
+    /// # Errors
+    /// `Busy` when processes stay; those of systemd.
+    pub fn remove(&self, layout: &Layout) -> Result<()> {
+        let group = match self.open(layout) {
+            Err(error) if error.kind() == Kind::NotFound => None,
+            other => other?,
+        };
+        let removed = group.map_or(Ok(()), |group| group.remove());
+        // In any case, so that no failed unit is left in systemd's list.
+        let stopped = self.scope.as_ref().map_or(Ok(()), Scope::stop);
+        removed?;
+        stopped?;
+        let (Some(path), Some(outermost)) = (&self.path, self.created_parents.first()) else { return Ok(()) };
+        let keep = outermost.parent().unwrap_or("/".as_ref());
+        match crate::remove_empty_parents(layout, path, keep) {
+            // Not ours to remove any more; empty it does no harm.
+            Err(error) if error.kind() == Kind::Denied && self.rootless => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Placed {
+    /// The group to create the first process in; none for a container without one.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// The first process is there, set up and waiting: whatever held the group open for it goes. Without this systemd
+    /// removes the scope when `self` is dropped.
+    ///
+    /// # Errors
+    /// Those of moving the process, where it could not be made in the group.
+    pub fn settle(&mut self, pid: i32) -> Result<()> {
+        let (Some(cgroup), Some((scope, placeholder))) = (&self.cgroup, self.scope.take()) else {
+            return Ok(());
+        };
+        scope.settle(cgroup, placeholder, pid)
+    }
+}
+
+/// Fails for a group that somebody uses: what is done to this container would be done to them.
+fn check_unused(layout: &Layout, path: &Path) -> Result<()> {
+    let group = match Cgroup::open(layout, path) {
+        Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let inside = group.procs()?;
+    if !inside.is_empty() {
+        let message = format!(
+            "the control group {} has {} processes already: use another cgroupsPath, or delete what runs there",
+            path.display(),
+            inside.len()
+        );
+        return Err(Error::refused(Kind::Busy, message));
+    }
+    if group.is_frozen()? {
+        let message = format!("the control group {} is frozen: thaw it, or use another", path.display());
+        return Err(Error::refused(Kind::Busy, message));
+    }
+    Ok(())
+}
+
+#[cold]
+fn failed(call: String, errno: Errno) -> Error {
+    Error::sys("control group of an ordinary user", vaquita_sys::Error::new(call, errno))
+}
