@@ -341,6 +341,10 @@ impl Namespaces {
     fn new(plan: &Plan, join: Vec<(ns::Kind, OwnedFd)>) -> Result<Self, Error> {
         let mut all = BTreeMap::new();
         for (kind, path) in &plan.namespaces {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a path of the host by specification, such as /proc/1/ns/net"
+            )]
             let open = |path: &std::path::PathBuf| {
                 let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
                 rustix::fs::open(path, flags, rustix::fs::Mode::empty())

@@ -46,6 +46,7 @@ pub fn read_process(path: &Path) -> Result<Process, Error> {
 /// # Errors
 /// [`crate::Kind::Kernel`] when it cannot be opened or read, [`crate::Kind::Invalid`] for another type of file or a longer
 /// one.
+#[expect(clippy::disallowed_methods, reason = "a file of the bundle, which whoever calls vouches for")]
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty())
@@ -145,4 +146,5 @@ fn kind(of: FileType) -> &'static str {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files that the tests make")]
 mod tests;

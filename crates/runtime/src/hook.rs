@@ -291,6 +291,10 @@ impl Place {
         }
         let path = format!("/proc/{pid}/root");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a magic link of the host's procfs, not below the container's root"
+        )]
         let root = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH)"), errno))?;
         Ok(Self { namespaces, has_pid_namespace, root })

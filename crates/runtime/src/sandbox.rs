@@ -191,6 +191,7 @@ fn empty_root() -> Result<OwnedFd, Error> {
 }
 
 fn null_stdio() -> Result<StdioFds, Error> {
+    #[expect(clippy::disallowed_methods, reason = "the host's own device")]
     let open = || {
         rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| Error::kernel("open(\"/dev/null\", O_RDWR)", errno))

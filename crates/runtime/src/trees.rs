@@ -120,6 +120,10 @@ fn one(plan: &Plan, mount: &MountPlan, cgroup: Option<&Cgroup>) -> Result<Prepar
 }
 
 fn bind(mount: &MountPlan, path: &Path, recursive: bool) -> Result<PreparedMount, Error> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the source of a bind is a path of the host by specification"
+    )]
     let tree = open_tree_clone(rustix::fs::CWD, path, recursive)?;
     let stat = rustix::fs::fstat(&tree).map_err(|errno| Error::kernel(format!("fstat({path:?})"), errno))?;
     if mount.destination.as_path() == Path::new("/proc") {
@@ -153,11 +157,13 @@ fn unified(mount: &MountPlan, layout: &Layout, cgroup: Option<&Cgroup>) -> Resul
         return Err(Error::unsupported("no cgroup hierarchy"));
     };
     let path = cgroup.map_or_else(|| hierarchy.mount.clone(), |cgroup| directory(&hierarchy.mount, cgroup));
+    #[expect(clippy::disallowed_methods, reason = "a control group of the host")]
     let tree = open_tree_clone(rustix::fs::CWD, &path, false)?;
     change(&tree, mount.change, false)?;
     Ok(PreparedMount::Tree { tree, shown: format!("{path:?}"), is_dir: true })
 }
 
+#[expect(clippy::disallowed_methods, reason = "control groups of the host")]
 fn hierarchies(mount: &MountPlan, layout: &Layout, cgroup: &Cgroup) -> Result<PreparedMount, Error> {
     let mut trees = Vec::new();
     let mut links = Vec::new();

@@ -2,6 +2,7 @@
 //! the container's program when it finds `VAQUITA_PROBE` in its environment.
 
 #![allow(clippy::exit, reason = "the container's program ends with a code that is looked at")]
+#![allow(clippy::disallowed_methods, reason = "the tests make their files themselves")]
 #![allow(clippy::unwrap_used, reason = "tests, in modules that clippy does not take for such")]
 
 #[path = "root/allocator.rs"]

@@ -19,6 +19,7 @@ const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGIC
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 const DIRECTORY: OFlags = PATH.union(OFlags::DIRECTORY);
 
+#[expect(clippy::disallowed_methods, reason = "the root of all that is mounted; nothing is looked up")]
 pub(super) fn isolate() -> Result<(), Failure> {
     rustix::mount::mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .at("mount")
@@ -36,20 +37,29 @@ pub(super) fn attach_root(
     match place {
         None => move_mount(tree, CWD, c"/").at("move_mount")?,
         Some(place) => {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a path of the host, that the bundle's owner vouches for"
+            )]
             let place = rustix::fs::open(place, DIRECTORY, Mode::empty()).at("open")?;
             move_mount(tree, place.as_fd(), c"").at("move_mount")?;
         }
     }
-    state.root = Some(rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty()).at("openat")?);
+    #[expect(clippy::disallowed_methods, reason = "the tree itself; nothing is looked up")]
+    let root = rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty()).at("openat")?;
+    state.root = Some(root);
     Ok(())
 }
 
 pub(super) fn open_root(state: &mut State<'_>) -> Result<(), Failure> {
-    state.root = Some(rustix::fs::open(c"/", DIRECTORY, Mode::empty()).at("open")?);
+    #[expect(clippy::disallowed_methods, reason = "the root itself; nothing is looked up")]
+    let root = rustix::fs::open(c"/", DIRECTORY, Mode::empty()).at("open")?;
+    state.root = Some(root);
     Ok(())
 }
 
 /// Unlike the root that setns(2) gives, this is right while a mount still lies on top of it.
+#[expect(clippy::disallowed_methods, reason = "the directory just entered by descriptor")]
 pub(super) fn change_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
     rustix::process::fchdir(root).at("fchdir")?;
     rustix::process::chroot(c".").at("chroot")
@@ -100,6 +110,7 @@ pub(super) fn read_only(state: &State<'_>, path: &Inside) -> Result<(), Failure>
     move_mount(tree.as_fd(), target.as_fd(), c"").at("move_mount")
 }
 
+#[expect(clippy::disallowed_methods, reason = "the root itself; nothing is looked up")]
 pub(super) fn pivot(state: &State<'_>) -> Result<(), Failure> {
     rustix::process::fchdir(state.root()?).at("fchdir")?;
     // Both at one place: the old root lies on top of the new one then, out of sight, until it is detached.
@@ -190,7 +201,12 @@ pub(super) fn open_or_make(
     let Some(((_, name), above)) = path.parts.split_last() else { return fail("openat2", Errno::ISDIR) };
     let parent = directories(root, above, how)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    match rustix::fs::openat(&parent, name.as_c_str(), flags, Mode::from_raw_mode(0o644)) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "one name in a directory resolved before, and no link is followed"
+    )]
+    let made = rustix::fs::openat(&parent, name.as_c_str(), flags, Mode::from_raw_mode(0o644));
+    match made {
         // Somebody else's file that appeared just now is as good. A dangling link fails in the next call.
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return fail("openat", errno),
@@ -235,6 +251,7 @@ fn resolve(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -
 
 /// Opens a node of the host and checks that it is that character device (CVE-2025-31133).
 pub(super) fn open_node(path: &CStr, (major, minor): (u32, u32)) -> Result<OwnedFd, Failure> {
+    #[expect(clippy::disallowed_methods, reason = "a node of the host's /dev, and checked to be it")]
     let node = rustix::fs::open(path, PATH | OFlags::NOFOLLOW, Mode::empty()).at("open")?;
     let stat = rustix::fs::fstat(&node).at("fstat")?;
     let is_character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
