@@ -6,6 +6,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::ns;
@@ -16,15 +17,15 @@ use vaquita_sys::tty::Size;
 use crate::plan::path::Inside;
 use crate::plan::process::ProcessPlan;
 use crate::spawn::{self, Script};
-use crate::steps::{MountStep, Step, Tree};
+use crate::steps::{MoveRoot, Step};
 use crate::trees::{self, Prepared};
-use crate::{Error, Kind, Plan, StartHandle};
+use crate::{Error, Kind, Plan, StartHandle, rootfs};
 
 /// What [`create()`] needs besides the plan: things of this machine, by file descriptor.
 #[derive(Debug)]
 pub struct CreateArgs<'a> {
-    /// The root filesystem: a detached mount (fsmount(2), or open_tree(2) with `OPEN_TREE_CLONE`). It is attached in the
-    /// container's mount namespace only.
+    /// The root filesystem: a detached mount (fsmount(2), or open_tree(2) with `OPEN_TREE_CLONE`), or what
+    /// [`crate::rootfs::open`] gives for a directory. It is attached in the container's mount namespace only.
     pub rootfs: OwnedFd,
     /// Standard input, output and error.
     pub stdio: Stdio,
@@ -43,6 +44,12 @@ pub struct CreateArgs<'a> {
     /// [`StartHandle::from_fd`] takes that connection. One that is closed without a word changes nothing. `None`: the
     /// process waits for [`Created::start`].
     pub start_socket: Option<vaquita_sys::socket::Listener>,
+    /// The root of the mount namespace is not exchanged: the root filesystem is moved over it, and the process changes its
+    /// root (chroot(2)). For a host that runs from a ramdisk, of which pivot_root(2) wants nothing to know. It is weaker:
+    /// the host's root stays in the container's mount namespace, below its own, and a process with `CAP_SYS_ADMIN` in
+    /// the container (or one that may make a user namespace and take mounts away there) can have it back. procfs and
+    /// sysfs of the host are taken away before.
+    pub no_pivot: bool,
 }
 
 /// A point of the set-up at which the caller works and the new process waits: its namespaces are made, its mounts and
@@ -114,80 +121,138 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         return Err(Error::unsupported("hooks: this caller runs none"));
     }
     let place = args.rendezvous.as_ref().map(|rendezvous| host_path(rendezvous.root)).transpose()?;
-    let namespaces = Namespaces::new(plan, args.join)?;
+    let mut rendezvous = args.rendezvous;
+    let job = Job {
+        plan,
+        namespaces: Namespaces::new(plan, args.join)?,
+        stdio: StdioFds::new(args.stdio)?,
+        rootfs: args.rootfs,
+        place,
+        cgroup: args.cgroup,
+        hide: if args.no_pivot { Some(rootfs::hidden_mounts()?) } else { None },
+        start_socket: args.start_socket,
+    };
     if plan.time_offsets.as_ref().is_some_and(|offsets| !offsets.is_empty())
-        && !namespaces.is_new(ns::Kind::Time)
+        && !job.namespaces.is_new(ns::Kind::Time)
     {
         return Err(Error::invalid("linux.timeOffsets: the time namespace is joined, so they cannot be set"));
     }
-    check_sysctls(plan, &namespaces)?;
-    check_capabilities(plan, &namespaces)?;
-    let prepared = trees::prepare(plan, args.cgroup)?;
-    let stdio = StdioFds::new(args.stdio)?;
-    let procfs =
-        if plan.sysctls.is_empty() && !has_label(&plan.process) { None } else { Some(Procfs::open()?) };
-    let inside = Known::new()?;
-    let start_socket = args.start_socket;
-    if let Some(listener) = &start_socket {
+    if let Some(listener) = &job.start_socket {
         listener.set_blocking()?;
     }
-
-    let mut setup = namespaces.steps();
-    setup.push(Step::NewKeyring);
-    setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
-    setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
-    setup.extend([Step::Isolate, Step::AttachRoot(args.rootfs.as_fd(), place)]);
-    mounts(&mut setup, plan, &prepared, &namespaces, &inside, &stdio);
-    let entry = args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup);
-    let mut start = Vec::new();
-    if args.rendezvous.is_some() {
-        // Hooks look there for the cgroup of the process.
-        setup.extend(entry);
-        setup.push(Step::Meet);
-    } else {
-        start.extend(entry);
-    }
-    hidden(&mut setup, plan, &prepared);
-    setup.push(Step::Pivot);
-    if let Some((propagation, recursive)) = plan.root_propagation {
-        setup.push(Step::SetRootPropagation(propagation, recursive));
-    }
-    if let Some(procfs) = &procfs {
-        setup.extend(plan.sysctls.iter().map(|sysctl| Step::WriteProc {
-            procfs,
-            file: sysctl.file.clone(),
-            value: sysctl.value.as_bytes(),
-        }));
-    }
-    setup.push(Step::ChangeDirectory(&plan.process.cwd));
-    if plan.root_readonly {
-        setup.push(Step::SetRootReadOnly);
-    }
-    setup.extend(stdio.steps(plan.process.uid));
-
-    if namespaces.is_new(ns::Kind::Cgroup) {
-        // Its root is the cgroup that the process is in.
-        start.push(Step::Unshare(CloneFlags::NEWCGROUP));
-    }
-    start.extend(program(&plan.process, procfs.as_ref()));
-
-    let script = Script {
-        cgroup: args.cgroup.and_then(Cgroup::dir_fd),
-        flags: namespaces.clone_flags(),
-        pid_namespace: namespaces.joined(ns::Kind::Pid),
-        time_offsets: plan.time_offsets.as_deref().filter(|_| namespaces.is_new(ns::Kind::Time)),
-        setup,
-        late: vec![Step::DetachOldRoot],
-        start,
-        id_maps: namespaces.is_new(ns::Kind::User).then_some((&*plan.uid_map, &*plan.gid_map)),
-        limits: &plan.process.rlimits,
-        devices: args.cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
-        oom_score_adj: spawn::oom_score_adj(&plan.process)?,
-        start_socket: start_socket.as_ref().map(AsFd::as_fd),
-    };
-    let spawned = spawn::spawn(&script, args.parent, args.rendezvous)?;
+    check_sysctls(plan, &job.namespaces)?;
+    check_capabilities(plan, &job.namespaces)?;
+    let spawned = with_the_api_there_is(|| job.spawn(args.parent, rendezvous.as_mut()))?;
     let spawn::Spawned { pid, pidfd, start, console } = spawned;
     Ok(Created { pid, pidfd, start, console })
+}
+
+/// Makes something, once more with mount(2) if the kernel turns out not to have the new mount API. The calls that it may
+/// not have come before anything that is seen outside of the new process, hooks among them.
+pub(crate) fn with_the_api_there_is<T>(mut make: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    match make() {
+        Err(error) if error.errno() == Some(Errno::NOSYS) && vaquita_sys::mount::fall_back() => make(),
+        other => other,
+    }
+}
+
+/// A container to be made, with all that is the same for another try.
+struct Job<'a> {
+    plan: &'a Plan,
+    namespaces: Namespaces,
+    stdio: StdioFds,
+    rootfs: OwnedFd,
+    /// Where the root filesystem goes until the root is changed.
+    place: Option<CString>,
+    cgroup: Option<&'a Cgroup>,
+    /// Without a pivot: what is taken away before the root is changed.
+    hide: Option<Vec<CString>>,
+    start_socket: Option<vaquita_sys::socket::Listener>,
+}
+
+impl Job<'_> {
+    fn spawn(
+        &self,
+        parent: ParentOf,
+        rendezvous: Option<&mut Rendezvous<'_>>,
+    ) -> Result<spawn::Spawned, Error> {
+        let Self { plan, namespaces, stdio, cgroup, .. } = self;
+        let prepared = trees::prepare(plan, *cgroup, namespaces)?;
+        let procfs =
+            if plan.sysctls.is_empty() && !has_label(&plan.process) { None } else { Some(Procfs::open()?) };
+        let known = Known::new()?;
+        let entry = cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup);
+        let (early, entry) = if rendezvous.is_some() { (entry, None) } else { (None, entry) };
+
+        let mut setup = self.before_mounts()?;
+        mounts(&mut setup, plan, &prepared, &known, stdio);
+        if rendezvous.is_some() {
+            // Hooks look there for the cgroup of the process.
+            setup.extend(early);
+            setup.push(Step::Meet);
+        }
+        hidden(&mut setup, plan, &prepared);
+        self.change_root(&mut setup, procfs.as_ref());
+        setup.extend(stdio.steps(plan.process.uid));
+
+        let mut start = Vec::new();
+        start.extend(entry);
+        if namespaces.is_new(ns::Kind::Cgroup) {
+            // Its root is the cgroup that the process is in.
+            start.push(Step::Unshare(CloneFlags::NEWCGROUP));
+        }
+        start.extend(program(&plan.process, procfs.as_ref()));
+
+        let script = Script {
+            cgroup: cgroup.and_then(Cgroup::dir_fd),
+            flags: namespaces.clone_flags(),
+            pid_namespace: namespaces.joined(ns::Kind::Pid),
+            time_offsets: plan.time_offsets.as_deref().filter(|_| namespaces.is_new(ns::Kind::Time)),
+            setup,
+            late: if self.hide.is_none() { vec![Step::DetachOldRoot] } else { Vec::new() },
+            start,
+            id_maps: namespaces.is_new(ns::Kind::User).then_some((&*plan.uid_map, &*plan.gid_map)),
+            limits: &plan.process.rlimits,
+            devices: cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
+            oom_score_adj: spawn::oom_score_adj(&plan.process)?,
+            start_socket: self.start_socket.as_ref().map(AsFd::as_fd),
+        };
+        spawn::spawn(&script, parent, rendezvous)
+    }
+
+    fn before_mounts(&self) -> Result<Vec<Step<'_>>, Error> {
+        let plan = self.plan;
+        let mut setup = self.namespaces.steps();
+        setup.push(Step::NewKeyring);
+        setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
+        setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
+        setup.push(Step::Isolate);
+        let root = rootfs::tree(&self.rootfs)?;
+        setup.push(Step::AttachRoot(root, self.place.clone(), rootfs::propagation(plan)));
+        Ok(setup)
+    }
+
+    fn change_root<'a>(&'a self, setup: &mut Vec<Step<'a>>, procfs: Option<&'a Procfs>) {
+        let plan = self.plan;
+        setup.push(match &self.hide {
+            None => Step::Pivot,
+            Some(hide) => Step::MoveRoot(MoveRoot { hide, is_elsewhere: self.place.is_some() }),
+        });
+        if let Some((propagation, recursive)) = plan.root_propagation {
+            setup.push(Step::SetRootPropagation(propagation, recursive));
+        }
+        if let Some(procfs) = procfs {
+            setup.extend(plan.sysctls.iter().map(|sysctl| Step::WriteProc {
+                procfs,
+                file: sysctl.file.clone(),
+                value: sysctl.value.as_bytes(),
+            }));
+        }
+        setup.push(Step::ChangeDirectory(&plan.process.cwd));
+        if plan.root_readonly {
+            setup.push(Step::SetRootReadOnly);
+        }
+    }
 }
 
 /// From the credentials to execve; what an exec does too.
@@ -307,22 +372,19 @@ fn mounts<'a>(
     steps: &mut Vec<Step<'a>>,
     plan: &'a Plan,
     prepared: &'a Prepared,
-    namespaces: &Namespaces,
     known: &Known,
     stdio: &StdioFds,
 ) {
     for (mount, source) in plan.mounts.iter().zip(&prepared.mounts) {
         source.steps(mount, steps);
     }
-    let in_user_namespace = namespaces.contains(ns::Kind::User);
-    for device in &plan.devices {
-        // A user namespace cannot make nodes; the host's are bound instead.
-        steps.push(match in_user_namespace {
-            true => Step::BindDevice(device, crate::plan::label(&device.path.as_path().to_string_lossy())),
-            false => Step::MakeDevice(device),
+    for (device, node) in plan.devices.iter().zip(&prepared.nodes) {
+        steps.push(match node {
+            Some(node) => Step::BindDevice(device, node),
+            None => Step::MakeDevice(device),
         });
     }
-    if !plan.devices.is_empty() {
+    if !plan.has_dev_of_host {
         steps.extend(prepared.links.iter().map(|(path, target)| Step::Link(path.clone(), target)));
     }
     steps.extend(stdio.terminal(known.devpts.clone(), Some(known.console.clone())));
@@ -335,7 +397,7 @@ fn hidden<'a>(steps: &mut Vec<Step<'a>>, plan: &'a Plan, prepared: &'a Prepared)
 }
 
 /// The container's namespaces: kind to the one to join, or none for a new one.
-struct Namespaces(BTreeMap<ns::Kind, Option<OwnedFd>>);
+pub(crate) struct Namespaces(BTreeMap<ns::Kind, Option<OwnedFd>>);
 
 impl Namespaces {
     fn new(plan: &Plan, join: Vec<(ns::Kind, OwnedFd)>) -> Result<Self, Error> {
@@ -370,15 +432,15 @@ impl Namespaces {
         Ok(Self(all))
     }
 
-    fn contains(&self, kind: ns::Kind) -> bool {
+    pub(crate) fn contains(&self, kind: ns::Kind) -> bool {
         self.0.contains_key(&kind)
     }
 
-    fn is_new(&self, kind: ns::Kind) -> bool {
+    pub(crate) fn is_new(&self, kind: ns::Kind) -> bool {
         matches!(self.0.get(&kind), Some(None))
     }
 
-    fn joined(&self, kind: ns::Kind) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn joined(&self, kind: ns::Kind) -> Option<BorrowedFd<'_>> {
         self.0.get(&kind)?.as_ref().map(AsFd::as_fd)
     }
 
@@ -451,15 +513,5 @@ fn check_capabilities(plan: &Plan, namespaces: &Namespaces) -> Result<(), Error>
     let message = format!(
         "process.capabilities: {missing:?} cannot be given, because this process does not have it: EPERM"
     );
-    Err(Error::new(Kind::Kernel(rustix::io::Errno::PERM), message))
-}
-
-/// For `trees`: a mount of a tree that is ready.
-pub(crate) fn ready<'a>(
-    mount: &'a crate::plan::mounts::MountPlan,
-    tree: &'a OwnedFd,
-    source: String,
-    is_dir: bool,
-) -> Step<'a> {
-    Step::Mount(MountStep::new(mount, Tree::Ready(tree.as_fd(), source), is_dir))
+    Err(Error::new(Kind::Kernel(Errno::PERM), message))
 }

@@ -15,6 +15,7 @@
 pub mod defaults;
 pub mod document;
 pub mod hook;
+pub mod rootfs;
 pub mod sandbox;
 pub mod seccomp;
 
@@ -32,4 +33,5 @@ pub use create::{CreateArgs, Created, ParentOf, Rendezvous, Stdio, create};
 pub use error::{Error, Kind};
 pub use exec::{ExecArgs, ExecPlan, Execed, exec};
 pub use handle::StartHandle;
+pub use plan::mounts::options::MOUNT_OPTIONS;
 pub use plan::{Context, Plan};

@@ -42,6 +42,8 @@ pub struct Plan {
     pub(crate) namespaces: BTreeMap<ns::Kind, Option<PathBuf>>,
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) devices: Vec<DevicePlan>,
+    /// /dev is a bind mount: nothing is made there.
+    pub(crate) has_dev_of_host: bool,
     /// For the cgroup: which devices may be used.
     pub(crate) device_rules: Vec<DeviceRule>,
     pub(crate) masked: Vec<Inside>,
@@ -53,6 +55,8 @@ pub struct Plan {
     pub(crate) root_propagation: Option<(Propagation, bool)>,
     /// As timens_offsets takes them, for a new time namespace.
     pub(crate) time_offsets: Option<String>,
+    /// The filesystems made for the container have a label of SELinux.
+    pub(crate) has_mount_label: bool,
     /// As uid_map takes them.
     pub(crate) uid_map: String,
     pub(crate) gid_map: String,
@@ -82,22 +86,25 @@ impl Plan {
             .flatten()
             .map(|(name, value)| Sysctl::new(name, value, own))
             .collect::<Result<_, _>>()?;
-        let mounts: Vec<MountPlan> = spec
+        let mut mounts: Vec<MountPlan> = spec
             .mounts()
             .iter()
             .flatten()
             .map(|mount| MountPlan::new(mount, context))
             .collect::<Result<_, _>>()?;
+        mounts::check_remounts(&mounts)?;
+        let mount_label = linux.mount_label().as_deref().filter(|label| !label.is_empty());
+        if let Some(label) = mount_label {
+            mounts.iter_mut().try_for_each(|mount| mount.label(label))?;
+        }
         let has_dev_of_host = mounts.iter().any(|mount| {
             mount.destination.as_path() == Path::new("/dev") && matches!(mount.source, Source::Bind { .. })
         });
-        let devices = if has_dev_of_host {
-            Vec::new()
-        } else {
-            devices::plan(linux.devices().as_deref().unwrap_or_default())?
-        };
+        let devices = devices::plan(linux.devices().as_deref().unwrap_or_default(), has_dev_of_host)?;
         Ok(Self {
             devices,
+            has_dev_of_host,
+            has_mount_label: mount_label.is_some(),
             device_rules: devices::rules(linux.resources().as_ref()),
             masked: insides("linux.maskedPaths", linux.masked_paths().as_deref())?,
             readonly: insides("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
@@ -255,9 +262,7 @@ fn id_map(
 }
 
 fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
-    let label = linux.mount_label().as_deref().is_some_and(|label| !label.is_empty());
     for (present, field) in [
-        (label, "linux.mountLabel"),
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "linux.netDevices"),

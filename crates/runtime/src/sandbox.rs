@@ -8,17 +8,18 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::cap::Sets;
-use vaquita_sys::mount::{Attributes, Filesystem};
+use vaquita_sys::mount::{Attributes, Propagation};
 use vaquita_sys::ns;
 use vaquita_sys::process::{CStrArray, CloneFlags, sealed_copy};
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{Set, Signal};
 
-use crate::create::StdioFds;
+use crate::create::{StdioFds, with_the_api_there_is};
 use crate::plan::process::oom_score_adj;
 use crate::plan::sysctl::Sysctl;
 use crate::spawn::{self, Script, Spawned};
-use crate::steps::Step;
+use crate::steps::{RootTree, Step};
+use crate::trees::tmpfs;
 use crate::{Error, ParentOf, Stdio, seccomp};
 
 /// What a pod's first process is like.
@@ -76,7 +77,14 @@ impl Sandbox {
 /// [`crate::Kind::Invalid`] for a sysctl that is not allowed, [`crate::Kind::Kernel`] names the step that failed.
 pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
     let checked = Checked::new(&args)?;
-    let root = empty_root()?;
+    with_the_api_there_is(|| make(&args, &checked))
+}
+
+fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
+    // Nothing is in it, and nothing can be made, executed or opened as a device there.
+    let root = tmpfs(&[("mode", "0555"), ("nr_blocks", "1"), ("nr_inodes", "1")])?;
+    let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+    let root = RootTree::New(&root, attributes);
     let stdio = null_stdio()?;
     let program = sealed_copy(c"pause", vaquita_pause::PROGRAM)?;
     let (arguments, environment) = (CStrArray::new(["pause"])?, CStrArray::new::<&str>([])?);
@@ -88,7 +96,8 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
     }
     setup.push(Step::NewKeyring);
     setup.extend(args.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
-    setup.extend([Step::Isolate, Step::AttachRoot(root.as_fd(), None), Step::Pivot]);
+    let alone = (Propagation::Private, true);
+    setup.extend([Step::Isolate, Step::AttachRoot(root, None, alone), Step::Pivot]);
     if let Some(procfs) = &procfs {
         setup.extend(checked.sysctls.iter().map(|sysctl| Step::WriteProc {
             procfs,
@@ -177,17 +186,6 @@ fn filter(profile: &LinuxSeccomp) -> Result<seccomp::Program, Error> {
         return Err(Error::unsupported("linux.seccomp: SCMP_ACT_NOTIFY cannot be had for a sandbox"));
     }
     Ok(program)
-}
-
-/// Nothing is in it, and nothing can be made, executed or opened as a device there.
-fn empty_root() -> Result<OwnedFd, Error> {
-    let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
-    let tmpfs = Filesystem::open("tmpfs")?;
-    Ok(tmpfs
-        .set_string("mode", "0555")?
-        .set_string("nr_blocks", "1")?
-        .set_string("nr_inodes", "1")?
-        .create_with(attributes)?)
 }
 
 fn null_stdio() -> Result<StdioFds, Error> {

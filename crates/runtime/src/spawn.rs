@@ -58,7 +58,7 @@ pub(crate) struct Spawned {
 pub(crate) fn spawn(
     script: &Script<'_>,
     parent: ParentOf,
-    rendezvous: Option<Rendezvous<'_>>,
+    rendezvous: Option<&mut Rendezvous<'_>>,
 ) -> Result<Spawned, Error> {
     let (ours, theirs) = handshake::pair()?;
     let texts: Vec<String> = script.late.iter().chain(&script.start).map(ToString::to_string).collect();
@@ -87,7 +87,7 @@ fn set_up(
     script: &Script<'_>,
     (pid, pidfd): (Pid, BorrowedFd<'_>),
     socket: &OwnedFd,
-    rendezvous: Option<Rendezvous<'_>>,
+    rendezvous: Option<&mut Rendezvous<'_>>,
 ) -> Result<Option<OwnedFd>, Error> {
     let go_on =
         || handshake::give_word(socket.as_fd()).map_err(|errno| Error::kernel("send(<new process>)", errno));
@@ -102,7 +102,7 @@ fn set_up(
     }
     let mut heard = handshake::hear(socket)?;
     let mut devices = script.devices;
-    if let (Said::Meet, Some(mut rendezvous)) = (&heard, rendezvous) {
+    if let (Said::Meet, Some(rendezvous)) = (&heard, rendezvous) {
         // The nodes are made, and a hook may allow more devices.
         if let Some((cgroup, rules)) = devices.take() {
             cgroup.set_devices(rules)?;

@@ -4,6 +4,7 @@
 //! to the parent by its number, the call that failed and the error number, and the parent prints it.
 
 mod files;
+mod fill;
 mod identity;
 mod mounts;
 
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use vaquita_cgroup::Entry;
 use vaquita_sys::cap::Sets;
-use vaquita_sys::mount::{Attributes, Propagation};
+use vaquita_sys::mount::{Attributes, Failed, Propagation, Trees};
 use vaquita_sys::ns;
 use vaquita_sys::process::{CStrArray, CloneFlags, Scheduling};
 use vaquita_sys::procfs::Procfs;
@@ -22,7 +23,7 @@ use vaquita_sys::signal;
 use vaquita_sys::tty::Size;
 
 use crate::plan::devices::DevicePlan;
-use crate::plan::mounts::{Filesystem, MountPlan};
+use crate::plan::mounts::{Change, Filesystem, MountPlan};
 use crate::plan::path::Inside;
 use crate::plan::process::ProgramFile;
 use crate::seccomp::Program;
@@ -44,8 +45,9 @@ pub(crate) enum Step<'a> {
     DomainName(&'a [u8]),
     /// Nothing that is mounted from here on reaches the host.
     Isolate,
-    /// The root filesystem, attached in this mount namespace only: at this path of the host, or on top of all of it.
-    AttachRoot(BorrowedFd<'a>, Option<CString>),
+    /// The root filesystem, attached in this mount namespace only, with this propagation: at this path of the host, or on
+    /// top of all of it.
+    AttachRoot(RootTree<'a>, Option<CString>, (Propagation, bool)),
     /// The root of the mount namespace just joined.
     OpenRoot,
     /// This directory as the root, in the mount namespace just joined.
@@ -53,9 +55,10 @@ pub(crate) enum Step<'a> {
     /// Waits while the maker works in the namespaces.
     Meet,
     Mount(MountStep<'a>),
+    Remount(&'a MountPlan),
     SetAttributes(Inside, Attributes),
     MakeDevice(&'a DevicePlan),
-    BindDevice(&'a DevicePlan, CString),
+    BindDevice(&'a DevicePlan, &'a CStr),
     Link(Inside, &'static CStr),
     /// A terminal from the container's devpts, bound to /dev/console if asked.
     Terminal {
@@ -67,6 +70,8 @@ pub(crate) enum Step<'a> {
     Mask(&'a Inside, &'a Filesystem),
     ReadOnly(&'a Inside),
     Pivot,
+    /// Instead of [`Self::Pivot`], where the root of the mount namespace cannot be exchanged.
+    MoveRoot(MoveRoot<'a>),
     /// After [`Self::Pivot`], when nobody waits: the kernel takes milliseconds for it (RCU) on a busy machine.
     DetachOldRoot,
     SetRootPropagation(Propagation, bool),
@@ -114,7 +119,8 @@ pub(crate) struct MountStep<'a> {
     pub(crate) is_dir: bool,
     pub(crate) strict: bool,
     pub(crate) may_cover_proc: bool,
-    pub(crate) propagation: Option<(Propagation, bool)>,
+    /// Of a tree that is made here.
+    pub(crate) propagation: &'a [(Propagation, bool)],
 }
 
 impl<'a> MountStep<'a> {
@@ -125,7 +131,7 @@ impl<'a> MountStep<'a> {
             is_dir,
             strict: plan.is_strict(),
             may_cover_proc: plan.may_cover_proc(),
-            propagation: plan.propagation,
+            propagation: &plan.propagation,
         }
     }
 }
@@ -134,8 +140,36 @@ impl<'a> MountStep<'a> {
 pub(crate) enum Tree<'a> {
     /// Made by the parent.
     Ready(BorrowedFd<'a>, String),
+    /// To be copied here, where the parent could not: a tree of the host.
+    Host(HostTree<'a>),
     /// To be made here, in the namespaces of the container.
     New(&'a Filesystem, Attributes),
+}
+
+/// The root filesystem to be.
+pub(crate) enum RootTree<'a> {
+    /// A detached mount.
+    Ready(BorrowedFd<'a>),
+    Host(HostTree<'a>),
+    New(&'a Filesystem, Attributes),
+}
+
+/// How to change the root without exchanging that of the mount namespace.
+pub(crate) struct MoveRoot<'a> {
+    /// Mounts of procfs and sysfs, which are taken away before: otherwise they could be had back without what hides their
+    /// files.
+    pub(crate) hide: &'a [CString],
+    /// The root filesystem does not lie over the root yet.
+    pub(crate) is_elsewhere: bool,
+}
+
+/// A file or directory of the host, found again by path in the new mount namespace and compared.
+pub(crate) struct HostTree<'a> {
+    pub(crate) path: CString,
+    /// What the parent has opened at that path.
+    pub(crate) same: BorrowedFd<'a>,
+    pub(crate) recursive: bool,
+    pub(crate) change: Change,
 }
 
 /// Why a step failed.
@@ -148,6 +182,12 @@ pub(crate) struct Failure {
 pub(crate) trait At<T> {
     /// Names the call.
     fn at(self, call: &'static str) -> Result<T, Failure>;
+}
+
+impl From<Failed> for Failure {
+    fn from(Failed { call, errno }: Failed) -> Self {
+        Self { call, errno }
+    }
 }
 
 impl<T> At<T> for Result<T, Errno> {
@@ -166,6 +206,8 @@ pub(crate) struct State<'a> {
     pub(crate) socket: BorrowedFd<'a>,
     /// The connection of who starts the process, where that is another one.
     pub(crate) starter: Option<OwnedFd>,
+    /// Makes mounts, by the API that there is.
+    trees: Trees,
     /// The container's root directory.
     root: Option<OwnedFd>,
     /// The host's /dev/null, verified.
@@ -176,7 +218,8 @@ pub(crate) struct State<'a> {
 
 impl<'a> State<'a> {
     pub(crate) fn new(socket: BorrowedFd<'a>) -> Self {
-        Self { socket, starter: None, root: None, null: None, master: None, slave: None }
+        let trees = Trees::new(vaquita_sys::mount::is_old());
+        Self { socket, starter: None, trees, root: None, null: None, master: None, slave: None }
     }
 
     /// Who is told how the start goes.
@@ -213,11 +256,14 @@ impl Step<'_> {
             Self::HostName(name) => rustix::system::sethostname(name).at("sethostname"),
             Self::DomainName(name) => rustix::system::setdomainname(name).at("setdomainname"),
             Self::Isolate => mounts::isolate(),
-            Self::AttachRoot(tree, place) => mounts::attach_root(state, *tree, place.as_deref()),
+            Self::AttachRoot(tree, place, propagation) => {
+                mounts::attach_root(state, tree, place.as_deref(), *propagation)
+            }
             Self::OpenRoot => mounts::open_root(state),
             Self::ChangeRoot(root) => mounts::change_root(*root),
             Self::Meet => crate::handshake::meet(state.socket).at("recv"),
             Self::Mount(step) => mounts::mount(state, step),
+            Self::Remount(plan) => mounts::remount(state, plan),
             Self::SetAttributes(path, set) => mounts::set_attributes(state, path, *set),
             Self::MakeDevice(device) => files::make_device(state, device),
             Self::BindDevice(device, host) => files::bind_device(state, device, host),
@@ -228,7 +274,8 @@ impl Step<'_> {
             Self::Mask(path, empty) => mounts::mask(state, path, empty),
             Self::ReadOnly(path) => mounts::read_only(state, path),
             Self::Pivot => mounts::pivot(state),
-            Self::DetachOldRoot => mounts::detach_old_root(),
+            Self::MoveRoot(how) => mounts::move_root(state, how),
+            Self::DetachOldRoot => mounts::detach_old_root(state),
             Self::SetRootPropagation(propagation, recursive) => {
                 mounts::root_propagation(state, *propagation, *recursive)
             }
@@ -293,10 +340,12 @@ impl fmt::Display for Step<'_> {
             Self::Meet => f.write_str("waiting for the hooks"),
             Self::Mount(MountStep { destination, tree, .. }) => match tree {
                 Tree::Ready(_, source) => write!(f, "mounting {source} on {destination}"),
+                Tree::Host(tree) => write!(f, "mounting {:?} on {destination}", tree.path),
                 Tree::New(filesystem, _) => {
-                    write!(f, "mounting {} on {destination}", filesystem.kind.to_string_lossy())
+                    write!(f, "mounting {} on {destination}", filesystem.recipe.kind().to_string_lossy())
                 }
             },
+            Self::Remount(plan) => write!(f, "remounting {}", plan.destination),
             Self::SetAttributes(path, _) => write!(f, "making {path} read-only"),
             Self::MakeDevice(device) | Self::BindDevice(device, _) => {
                 write!(f, "making the device {} ({}:{})", device.path, device.major, device.minor)
@@ -306,6 +355,7 @@ impl fmt::Display for Step<'_> {
             Self::Mask(path, _) => write!(f, "masking {path}"),
             Self::ReadOnly(path) => write!(f, "making {path} read-only"),
             Self::Pivot => f.write_str("changing to the root filesystem"),
+            Self::MoveRoot(_) => f.write_str("changing to the root filesystem without a pivot"),
             Self::DetachOldRoot => f.write_str("leaving the host's root filesystem"),
             Self::SetRootPropagation(..) => f.write_str("setting the propagation of the root filesystem"),
             Self::SetRootReadOnly => f.write_str("making the root filesystem read-only"),

@@ -1,23 +1,32 @@
 //! What the maker prepares for the container's mounts: trees of the host, copied before the clone.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+mod cgroup;
+mod idmap;
 
-use rustix::fs::{FileType, PROC_SUPER_MAGIC};
-use vaquita_cgroup::{Cgroup, Layout, Version};
-use vaquita_sys::mount::{Attr, Attributes, mount_setattr, open_tree_clone};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{FileType, OFlags, PROC_SUPER_MAGIC};
+use vaquita_cgroup::Cgroup;
+use vaquita_sys::mount::{self, Attr, Attributes, Propagation, Recipe, mount_setattr, open_tree_clone};
 use vaquita_sys::ns;
 
+use self::idmap::IdMaps;
+use crate::create::Namespaces;
+use crate::plan::devices::DevicePlan;
 use crate::plan::mounts::{Change, Filesystem, MountPlan, Source};
 use crate::plan::path::Inside;
-use crate::steps::{MountStep, Step, Tree};
+use crate::steps::{HostTree, MountStep, Step, Tree};
 use crate::{Error, Plan};
 
 /// All that the steps of a container borrow.
 pub(crate) struct Prepared {
     /// One for each mount of the plan.
     pub(crate) mounts: Vec<PreparedMount>,
+    /// For each device of the plan: the host's node, where that is bound instead of making another.
+    pub(crate) nodes: Vec<Option<CString>>,
     /// For directories that are masked.
     pub(crate) empty: Filesystem,
     /// Symbolic links in /dev.
@@ -26,48 +35,91 @@ pub(crate) struct Prepared {
 
 /// What goes to a mount point.
 pub(crate) enum PreparedMount {
-    Tree {
-        tree: OwnedFd,
-        shown: String,
-        is_dir: bool,
-    },
+    Tree(Copied),
     New,
+    Remount,
     /// cgroup v1: a small tmpfs with one bind for each hierarchy.
     Hierarchies {
         base: Filesystem,
-        trees: Vec<(Inside, OwnedFd)>,
+        trees: Vec<(Inside, Copied)>,
         links: Vec<(Inside, &'static CStr)>,
         read_only: bool,
     },
 }
 
+/// A tree of the host.
+pub(crate) struct Copied {
+    /// A detached copy; where there is no such thing, the file itself.
+    fd: OwnedFd,
+    path: CString,
+    shown: String,
+    pub(crate) is_dir: bool,
+    recursive: bool,
+    change: Change,
+}
+
+impl Copied {
+    /// Detached where that can be. Symbolic links in `path` are followed: it is the host's.
+    #[expect(clippy::disallowed_methods, reason = "a bind's source is a path of the host by specification")]
+    fn new(path: &Path, recursive: bool, change: Change) -> Result<Self, Error> {
+        let fd = if mount::is_old() {
+            rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+                .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH)"), errno))?
+        } else {
+            let tree = open_tree_clone(rustix::fs::CWD, path, recursive)?;
+            set(&tree, change, false)?;
+            tree
+        };
+        let stat =
+            rustix::fs::fstat(&fd).map_err(|errno| Error::kernel(format!("fstat({path:?})"), errno))?;
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        // A path of the system has no NUL character.
+        let bytes = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+        Ok(Self { fd, path: bytes, shown: format!("{path:?}"), is_dir, recursive, change })
+    }
+
+    pub(crate) fn tree(&self) -> Tree<'_> {
+        if mount::is_old() {
+            Tree::Host(HostTree {
+                path: self.path.clone(),
+                same: self.fd.as_fd(),
+                recursive: self.recursive,
+                change: self.change,
+            })
+        } else {
+            Tree::Ready(self.fd.as_fd(), self.shown.clone())
+        }
+    }
+}
+
 impl PreparedMount {
-    pub(crate) fn steps<'a>(&'a self, mount: &'a MountPlan, steps: &mut Vec<Step<'a>>) {
+    pub(crate) fn steps<'a>(&'a self, plan: &'a MountPlan, steps: &mut Vec<Step<'a>>) {
         match self {
-            Self::Tree { tree, shown, is_dir } => {
-                steps.push(crate::create::ready(mount, tree, shown.clone(), *is_dir))
+            Self::Tree(copied) => {
+                steps.push(Step::Mount(MountStep::new(plan, copied.tree(), copied.is_dir)));
             }
             Self::New => {
-                let Source::New(filesystem) = &mount.source else { return };
-                let attributes = mount.change.set | mount.recursive.set;
-                steps.push(Step::Mount(MountStep::new(mount, Tree::New(filesystem, attributes), true)));
+                let Source::New(filesystem) = &plan.source else { return };
+                let attributes = plan.change.set | plan.recursive.set;
+                steps.push(Step::Mount(MountStep::new(plan, Tree::New(filesystem, attributes), true)));
             }
+            Self::Remount => steps.push(Step::Remount(plan)),
             Self::Hierarchies { base, trees, links, read_only } => {
                 let attributes = Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
-                steps.push(Step::Mount(MountStep::new(mount, Tree::New(base, attributes), true)));
-                for (destination, tree) in trees {
+                steps.push(Step::Mount(MountStep::new(plan, Tree::New(base, attributes), true)));
+                for (destination, copied) in trees {
                     steps.push(Step::Mount(MountStep {
                         destination,
-                        tree: Tree::Ready(tree.as_fd(), "the cgroup".to_owned()),
+                        tree: copied.tree(),
                         is_dir: true,
                         strict: false,
                         may_cover_proc: false,
-                        propagation: None,
+                        propagation: &[],
                     }));
                 }
                 steps.extend(links.iter().map(|(path, target)| Step::Link(path.clone(), target)));
                 if *read_only {
-                    steps.push(Step::SetAttributes(mount.destination.clone(), Attributes::RDONLY));
+                    steps.push(Step::SetAttributes(plan.destination.clone(), Attributes::RDONLY));
                 }
             }
         }
@@ -75,7 +127,12 @@ impl PreparedMount {
 }
 
 /// Opens and copies what the plan's mounts need of the host.
-pub(crate) fn prepare(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Prepared, Error> {
+pub(crate) fn prepare(
+    plan: &Plan,
+    cgroup: Option<&Cgroup>,
+    namespaces: &Namespaces,
+) -> Result<Prepared, Error> {
+    check_label(plan)?;
     let link = |path: &str, target| Ok::<_, Error>((Inside::new("path", Path::new(path))?, target));
     let has_devpts = plan.mounts.iter().any(|mount| mount.destination.as_path() == Path::new("/dev/pts"));
     let mut links = vec![
@@ -88,18 +145,39 @@ pub(crate) fn prepare(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<Prepared, 
     if has_devpts {
         links.push(link("/dev/ptmx", c"pts/ptmx")?);
     }
-    let mounts = plan.mounts.iter().map(|mount| one(plan, mount, cgroup)).collect::<Result<_, _>>()?;
+    let mut maps = IdMaps::new(plan, namespaces);
+    let mounts =
+        plan.mounts.iter().map(|mount| one(plan, mount, cgroup, &mut maps)).collect::<Result<_, _>>()?;
+    let in_user_namespace = namespaces.contains(ns::Kind::User);
+    let nodes = plan.devices.iter().map(|device| match in_user_namespace {
+        true if device.kind != FileType::Fifo && !device.is_of_host => host_node(device).map(Some),
+        _ => Ok(None),
+    });
     Ok(Prepared {
         mounts,
-        empty: tmpfs(&[(c"mode", c"0555"), (c"nr_blocks", c"1"), (c"nr_inodes", c"1")]),
+        nodes: nodes.collect::<Result<_, _>>()?,
+        empty: tmpfs(&[("mode", "0555"), ("nr_blocks", "1"), ("nr_inodes", "1")])?,
         links,
     })
 }
 
-fn one(plan: &Plan, mount: &MountPlan, cgroup: Option<&Cgroup>) -> Result<PreparedMount, Error> {
+fn one(
+    plan: &Plan,
+    mount: &MountPlan,
+    cgroup: Option<&Cgroup>,
+    maps: &mut IdMaps<'_>,
+) -> Result<PreparedMount, Error> {
+    if mount::is_old() && !mount.recursive.is_none() && !matches!(mount.source, Source::New(_)) {
+        return Err(Error::unsupported(format!(
+            "the mount on {}: recursive options (\"rro\" and the like) need mount_setattr(2) of Linux 5.12, which is not to \
+             be had here",
+            mount.destination
+        )));
+    }
     match &mount.source {
         Source::New(_) => Ok(PreparedMount::New),
-        Source::Bind { path, recursive } => bind(mount, path, *recursive),
+        Source::Remount(_) => Ok(PreparedMount::Remount),
+        Source::Bind { path, recursive } => bind(plan, mount, path, *recursive, maps),
         Source::Cgroup => {
             let Some(cgroup) = cgroup else {
                 return Err(Error::invalid(format!(
@@ -107,114 +185,120 @@ fn one(plan: &Plan, mount: &MountPlan, cgroup: Option<&Cgroup>) -> Result<Prepar
                     mount.destination
                 )));
             };
-            let layout = cgroup.layout().clone();
             // Without a namespace the container sees its place in the whole tree, where v2 has one.
             let own = matches!(plan.namespaces.get(&ns::Kind::Cgroup), Some(None));
-            if layout.is_v2() {
-                unified(mount, &layout, own.then_some(cgroup))
-            } else {
-                hierarchies(mount, &layout, cgroup)
-            }
+            cgroup::view(mount, cgroup, own)
         }
     }
 }
 
-fn bind(mount: &MountPlan, path: &Path, recursive: bool) -> Result<PreparedMount, Error> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the source of a bind is a path of the host by specification"
-    )]
-    let tree = open_tree_clone(rustix::fs::CWD, path, recursive)?;
-    let stat = rustix::fs::fstat(&tree).map_err(|errno| Error::kernel(format!("fstat({path:?})"), errno))?;
+fn bind(
+    plan: &Plan,
+    mount: &MountPlan,
+    path: &Path,
+    recursive: bool,
+    maps: &mut IdMaps<'_>,
+) -> Result<PreparedMount, Error> {
+    let copied = Copied::new(path, recursive, mount.change)?;
     if mount.destination.as_path() == Path::new("/proc") {
-        let kind =
-            rustix::fs::fstatfs(&tree).map_err(|errno| Error::kernel(format!("fstatfs({path:?})"), errno))?;
+        let kind = rustix::fs::fstatfs(&copied.fd)
+            .map_err(|errno| Error::kernel(format!("fstatfs({path:?})"), errno))?;
         if kind.f_type != PROC_SUPER_MAGIC {
             return Err(Error::invalid(format!(
                 "the mount of {path:?} on \"/proc\": only procfs can be there"
             )));
         }
     }
-    change(&tree, mount.change, false)?;
-    change(&tree, mount.recursive, true)?;
-    let (propagation, deep) = mount.propagation.unwrap_or((vaquita_sys::mount::Propagation::Slave, true));
-    mount_setattr(&tree, "", deep, &Attr { propagation: Some(propagation), ..Attr::default() })?;
-    let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    Ok(PreparedMount::Tree { tree, shown: format!("{path:?}"), is_dir })
+    if let Some(idmap) = &mount.idmap {
+        maps.apply(&copied.fd, mount, idmap)?;
+    }
+    if !mount::is_old() {
+        set(&copied.fd, mount.recursive, true)?;
+        for (propagation, deep) in inherited(plan, mount, recursive).iter().chain(&mount.propagation) {
+            let attr = Attr { propagation: Some(*propagation), ..Attr::default() };
+            mount_setattr(&copied.fd, "", *deep, &attr)?;
+        }
+    }
+    Ok(PreparedMount::Tree(copied))
 }
 
-fn change(tree: &OwnedFd, change: Change, recursive: bool) -> Result<(), Error> {
+/// How a copy of a host's mount propagates before its own options act, so that none stays the host's peer by accident: as
+/// runc's does, which makes all mounts so (by linux.rootfsPropagation) before it copies any.
+fn inherited(plan: &Plan, mount: &MountPlan, recursive: bool) -> Option<(Propagation, bool)> {
+    match mount.propagation.first() {
+        Some((_, true)) => return None,
+        Some((_, false)) if !recursive => return None,
+        _ => {}
+    }
+    match plan.root_propagation {
+        None | Some((Propagation::Slave, _)) => Some((Propagation::Slave, true)),
+        Some((Propagation::Private | Propagation::Unbindable, _)) => Some((Propagation::Private, true)),
+        Some((Propagation::Shared, _)) => None,
+    }
+}
+
+fn set(tree: &OwnedFd, change: Change, recursive: bool) -> Result<(), Error> {
     if change.is_none() {
         return Ok(());
     }
     Ok(mount_setattr(tree, "", recursive, &Attr { set: change.set, clear: change.clear, ..Attr::default() })?)
 }
 
-/// A copy of the cgroup's directory is what a mount made inside the cgroup namespace would show, and can be made before
-/// the process is in the cgroup.
-fn unified(mount: &MountPlan, layout: &Layout, cgroup: Option<&Cgroup>) -> Result<PreparedMount, Error> {
-    let Some(hierarchy) = layout.hierarchies().first() else {
-        return Err(Error::unsupported("no cgroup hierarchy"));
-    };
-    let path = cgroup.map_or_else(|| hierarchy.mount.clone(), |cgroup| directory(&hierarchy.mount, cgroup));
-    #[expect(clippy::disallowed_methods, reason = "a control group of the host")]
-    let tree = open_tree_clone(rustix::fs::CWD, &path, false)?;
-    change(&tree, mount.change, false)?;
-    Ok(PreparedMount::Tree { tree, shown: format!("{path:?}"), is_dir: true })
+/// A label that no module enforces would be one that was dropped.
+#[expect(clippy::disallowed_methods, reason = "selinuxfs of the host")]
+fn check_label(plan: &Plan) -> Result<(), Error> {
+    /// `SELINUX_MAGIC` (linux/magic.h).
+    const SELINUX: rustix::fs::FsWord = 0xf97c_ff8c;
+    if !plan.has_mount_label {
+        return Ok(());
+    }
+    let found = rustix::fs::statfs("/sys/fs/selinux").is_ok_and(|stat| stat.f_type == SELINUX);
+    if found {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        "linux.mountLabel: SELinux is not active on this host (no selinuxfs on /sys/fs/selinux)",
+    ))
 }
 
-#[expect(clippy::disallowed_methods, reason = "control groups of the host")]
-fn hierarchies(mount: &MountPlan, layout: &Layout, cgroup: &Cgroup) -> Result<PreparedMount, Error> {
-    let mut trees = Vec::new();
-    let mut links = Vec::new();
-    for hierarchy in layout.hierarchies() {
-        let path = directory(&hierarchy.mount, cgroup);
-        if !path.is_dir() {
-            continue; // Not a controller that the cgroup has.
+/// The host's node of a device, for a user namespace, which cannot make nodes: at the same path, or as udev lists it.
+#[expect(clippy::disallowed_methods, reason = "nodes of the host")]
+fn host_node(device: &DevicePlan) -> Result<CString, Error> {
+    let path = device.path.as_path();
+    let directory = if device.kind == FileType::BlockDevice { "block" } else { "char" };
+    let listed = format!("/dev/{directory}/{}:{}", device.major, device.minor);
+    for candidate in [path, Path::new(&listed)] {
+        let Ok(stat) = rustix::fs::stat(candidate) else { continue };
+        if FileType::from_raw_mode(stat.st_mode) != device.kind || stat.st_rdev != device.number() {
+            continue;
         }
-        let Some(name) = hierarchy.mount.file_name() else { continue };
-        let destination = Inside::new("mounts", &mount.destination.as_path().join(name))?;
-        let tree = open_tree_clone(rustix::fs::CWD, &path, false)?;
-        change(&tree, mount.change, false)?;
-        if hierarchy.version == Version::V1 && name.to_string_lossy().contains(',') {
-            // Controllers that are mounted together go by their own names too (systemd's file hierarchy).
-            for (controller, target) in JOINT {
-                if name == *target && hierarchy.controllers.contains(*controller) {
-                    let path = mount.destination.as_path().join(controller);
-                    links.push((Inside::new("mounts", &path)?, *target));
-                }
-            }
+        let differs = |asked: Option<u32>, found| asked.is_some_and(|asked| asked != found);
+        if differs(device.mode, stat.st_mode & 0o7777)
+            || differs(device.uid, stat.st_uid)
+            || differs(device.gid, stat.st_gid)
+        {
+            return Err(Error::unsupported(format!(
+                "linux.devices: {path:?}: in a user namespace the host's {candidate:?} is bound, with its mode {:o} and its \
+                 owner {}:{}; others cannot be given",
+                stat.st_mode & 0o7777,
+                stat.st_uid,
+                stat.st_gid
+            )));
         }
-        trees.push((destination, tree));
+        return CString::new(candidate.as_os_str().as_bytes())
+            .map_err(|_| Error::invalid(format!("linux.devices: {path:?} has a NUL character")));
     }
-    let links = links.into_iter().filter_map(|(path, target)| Some((path, as_c_str(target)?))).collect();
-    let read_only = mount.change.set.contains(Attributes::RDONLY);
-    Ok(PreparedMount::Hierarchies { base: tmpfs(&[(c"mode", c"755")]), trees, links, read_only })
+    Err(Error::unsupported(format!(
+        "linux.devices: {path:?}: a user namespace cannot make nodes, and the host has {}:{} neither there nor at \
+         {listed:?}",
+        device.major, device.minor
+    )))
 }
 
-const JOINT: &[(&str, &str)] = &[
-    ("cpu", "cpu,cpuacct"),
-    ("cpuacct", "cpu,cpuacct"),
-    ("net_cls", "net_cls,net_prio"),
-    ("net_prio", "net_cls,net_prio"),
-];
-
-fn as_c_str(target: &str) -> Option<&'static CStr> {
-    match target {
-        "cpu,cpuacct" => Some(c"cpu,cpuacct"),
-        "net_cls,net_prio" => Some(c"net_cls,net_prio"),
-        _ => None,
+pub(crate) fn tmpfs(options: &[(&str, &str)]) -> Result<Filesystem, Error> {
+    let mut recipe = Recipe::new("tmpfs")?;
+    for (key, value) in options {
+        recipe.string(key, value)?;
     }
-}
-
-fn directory(mount: &Path, cgroup: &Cgroup) -> PathBuf {
-    mount.join(cgroup.path().strip_prefix("/").unwrap_or(cgroup.path()))
-}
-
-pub(crate) fn tmpfs(options: &[(&CStr, &CStr)]) -> Filesystem {
-    Filesystem {
-        kind: c"tmpfs".to_owned(),
-        strings: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        flags: Vec::new(),
-    }
+    Ok(Filesystem { recipe, ..Filesystem::default() })
 }

@@ -175,6 +175,15 @@ pub fn set_xattr(fd: impl AsFd, name: &str, value: &[u8]) -> Result<()> {
         .map_err(|errno| Error::new(format!("fsetxattr({}, {name:?}, ..)", Fd::of(&fd)), errno))
 }
 
+/// Sets the permissions of the file that an `O_PATH` descriptor stands for, which fchmod(2) does not take, by way of the
+/// host's `/proc/self/fd`. Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `EPERM`, `EROFS`; `ENOENT` without `/proc`.
+pub fn set_mode(fd: std::os::fd::BorrowedFd<'_>, mode: u32) -> core::result::Result<(), Errno> {
+    rustix::fs::chmod(crate::mount::FdPath::of(fd).as_c_str(), Mode::from_bits_truncate(mode))
+}
+
 pub(crate) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> core::result::Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(&file, bytes) {

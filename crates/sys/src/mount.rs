@@ -6,6 +6,8 @@
 mod filesystem;
 mod info;
 pub mod raw;
+mod recipe;
+mod trees;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -18,6 +20,9 @@ use crate::{Error, Result};
 pub use filesystem::Filesystem;
 pub use info::{MountInfo, mountinfo, mountinfo_of, parse_mountinfo};
 pub use raw::{Attr, Attributes, Propagation};
+pub use recipe::Recipe;
+pub(crate) use trees::FdPath;
+pub use trees::{Failed, Trees, fall_back, is_old};
 
 /// A detached copy of the mount at `path` below `dirfd`, or of the mount that `dirfd` is on when `path` is empty; with
 /// all mounts below it when `recursive` (open_tree(2) with `OPEN_TREE_CLONE`, Linux 5.2). Symbolic links are followed:

@@ -152,6 +152,36 @@ pub fn new_netns() -> Result<OwnedFd> {
     })
 }
 
+/// A new user namespace in which nobody is, with these lines for uid_map and gid_map: for its maps alone. It lives as
+/// long as the descriptor.
+///
+/// # Errors
+/// `EPERM` where the caller may not map these ids, `EINVAL` for lines that do not read, `ENOSPC`.
+pub fn new_userns(uid_map: &str, gid_map: &str) -> Result<OwnedFd> {
+    let (ours, theirs) = crate::socket::pair()?;
+    let how = crate::process::Clone { flags: CloneFlags::NEWUSER, ..crate::process::Clone::default() };
+    // SAFETY: the child waits on a socket and ends; it allocates nothing.
+    match unsafe { crate::process::clone3(&how) }? {
+        crate::process::Forked::Child => {
+            // Its own copy of the parent's end would keep it from hearing that the parent is gone.
+            drop(ours);
+            let _ = rustix::io::read(&theirs, &mut [0]);
+            crate::process::exit_now(0)
+        }
+        crate::process::Forked::Parent { pid, pidfd } => {
+            let made = (|| {
+                let procfs = crate::procfs::Procfs::host()?;
+                procfs.write(format!("{pid}/uid_map"), uid_map)?;
+                procfs.write(format!("{pid}/gid_map"), gid_map)?;
+                open(Some(pid), Kind::User)
+            })();
+            let _ = rustix::io::write(&ours, b"x");
+            crate::process::wait_pidfd(pidfd)?;
+            made
+        }
+    }
+}
+
 /// Which namespace it is: device and inode of the descriptor, equal for the same namespace only.
 ///
 /// # Errors

@@ -16,14 +16,26 @@ pub(crate) struct DevicePlan {
     pub(crate) kind: FileType,
     pub(crate) major: u32,
     pub(crate) minor: u32,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+    /// What the specification says; a node that is there already gets it too.
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    /// It must be there: its directory is the host's, where nothing is made.
+    pub(crate) is_of_host: bool,
 }
 
-/// The devices that the OCI runtime specification promises, overridden and followed by `extra`.
-pub(crate) fn plan(extra: &[LinuxDevice]) -> Result<Vec<DevicePlan>, Error> {
-    let mut devices = DEFAULT
+impl DevicePlan {
+    /// Major and minor as one number; none of a FIFO.
+    pub(crate) fn number(&self) -> u64 {
+        rustix::fs::makedev(self.major, self.minor)
+    }
+}
+
+/// The devices that the OCI runtime specification promises, overridden and followed by `extra`. Where /dev is the
+/// host's, it has what it has, and of `extra` what is there must be what was asked for.
+pub(crate) fn plan(extra: &[LinuxDevice], has_dev_of_host: bool) -> Result<Vec<DevicePlan>, Error> {
+    let promised = if has_dev_of_host { &[][..] } else { &DEFAULT[..] };
+    let mut devices = promised
         .iter()
         .map(|(path, major, minor)| {
             Ok(DevicePlan {
@@ -31,14 +43,16 @@ pub(crate) fn plan(extra: &[LinuxDevice]) -> Result<Vec<DevicePlan>, Error> {
                 kind: FileType::CharacterDevice,
                 major: *major,
                 minor: *minor,
-                mode: 0o666,
-                uid: 0,
-                gid: 0,
+                mode: None,
+                uid: None,
+                gid: None,
+                is_of_host: false,
             })
         })
         .collect::<Result<Vec<_>, Error>>()?;
     for device in extra {
-        let device = one(device)?;
+        let mut device = one(device)?;
+        device.is_of_host = has_dev_of_host && device.path.as_path().starts_with("/dev");
         devices.retain(|other| other.path.as_path() != device.path.as_path());
         devices.push(device);
     }
@@ -87,17 +101,68 @@ fn one(device: &LinuxDevice) -> Result<DevicePlan, Error> {
     if inside.parts.is_empty() || !path.is_absolute() {
         return Err(Error::invalid(format!("linux.devices: {path:?} is not an absolute path of a file")));
     }
-    let (uid, gid) = (device.uid().unwrap_or(0), device.gid().unwrap_or(0));
-    if uid == u32::MAX || gid == u32::MAX {
+    let (uid, gid) = (device.uid(), device.gid());
+    if uid == Some(u32::MAX) || gid == Some(u32::MAX) {
         return Err(Error::invalid(format!("linux.devices: {path:?}: 4294967295 is not an id")));
     }
-    Ok(DevicePlan {
-        path: inside,
-        kind,
-        major: number("major", device.major())?,
-        minor: number("minor", device.minor())?,
-        mode: device.file_mode().unwrap_or(0o666) & 0o7777,
-        uid,
-        gid,
-    })
+    // A FIFO has no numbers, whatever is said.
+    let (major, minor) = match kind {
+        FileType::Fifo => (0, 0),
+        _ => (number("major", device.major())?, number("minor", device.minor())?),
+    };
+    let mode = device.file_mode();
+    if mode.is_some_and(|mode| mode & !0o7777 & !0o170_000 != 0) {
+        return Err(Error::invalid(format!("linux.devices: {path:?} has fileMode {mode:?}")));
+    }
+    // Engines copy the whole st_mode of a node of the host.
+    let mode = mode.map(|mode| mode & 0o7777);
+    Ok(DevicePlan { path: inside, kind, major, minor, mode, uid, gid, is_of_host: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices(json: &str, has_dev_of_host: bool) -> Result<Vec<DevicePlan>, Error> {
+        plan(&serde_json::from_str::<Vec<LinuxDevice>>(json).unwrap(), has_dev_of_host)
+    }
+
+    #[test]
+    fn the_promised_devices_can_be_overridden() {
+        let list = devices(
+            r#"[{"path":"/dev/null","type":"c","major":1,"minor":3,"fileMode":8630,"uid":1,"gid":2},
+                {"path":"/pipe","type":"p","major":7,"minor":7},{"path":"/dev/u","type":"u","major":4,"minor":64}]"#,
+            false,
+        )
+        .unwrap();
+        assert_eq!(list.len(), 8);
+        let of = |path: &str| list.iter().find(|device| device.path.as_path() == Path::new(path)).unwrap();
+        let null = of("/dev/null");
+        assert_eq!((null.mode, null.uid, null.gid), (Some(0o666), Some(1), Some(2)));
+        assert_eq!((of("/pipe").kind, of("/pipe").number()), (FileType::Fifo, 0));
+        assert_eq!(of("/dev/u").kind, FileType::CharacterDevice);
+        assert_eq!(of("/dev/zero").mode, None);
+    }
+
+    #[test]
+    fn the_hosts_dev_is_left_alone() {
+        let json = r#"[{"path":"/dev/x","type":"c","major":1,"minor":3},{"path":"/x","type":"c","major":1,"minor":3}]"#;
+        let list = devices(json, true).unwrap();
+        assert_eq!(list.iter().map(|device| device.is_of_host).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn what_is_no_device_is_refused() {
+        for json in [
+            r#"[{"path":"/dev/x","type":"a"}]"#,
+            r#"[{"path":"dev/x","type":"c","major":1,"minor":3}]"#,
+            r#"[{"path":"/","type":"c","major":1,"minor":3}]"#,
+            r#"[{"path":"/dev/x","type":"c","major":-1,"minor":3}]"#,
+            r#"[{"path":"/dev/x","type":"c","major":1,"minor":4294967296}]"#,
+            r#"[{"path":"/dev/x","type":"c","major":1,"minor":3,"uid":4294967295}]"#,
+            r#"[{"path":"/dev/x","type":"c","major":1,"minor":3,"fileMode":4294967295}]"#,
+        ] {
+            assert_eq!(devices(json, false).unwrap_err().kind(), crate::Kind::Invalid, "{json}");
+        }
+    }
 }

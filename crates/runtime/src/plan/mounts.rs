@@ -1,11 +1,15 @@
 //! Mounts: OCI options become attributes, parameters and propagation.
 
+pub(crate) mod options;
+
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Mount;
-use vaquita_sys::mount::{Attributes, Propagation};
+use oci_spec::runtime::{LinuxIdMapping, Mount};
+use vaquita_sys::mount::{Attributes, Propagation, Recipe};
 
+use self::options::Options;
+pub(crate) use self::options::{Change, propagation};
 use super::path::Inside;
 use super::process::c_string;
 use crate::{Context, Error};
@@ -19,7 +23,9 @@ pub(crate) struct MountPlan {
     pub(crate) change: Change,
     /// Of the top mount and everything below it (`rro` and its like).
     pub(crate) recursive: Change,
-    pub(crate) propagation: Option<(Propagation, bool)>,
+    /// One after the other.
+    pub(crate) propagation: Vec<(Propagation, bool)>,
+    pub(crate) idmap: Option<IdMap>,
 }
 
 /// Where the mounted tree comes from.
@@ -31,61 +37,87 @@ pub(crate) enum Source {
     Cgroup,
     /// A new filesystem; made in the container's namespaces, which proc, sysfs and mqueue show.
     New(Filesystem),
+    /// What is mounted at the destination already; its filesystem gets these parameters, if there are any.
+    Remount(Option<Recipe>),
 }
 
-/// A filesystem to be made by fsopen(2).
+/// Identities on a mount that differ from those on the disk.
+#[derive(Debug)]
+pub(crate) struct IdMap {
+    /// Of the mounts below, too.
+    pub(crate) recursive: bool,
+    /// Lines for uid_map and gid_map; none for those of the container's user namespace.
+    pub(crate) maps: Option<(String, String)>,
+}
+
+/// A filesystem to be made, and what is done to its root directory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filesystem {
-    pub(crate) kind: CString,
-    pub(crate) strings: Vec<(CString, CString)>,
-    pub(crate) flags: Vec<CString>,
+    pub(crate) recipe: Recipe,
+    pub(crate) fill: Fill,
+    /// The SELinux label that its root directory gets, where it cannot be a parameter.
+    pub(crate) relabel: Option<CString>,
 }
 
-/// Attributes to set and to clear.
+/// What the root directory of a new tmpfs takes over from the directory that it covers.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Change {
-    pub(crate) set: Attributes,
-    pub(crate) clear: Attributes,
-}
-
-impl Change {
-    pub(crate) fn is_none(self) -> bool {
-        self == Self::default()
-    }
+pub(crate) enum Fill {
+    #[default]
+    Nothing,
+    /// Its mode.
+    Mode,
+    /// All that is in it, and its mode and owner (`tmpcopyup`); the mode only if true.
+    Content { mode: bool },
 }
 
 impl MountPlan {
     pub(crate) fn new(mount: &Mount, context: &Context) -> Result<Self, Error> {
         let destination = Inside::new("mounts.destination", mount.destination())?;
         let fail = |why: &str| Error::invalid(format!("the mount on {destination}: {why}"));
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(Error::unsupported(format!(
-                "the mount on {destination}: id mappings are not supported yet"
-            )));
-        }
-        let options = Options::parse(mount.options().as_deref().unwrap_or_default(), &destination)?;
+        let options = Options::parse(mount.options().as_deref().unwrap_or_default());
         let kind = mount.typ().as_deref().filter(|kind| !kind.is_empty());
+        let is_bind = options.bind.is_some() || kind == Some("bind");
         let source = match kind {
-            _ if options.bind.is_some() || kind == Some("bind") => {
-                let path = mount.source().as_ref().ok_or_else(|| fail("a bind mount needs a source"))?;
-                if let Some(data) = options.data.first() {
-                    return Err(fail(&format!("option {data:?} is not one of a bind mount")));
-                }
+            _ if options.remount => Source::Remount(reconfiguration(&destination, &options, is_bind)?),
+            _ if is_bind => {
+                let path = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
+                let path = path.ok_or_else(|| fail("a bind mount needs a source"))?;
+                options.refuse_parameters(&destination, "a bind mount")?;
                 Source::Bind { path: context.bundle.join(path), recursive: options.bind.unwrap_or(false) }
             }
             Some("cgroup" | "cgroup2") => Source::Cgroup,
             Some(kind) => Source::New(filesystem(kind, mount.source().as_deref(), &options)?),
             None => return Err(fail("it has neither a type nor the option bind")),
         };
+        if options.copy_up && !matches!(&source, Source::New(new) if new.recipe.kind() == c"tmpfs") {
+            return Err(fail("option \"tmpcopyup\" is one of tmpfs"));
+        }
+        let idmap = idmap(mount, &options).map_err(fail)?;
+        if idmap.is_some() && !matches!(source, Source::Bind { .. }) {
+            return Err(fail("only a bind mount can have id mappings"));
+        }
         let plan = Self {
             destination,
             source,
             change: options.change,
             recursive: options.recursive,
             propagation: options.propagation,
+            idmap,
         };
         plan.check_place()?;
         Ok(plan)
+    }
+
+    /// Labels a new filesystem (linux.mountLabel), as runc does: not those that show the kernel itself, and mqueue by
+    /// an attribute of its directory.
+    pub(crate) fn label(&mut self, label: &str) -> Result<(), Error> {
+        let Source::New(filesystem) = &mut self.source else { return Ok(()) };
+        match filesystem.recipe.kind().to_str() {
+            Ok("proc" | "sysfs") => {}
+            Ok("mqueue") => filesystem.relabel = Some(c_string("linux.mountLabel", label)?),
+            _ => drop(filesystem.recipe.string("context", label).map_err(invalid)?),
+        }
+        Ok(())
     }
 
     /// Whether it may be put over a file of procfs.
@@ -101,9 +133,12 @@ impl MountPlan {
 
     fn check_place(&self) -> Result<(), Error> {
         let path = self.destination.as_path();
-        let new_proc =
-            matches!(&self.source, Source::New(filesystem) if filesystem.kind.as_c_str() == c"proc");
+        let new_proc = matches!(&self.source, Source::New(filesystem) if filesystem.recipe.kind() == c"proc");
         let refuse = |why: &str| Err(Error::invalid(format!("the mount on {}: {why}", self.destination)));
+        if matches!(self.source, Source::Remount(_)) {
+            // Nothing is covered, and what is no mount is refused by the kernel.
+            return Ok(());
+        }
         if path == Path::new("/") {
             return refuse("the root filesystem cannot be covered");
         }
@@ -115,6 +150,24 @@ impl MountPlan {
         }
         Ok(())
     }
+}
+
+/// Parameters may be given only to a filesystem that the specification itself has made: any other is the host's.
+pub(crate) fn check_remounts(mounts: &[MountPlan]) -> Result<(), Error> {
+    for (number, mount) in mounts.iter().enumerate() {
+        let Source::Remount(Some(_)) = &mount.source else { continue };
+        let same = |other: &&MountPlan| other.destination.as_path() == mount.destination.as_path();
+        let below = mounts[..number].iter().rev().filter(same);
+        let made = below.map(|other| &other.source).find(|source| !matches!(source, Source::Remount(_)));
+        if !matches!(made, Some(Source::New(_))) {
+            return Err(Error::invalid(format!(
+                "the mount on {}: a remount with options of the filesystem needs a mount before it that has made the \
+                 filesystem; others may be in use by the host (\"bind\" changes the mount alone)",
+                mount.destination
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Files that lxcfs and its like put something over; as runc allows.
@@ -132,143 +185,96 @@ const COVERABLE: &[&str] = &[
     "/proc/uptime",
 ];
 
-fn filesystem(kind: &str, source: Option<&Path>, options: &Options<'_>) -> Result<Filesystem, Error> {
-    let field = "mounts.options";
-    let mut filesystem = Filesystem { kind: c_string("mounts.type", kind)?, ..Filesystem::default() };
-    if let Some(source) = source {
-        let source = c_string("mounts.source", &source.to_string_lossy())?;
-        filesystem.strings.push((c"source".to_owned(), source));
-    }
-    for option in options.data.iter().copied().chain(options.superblock.iter().copied()) {
-        match option.split_once('=') {
-            Some((key, value)) => filesystem.strings.push((c_string(field, key)?, c_string(field, value)?)),
-            // Every mount of devpts is an instance of its own since Linux 4.7, and the new API refuses the option.
-            None if kind == "devpts" && option == "newinstance" => {}
-            None => filesystem.flags.push(c_string(field, option)?),
-        }
-    }
-    Ok(filesystem)
-}
-
-#[derive(Default)]
-struct Options<'a> {
-    /// Recursively?
-    bind: Option<bool>,
-    change: Change,
-    recursive: Change,
-    propagation: Option<(Propagation, bool)>,
-    /// Flags of the whole filesystem.
-    superblock: Vec<&'a str>,
-    /// What the filesystem itself understands.
-    data: Vec<&'a str>,
-}
-
-impl<'a> Options<'a> {
-    fn parse(list: &'a [String], destination: &Inside) -> Result<Self, Error> {
-        let mut options = Self::default();
-        for option in list {
-            options.add(option).map_err(|kind| {
-                Error::unsupported(format!("the mount on {destination}: option {option:?} is {kind}"))
-            })?;
-        }
-        Ok(options)
-    }
-
-    fn add(&mut self, option: &'a str) -> Result<(), &'static str> {
-        if let Some((change, set)) = attribute(option) {
-            self.change = combined(self.change, change, set);
-            return Ok(());
-        }
-        if let Some((change, set)) = option.strip_prefix('r').and_then(attribute) {
-            self.recursive = combined(self.recursive, change, set);
-            return Ok(());
-        }
-        if let Some(propagation) = propagation(option) {
-            self.propagation = Some(propagation);
-            return Ok(());
-        }
-        match option {
-            "bind" => self.bind = Some(self.bind.unwrap_or(false)),
-            "rbind" => self.bind = Some(true),
-            // Defaults of mount(8), which change nothing.
-            "" | "defaults" | "async" | "loud" | "nomand" | "nolazytime" | "noiversion" => {}
-            "sync" | "dirsync" | "lazytime" | "mand" | "silent" => self.superblock.push(option),
-            "remount" | "tmpcopyup" | "idmap" | "ridmap" | "iversion" => return Err("not supported yet"),
-            _ => self.data.push(option),
-        }
-        Ok(())
-    }
-}
-
-fn combined(mut change: Change, attributes: Attributes, set: bool) -> Change {
-    // The last one holds. The access time modes exclude each other: all are cleared before one is set.
-    let is_atime = Attributes::ATIME.contains(attributes) && !attributes.is_empty();
-    let mask = if is_atime { Attributes::ATIME } else { attributes };
-    let without = |from: Attributes| {
-        ALL.iter()
-            .filter(|bit| from.contains(**bit) && !mask.contains(**bit))
-            .fold(Attributes::NONE, |sum, bit| sum | *bit)
-    };
-    change.set = without(change.set);
-    change.clear = without(change.clear);
-    if is_atime {
-        change.clear |= Attributes::ATIME;
-    }
-    if set {
-        change.set |= attributes;
-    } else if !is_atime {
-        change.clear |= attributes;
-    }
-    change
-}
-
-const ALL: [Attributes; 9] = [
-    Attributes::RDONLY,
-    Attributes::NOSUID,
-    Attributes::NODEV,
-    Attributes::NOEXEC,
-    Attributes::ATIME,
-    Attributes::NOATIME,
-    Attributes::STRICTATIME,
-    Attributes::NODIRATIME,
-    Attributes::NOSYMFOLLOW,
+/// Filesystems whose superblock may be shared, or whose content is made after it: read-only is the mount, not the
+/// filesystem.
+const IN_MEMORY: &[&str] = &[
+    "binfmt_misc",
+    "bpf",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "overlay",
+    "proc",
+    "ramfs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
 ];
 
-/// The attribute of an option, and whether it is set or cleared.
-fn attribute(option: &str) -> Option<(Attributes, bool)> {
-    Some(match option {
-        "ro" => (Attributes::RDONLY, true),
-        "rw" => (Attributes::RDONLY, false),
-        "nosuid" => (Attributes::NOSUID, true),
-        "suid" => (Attributes::NOSUID, false),
-        "nodev" => (Attributes::NODEV, true),
-        "dev" => (Attributes::NODEV, false),
-        "noexec" => (Attributes::NOEXEC, true),
-        "exec" => (Attributes::NOEXEC, false),
-        "noatime" => (Attributes::NOATIME, true),
-        "strictatime" => (Attributes::STRICTATIME, true),
-        "relatime" | "atime" | "norelatime" | "nostrictatime" => (Attributes::NOATIME, false),
-        "nodiratime" => (Attributes::NODIRATIME, true),
-        "diratime" => (Attributes::NODIRATIME, false),
-        "nosymfollow" => (Attributes::NOSYMFOLLOW, true),
-        "symfollow" => (Attributes::NOSYMFOLLOW, false),
-        _ => return None,
-    })
+fn filesystem(kind: &str, source: Option<&Path>, options: &Options<'_>) -> Result<Filesystem, Error> {
+    let mut recipe = Recipe::new(kind).map_err(invalid)?;
+    if let Some(source) = source {
+        recipe.source(&source.to_string_lossy()).map_err(invalid)?;
+    }
+    parameters(&mut recipe, options)?;
+    let read_only = (options.change.set | options.recursive.set).contains(Attributes::RDONLY);
+    if read_only && !IN_MEMORY.contains(&kind) {
+        // A device or a server, which may refuse to be written to, or must not be.
+        recipe.flag("ro").map_err(invalid)?;
+    }
+    let mut fill = Fill::Nothing;
+    if kind == "tmpfs" {
+        let has_mode = options.data.iter().any(|option| option.starts_with("mode="));
+        fill = match (options.copy_up, has_mode) {
+            (true, has_mode) => Fill::Content { mode: !has_mode },
+            (false, true) => Fill::Nothing,
+            (false, false) => Fill::Mode,
+        };
+    }
+    Ok(Filesystem { recipe, fill, relabel: None })
 }
 
-/// A propagation, and whether it is recursive.
-pub(crate) fn propagation(option: &str) -> Option<(Propagation, bool)> {
-    Some(match option {
-        "private" => (Propagation::Private, false),
-        "rprivate" => (Propagation::Private, true),
-        "shared" => (Propagation::Shared, false),
-        "rshared" => (Propagation::Shared, true),
-        "slave" => (Propagation::Slave, false),
-        "rslave" => (Propagation::Slave, true),
-        "unbindable" => (Propagation::Unbindable, false),
-        "runbindable" => (Propagation::Unbindable, true),
-        _ => return None,
-    })
+fn reconfiguration(
+    destination: &Inside,
+    options: &Options<'_>,
+    is_bind: bool,
+) -> Result<Option<Recipe>, Error> {
+    if is_bind {
+        options.refuse_parameters(destination, "a remount of a bind mount")?;
+    }
+    if options.data.is_empty() && options.superblock.is_empty() {
+        return Ok(None);
+    }
+    let mut recipe = Recipe::default();
+    parameters(&mut recipe, options)?;
+    Ok(Some(recipe))
+}
+
+fn parameters(recipe: &mut Recipe, options: &Options<'_>) -> Result<(), Error> {
+    for option in options.data.iter().copied().chain(options.superblock.iter().copied()) {
+        match option.split_once('=') {
+            Some((key, value)) => drop(recipe.string(key, value).map_err(invalid)?),
+            // Every mount of devpts is an instance of its own since Linux 4.7, and the new API refuses the option.
+            None if recipe.kind() == c"devpts" && option == "newinstance" => {}
+            None => drop(recipe.flag(option).map_err(invalid)?),
+        }
+    }
+    Ok(())
+}
+
+/// A text that the kernel cannot be told.
+fn invalid(error: vaquita_sys::Error) -> Error {
+    Error::invalid(format!("mounts: {error}"))
+}
+
+fn idmap(mount: &Mount, options: &Options<'_>) -> Result<Option<IdMap>, &'static str> {
+    let given = |list: &'_ Option<Vec<LinuxIdMapping>>| list.clone().filter(|list| !list.is_empty());
+    let text = |list: &[LinuxIdMapping]| super::id_map_text(list);
+    let maps = match (given(mount.uid_mappings()), given(mount.gid_mappings())) {
+        (Some(uids), Some(gids)) => Some((text(&uids), text(&gids))),
+        (None, None) => None,
+        _ => return Err("uidMappings and gidMappings must be given together"),
+    };
+    match (options.idmap, maps) {
+        (None, None) => Ok(None),
+        (recursive, maps) => Ok(Some(IdMap { recursive: recursive.unwrap_or(false), maps })),
+    }
 }
 
 #[cfg(test)]
@@ -289,7 +295,7 @@ mod tests {
         assert_eq!(plan.change.set, Attributes::RDONLY);
         assert_eq!(plan.change.clear, Attributes::NOSUID | Attributes::ATIME);
         assert_eq!(plan.recursive, Change { set: Attributes::RDONLY, clear: Attributes::NONE });
-        assert_eq!(plan.propagation, Some((Propagation::Slave, true)));
+        assert_eq!(plan.propagation, [(Propagation::Slave, true)]);
     }
 
     #[test]
@@ -299,10 +305,9 @@ mod tests {
         )
         .unwrap();
         let Source::New(filesystem) = &plan.source else { panic!("{plan:?}") };
-        let pairs: Vec<_> =
-            filesystem.strings.iter().map(|(k, v)| (k.to_str().unwrap(), v.to_str().unwrap())).collect();
-        assert_eq!(pairs, [("source", "devpts"), ("ptmxmode", "0666"), ("gid", "5")]);
-        assert!(filesystem.flags.is_empty());
+        let mut same = Recipe::new("devpts").unwrap();
+        same.source("devpts").unwrap().string("ptmxmode", "0666").unwrap().string("gid", "5").unwrap();
+        assert_eq!(filesystem.recipe, same);
     }
 
     /// T02, T03: CVE-2019-16884, CVE-2019-19921.
@@ -326,16 +331,82 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused() {
+    fn what_cannot_be_done_is_refused() {
         for json in [
-            r#"{"destination":"/a","type":"tmpfs","options":["tmpcopyup"]}"#,
-            r#"{"destination":"/a","source":"/b","options":["bind","idmap"]}"#,
-            r#"{"destination":"/a","source":"/b","options":["bind"],"uidMappings":[]}"#,
+            // Parameters of a bind, and flags of its filesystem.
+            r#"{"destination":"/a","source":"/b","options":["bind","size=1k"]}"#,
+            r#"{"destination":"/a","source":"/b","options":["bind","sync"]}"#,
+            r#"{"destination":"/a","options":["bind","remount","size=1k"]}"#,
+            r#"{"destination":"/a","options":["bind"]}"#,
+            r#"{"destination":"/a","source":"","options":["bind"]}"#,
+            r#"{"destination":"/a"}"#,
+            r#"{"destination":"/a","source":"/b","options":["bind","tmpcopyup"]}"#,
+            r#"{"destination":"/a","type":"proc","options":["tmpcopyup"]}"#,
+            r#"{"destination":"/a","type":"tmpfs","options":["idmap"]}"#,
+            r#"{"destination":"/a","source":"/b","options":["bind","idmap"],"uidMappings":[{"containerID":0,"hostID":1,"size":1}]}"#,
         ] {
-            assert_eq!(plan(json).unwrap_err().kind(), crate::Kind::Unsupported, "{json}");
+            assert_eq!(plan(json).unwrap_err().kind(), crate::Kind::Invalid, "{json}");
         }
-        assert!(plan(r#"{"destination":"/a","source":"/b","options":["bind","size=1k"]}"#).is_err());
-        assert!(plan(r#"{"destination":"/a","options":["bind"]}"#).is_err());
-        assert!(plan(r#"{"destination":"/a"}"#).is_err());
+    }
+
+    #[test]
+    fn id_mappings_imply_idmap() {
+        let maps = r#""uidMappings":[{"containerID":0,"hostID":1000,"size":2}],"gidMappings":[{"containerID":0,"hostID":2000,"size":3}]"#;
+        let with = |options: &str| {
+            plan(&format!(r#"{{"destination":"/a","source":"/b","options":[{options}],{maps}}}"#)).unwrap()
+        };
+        let idmap = with(r#""bind""#).idmap.unwrap();
+        assert!(!idmap.recursive);
+        assert_eq!(idmap.maps, Some(("0 1000 2\n".to_owned(), "0 2000 3\n".to_owned())));
+        assert!(with(r#""rbind","ridmap""#).idmap.unwrap().recursive);
+        let own = plan(r#"{"destination":"/a","source":"/b","options":["bind","idmap"]}"#).unwrap();
+        assert!(own.idmap.unwrap().maps.is_none());
+        // As containerd sends them where there are none.
+        let none =
+            r#"{"destination":"/a","source":"/b","options":["bind"],"uidMappings":[],"gidMappings":[]}"#;
+        assert!(plan(none).unwrap().idmap.is_none());
+    }
+
+    #[test]
+    fn only_what_was_made_here_is_reconfigured() {
+        let plans = |list: &[&str]| list.iter().map(|json| plan(json).unwrap()).collect::<Vec<_>>();
+        let tmpfs = r#"{"destination":"/a","type":"tmpfs","source":"tmpfs"}"#;
+        let bind = r#"{"destination":"/a","source":"/b","options":["bind"]}"#;
+        let size = r#"{"destination":"/a/","options":["remount","size=1m"]}"#;
+        let flags = r#"{"destination":"/a","options":["remount","ro","nosuid"]}"#;
+        check_remounts(&plans(&[tmpfs, flags, size, size])).unwrap();
+        check_remounts(&plans(&[bind, flags])).unwrap();
+        for list in [&[size][..], &[tmpfs, bind, size], &[bind, flags, size]] {
+            assert_eq!(check_remounts(&plans(list)).unwrap_err().kind(), crate::Kind::Invalid, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_written_to_is_not_opened_for_writing() {
+        for (kind, flag) in [("ext4", true), ("nfs", true), ("sysfs", false), ("tmpfs", false)] {
+            let plan =
+                plan(&format!(r#"{{"destination":"/a","type":"{kind}","source":"x","options":["ro"]}}"#));
+            let Source::New(filesystem) = plan.unwrap().source else { panic!("{kind}") };
+            let mut same = Recipe::new(kind).unwrap();
+            same.source("x").unwrap();
+            if flag {
+                same.flag("ro").unwrap();
+            }
+            assert_eq!(filesystem.recipe, same, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_tmpfs_takes_over_what_it_covers() {
+        for (options, fill) in [
+            (r#""size=1k""#, Fill::Mode),
+            (r#""mode=755""#, Fill::Nothing),
+            (r#""tmpcopyup""#, Fill::Content { mode: true }),
+            (r#""tmpcopyup","mode=755""#, Fill::Content { mode: false }),
+        ] {
+            let plan =
+                plan(&format!(r#"{{"destination":"/a","type":"tmpfs","options":[{options}]}}"#)).unwrap();
+            assert!(matches!(plan.source, Source::New(new) if new.fill == fill), "{options}");
+        }
     }
 }

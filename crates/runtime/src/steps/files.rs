@@ -1,16 +1,15 @@
 //! Steps that make nodes, links and terminals, and set up what the program finds open.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::pty::OpenptFlags;
-use vaquita_sys::mount::raw::{move_mount, open_tree_clone};
 use vaquita_sys::tty::{self, Size};
 
-use super::mounts::{file_type, filesystem_of, open, open_node, open_or_make, open_parent};
+use super::mounts::{file_type, filesystem_of, open, open_or_make, open_parent};
 use super::{At, Failure, State, fail};
 use crate::plan::devices::DevicePlan;
 use crate::plan::path::Inside;
@@ -20,39 +19,72 @@ const DEVPTS: FsWord = 0x1cd1;
 
 pub(super) fn make_device(state: &State<'_>, device: &DevicePlan) -> Result<(), Failure> {
     let Some((_, name)) = device.path.parts.last() else { return fail("mknodat", Errno::ISDIR) };
+    if device.is_of_host {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let node = open(state.root()?, &device.path, flags)?;
+        return if differs(&node, device)? { fail("fstat", Errno::EXIST) } else { Ok(()) };
+    }
     let directory = open_parent(state.root()?, &device.path)?;
-    let number = rustix::fs::makedev(device.major, device.minor);
-    let mode = Mode::from_raw_mode(device.mode);
-    match rustix::fs::mknodat(&directory, name.as_c_str(), device.kind, mode, number) {
+    let mode = Mode::from_raw_mode(device.mode.unwrap_or(0o666));
+    match rustix::fs::mknodat(&directory, name.as_c_str(), device.kind, mode, device.number()) {
         Ok(()) => {}
-        Err(Errno::EXIST) => {
-            // From the image: as good if it is the same node, and it keeps its owner and mode.
-            let stat =
-                rustix::fs::statat(&directory, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW).at("fstatat")?;
-            let same = FileType::from_raw_mode(stat.st_mode) == device.kind && stat.st_rdev == number;
-            return if same { Ok(()) } else { fail("mknodat", Errno::EXIST) };
-        }
+        Err(Errno::EXIST) => return use_device(&directory, name, device),
         Err(errno) => return fail("mknodat", errno),
     }
-    let owner = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    if (device.uid, device.gid) != (0, 0) {
+    let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
+    if (uid, gid) != (0, 0) {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::chownat(&directory, name.as_c_str(), Some(owner.0), Some(owner.1), flags)
-            .at("fchownat")?;
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        rustix::fs::chownat(&directory, name.as_c_str(), owner.0, owner.1, flags).at("fchownat")?;
     }
     Ok(())
 }
 
-pub(super) fn bind_device(state: &State<'_>, device: &DevicePlan, host: &CStr) -> Result<(), Failure> {
-    let node = open_node(host, (device.major, device.minor))?;
-    let tree = open_tree_clone(node.as_fd(), c"", false).at("open_tree")?;
-    let place = open_or_make(
-        state.root()?,
-        &device.path,
-        false,
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )?;
-    move_mount(tree.as_fd(), place.as_fd(), c"").at("move_mount")
+/// A node from the image: as good if it is the same. It keeps its owner and mode unless others were asked for.
+#[expect(clippy::disallowed_methods, reason = "one name, not followed")]
+fn use_device(directory: &OwnedFd, name: &CStr, device: &DevicePlan) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(directory, name, flags, Mode::empty()).at("openat")?;
+    if !is_same(&node, device)? {
+        return fail("mknodat", Errno::EXIST);
+    }
+    if !differs(&node, device)? {
+        return Ok(());
+    }
+    let (uid, gid) = (device.uid.map(Uid::from_raw), device.gid.map(Gid::from_raw));
+    rustix::fs::chownat(&node, c"", uid, gid, AtFlags::EMPTY_PATH).at("fchownat")?;
+    match device.mode {
+        Some(mode) => vaquita_sys::fs::set_mode(node.as_fd(), mode).at("chmod"),
+        None => Ok(()),
+    }
+}
+
+fn is_same(node: &OwnedFd, device: &DevicePlan) -> Result<bool, Failure> {
+    let stat = rustix::fs::fstat(node).at("fstat")?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    Ok(kind == device.kind && (kind == FileType::Fifo || stat.st_rdev == device.number()))
+}
+
+/// Whether the node is another than was asked for, or has another mode or owner.
+fn differs(node: &OwnedFd, device: &DevicePlan) -> Result<bool, Failure> {
+    let stat = rustix::fs::fstat(node).at("fstat")?;
+    let other = |asked: Option<u32>, found| asked.is_some_and(|asked| asked != found);
+    Ok(!is_same(node, device)?
+        || other(device.mode, stat.st_mode & 0o7777)
+        || other(device.uid, stat.st_uid)
+        || other(device.gid, stat.st_gid))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a node of the host, verified before it is used")]
+pub(super) fn bind_device(state: &mut State<'_>, device: &DevicePlan, host: &CStr) -> Result<(), Failure> {
+    let node = rustix::fs::open(host, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open")?;
+    if !is_same(&node, device)? {
+        return fail("fstat", Errno::NODEV);
+    }
+    let tree = state.trees.copy(node.as_fd(), false)?;
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let place = open_or_make(state.root()?, &device.path, false, how)?;
+    Ok(state.trees.attach(tree.as_fd(), place.as_fd())?)
 }
 
 pub(super) fn link(state: &State<'_>, path: &Inside, target: &CStr) -> Result<(), Failure> {
@@ -89,10 +121,10 @@ pub(super) fn terminal(
         tty::set_size(&master, size).at("ioctl(TIOCSWINSZ)")?;
     }
     if let Some(console) = console {
-        let tree = open_tree_clone(slave.as_fd(), c"", false).at("open_tree")?;
+        let tree = state.trees.copy(slave.as_fd(), false)?;
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let place = open_or_make(state.root()?, console, false, how)?;
-        move_mount(tree.as_fd(), place.as_fd(), c"").at("move_mount")?;
+        state.trees.attach(tree.as_fd(), place.as_fd())?;
     }
     state.master = Some(master);
     state.slave = Some(slave);

@@ -1,16 +1,16 @@
 //! Steps that mount. Every path of the container is resolved below its root by openat2(2) and used by descriptor.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, XattrFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags};
-use vaquita_sys::mount::raw::{mount_setattr, move_mount, open_tree_clone, pivot_root, umount_detached};
-use vaquita_sys::mount::{Attr, Attributes, Propagation};
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use vaquita_sys::mount::raw::{pivot_root, umount_detached};
+use vaquita_sys::mount::{Attr, Attributes, Propagation, Trees};
 
-use super::{At, Failure, MountStep, State, Tree, fail};
-use crate::plan::mounts::Filesystem;
+use super::{At, Failure, HostTree, MountStep, MoveRoot, RootTree, State, Tree, fail};
+use crate::plan::mounts::{Change, Filesystem, Fill, MountPlan, Source};
 use crate::plan::path::Inside;
 
 /// How paths of the container are resolved: as if its root were `/`, and never through a magic link of procfs.
@@ -27,22 +27,37 @@ pub(super) fn isolate() -> Result<(), Failure> {
 
 pub(super) fn attach_root(
     state: &mut State<'_>,
-    tree: BorrowedFd<'_>,
+    root: &RootTree<'_>,
     place: Option<&CStr>,
+    (propagation, recursive): (Propagation, bool),
 ) -> Result<(), Failure> {
     // The masks need the host's node, found while the host's tree is still there.
     state.null = Some(open_node(c"/dev/null", (1, 3))?);
-    // A clone of a tree that is shared, as systemd makes all of the host's, is its peer: pivot_root(2) refuses that.
-    propagate(tree, Propagation::Slave, true)?;
+    let made;
+    let tree = match root {
+        RootTree::Ready(tree) => *tree,
+        RootTree::Host(tree) => {
+            made = copy(&mut state.trees, tree)?;
+            made.as_fd()
+        }
+        RootTree::New(filesystem, attributes) => {
+            made = state.trees.make(&filesystem.recipe, *attributes)?;
+            made.as_fd()
+        }
+    };
+    // A copy of a mount that is shared, as systemd makes all of the host's, is its peer: everything mounted on it would
+    // be the host's, and pivot_root(2) refuses it.
+    let attr = Attr { propagation: Some(propagation), ..Attr::default() };
+    state.trees.change(tree, recursive, &attr)?;
     match place {
-        None => move_mount(tree, CWD, c"/").at("move_mount")?,
+        None => state.trees.attach_over_root(tree)?,
         Some(place) => {
             #[expect(
                 clippy::disallowed_methods,
                 reason = "a path of the host, that the bundle's owner vouches for"
             )]
             let place = rustix::fs::open(place, DIRECTORY, Mode::empty()).at("open")?;
-            move_mount(tree, place.as_fd(), c"").at("move_mount")?;
+            state.trees.attach(tree, place.as_fd())?;
         }
     }
     #[expect(clippy::disallowed_methods, reason = "the tree itself; nothing is looked up")]
@@ -65,49 +80,66 @@ pub(super) fn change_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
     rustix::process::chroot(c".").at("chroot")
 }
 
-pub(super) fn mount(state: &State<'_>, step: &MountStep<'_>) -> Result<(), Failure> {
+pub(super) fn mount(state: &mut State<'_>, step: &MountStep<'_>) -> Result<(), Failure> {
     let resolve = if step.strict { IN_ROOT | ResolveFlags::NO_SYMLINKS } else { IN_ROOT };
     let destination = open_or_make(state.root()?, step.destination, step.is_dir, resolve)?;
     if !step.may_cover_proc && filesystem_of(&destination)? == PROC_SUPER_MAGIC {
         // Lexically it is elsewhere: a symbolic link of the image leads into procfs.
         return fail("openat2", Errno::LOOP);
     }
-    let made;
-    let tree = match step.tree {
-        Tree::Ready(tree, _) => tree,
+    let made = match &step.tree {
+        Tree::Ready(tree, _) => return Ok(state.trees.attach(*tree, destination.as_fd())?),
+        Tree::Host(tree) => copy(&mut state.trees, tree)?,
         Tree::New(filesystem, attributes) => {
-            made = make(filesystem, attributes)?;
-            if let Some((propagation, recursive)) = step.propagation {
-                propagate(made.as_fd(), propagation, recursive)?;
-            }
-            made.as_fd()
+            make(&mut state.trees, filesystem, *attributes, destination.as_fd())?
         }
     };
-    move_mount(tree, destination.as_fd(), c"").at("move_mount")
+    for (propagation, recursive) in step.propagation {
+        propagate(&state.trees, made.as_fd(), *propagation, *recursive)?;
+    }
+    Ok(state.trees.attach(made.as_fd(), destination.as_fd())?)
+}
+
+pub(super) fn remount(state: &State<'_>, plan: &MountPlan) -> Result<(), Failure> {
+    let how = if plan.is_strict() { IN_ROOT | ResolveFlags::NO_SYMLINKS } else { IN_ROOT };
+    let mount = resolve(state.root()?, &plan.destination.path, PATH, how).at("openat2")?;
+    if let Source::Remount(Some(recipe)) = &plan.source {
+        state.trees.reconfigure(mount.as_fd(), recipe)?;
+    }
+    for (change, recursive) in [(plan.change, false), (plan.recursive, true)] {
+        if !change.is_none() {
+            state.trees.change(mount.as_fd(), recursive, &attr(change))?;
+        }
+    }
+    for (propagation, recursive) in &plan.propagation {
+        propagate(&state.trees, mount.as_fd(), *propagation, *recursive)?;
+    }
+    Ok(())
 }
 
 pub(super) fn set_attributes(state: &State<'_>, path: &Inside, set: Attributes) -> Result<(), Failure> {
     let mount = open(state.root()?, path, DIRECTORY)?;
-    mount_setattr(mount.as_fd(), c"", false, &Attr { set, ..Attr::default() }).at("mount_setattr")
+    Ok(state.trees.change(mount.as_fd(), false, &setting(set))?)
 }
 
-pub(super) fn mask(state: &State<'_>, path: &Inside, empty: &Filesystem) -> Result<(), Failure> {
+pub(super) fn mask(state: &mut State<'_>, path: &Inside, empty: &Filesystem) -> Result<(), Failure> {
     let Some(target) = open_if_there(state, path)? else { return Ok(()) };
     let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
     let tree = if file_type(&target)? == FileType::Directory {
-        make(empty, attributes)?
+        state.trees.make(&empty.recipe, attributes)?
     } else {
         null_mount(state)?
     };
-    move_mount(tree.as_fd(), target.as_fd(), c"").at("move_mount")
+    Ok(state.trees.attach(tree.as_fd(), target.as_fd())?)
 }
 
-pub(super) fn read_only(state: &State<'_>, path: &Inside) -> Result<(), Failure> {
+pub(super) fn read_only(state: &mut State<'_>, path: &Inside) -> Result<(), Failure> {
     let Some(target) = open_if_there(state, path)? else { return Ok(()) };
-    let tree = open_tree_clone(target.as_fd(), c"", true).at("open_tree")?;
-    let attr = Attr { set: Attributes::RDONLY, ..Attr::default() };
-    mount_setattr(tree.as_fd(), c"", true, &attr).at("mount_setattr")?;
-    move_mount(tree.as_fd(), target.as_fd(), c"").at("move_mount")
+    let tree = state.trees.copy(target.as_fd(), true)?;
+    // With the old API only the upper mount can be, as in other runtimes.
+    let recursive = !state.trees.is_old();
+    state.trees.change(tree.as_fd(), recursive, &setting(Attributes::RDONLY))?;
+    Ok(state.trees.attach(tree.as_fd(), target.as_fd())?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the root itself; nothing is looked up")]
@@ -118,9 +150,34 @@ pub(super) fn pivot(state: &State<'_>) -> Result<(), Failure> {
     rustix::process::chdir(c"/").at("chdir")
 }
 
-pub(super) fn detach_old_root() -> Result<(), Failure> {
-    // Of mounts that lie on each other this means the uppermost, which the lookup of a file in "/" does not.
-    umount_detached(c"/").at("umount2")
+#[expect(clippy::disallowed_methods, reason = "the host's own mounts; \".\" is the descriptor of the root")]
+pub(super) fn move_root(state: &State<'_>, how: &MoveRoot<'_>) -> Result<(), Failure> {
+    for path in how.hide {
+        match umount_detached(path) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            // Locked in a user namespace: what cannot be taken away is covered.
+            Err(Errno::INVAL | Errno::PERM) => {
+                let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+                rustix::mount::mount(c"tmpfs", path.as_c_str(), c"tmpfs", flags, Some(c"size=4k"))
+                    .at("mount")?;
+            }
+            Err(errno) => return fail("umount2", errno),
+        }
+    }
+    if how.is_elsewhere {
+        state.trees.attach_over_root(state.root()?)?;
+    }
+    rustix::process::fchdir(state.root()?).at("fchdir")?;
+    rustix::process::chroot(c".").at("chroot")?;
+    rustix::process::chdir(c"/").at("chdir")
+}
+
+pub(super) fn detach_old_root(state: &State<'_>) -> Result<(), Failure> {
+    for _ in 0..state.trees.above_root() {
+        // Of mounts that lie on each other this means the uppermost, which the lookup of a file in "/" does not.
+        umount_detached(c"/").at("umount2")?;
+    }
+    Ok(())
 }
 
 pub(super) fn root_propagation(
@@ -128,42 +185,82 @@ pub(super) fn root_propagation(
     propagation: Propagation,
     recursive: bool,
 ) -> Result<(), Failure> {
-    propagate(state.root()?, propagation, recursive)
+    let attr = Attr { propagation: Some(propagation), ..Attr::default() };
+    Ok(state.trees.change_root(state.root()?, recursive, &attr)?)
 }
 
 pub(super) fn root_read_only(state: &State<'_>) -> Result<(), Failure> {
-    let attr = Attr { set: Attributes::RDONLY, ..Attr::default() };
-    mount_setattr(state.root()?, c"", false, &attr).at("mount_setattr")
+    Ok(state.trees.change_root(state.root()?, false, &setting(Attributes::RDONLY))?)
 }
 
 /// A mount of the host's /dev/null, through which its mode and owner cannot be changed.
-fn null_mount(state: &State<'_>) -> Result<OwnedFd, Failure> {
+fn null_mount(state: &mut State<'_>) -> Result<OwnedFd, Failure> {
     let Some(null) = &state.null else { return fail("open", Errno::NODEV) };
-    let tree = open_tree_clone(null.as_fd(), c"", false).at("open_tree")?;
+    let tree = state.trees.copy(null.as_fd(), false)?;
     let set = Attributes::RDONLY | Attributes::NOSUID | Attributes::NOEXEC;
-    mount_setattr(tree.as_fd(), c"", false, &Attr { set, ..Attr::default() }).at("mount_setattr")?;
+    state.trees.change(tree.as_fd(), false, &setting(set))?;
     Ok(tree)
 }
 
-fn propagate(tree: BorrowedFd<'_>, propagation: Propagation, recursive: bool) -> Result<(), Failure> {
+fn propagate(
+    trees: &Trees,
+    tree: BorrowedFd<'_>,
+    propagation: Propagation,
+    recursive: bool,
+) -> Result<(), Failure> {
     let attr = Attr { propagation: Some(propagation), ..Attr::default() };
-    mount_setattr(tree, c"", recursive, &attr).at("mount_setattr")
+    Ok(trees.change(tree, recursive, &attr)?)
 }
 
-fn make(filesystem: &Filesystem, attributes: Attributes) -> Result<OwnedFd, Failure> {
-    let context =
-        rustix::mount::fsopen(filesystem.kind.as_c_str(), FsOpenFlags::FSOPEN_CLOEXEC).at("fsopen")?;
-    for (key, value) in &filesystem.strings {
-        rustix::mount::fsconfig_set_string(&context, key.as_c_str(), value.as_c_str()).at("fsconfig")?;
+fn setting(set: Attributes) -> Attr<'static> {
+    Attr { set, ..Attr::default() }
+}
+
+fn attr(Change { set, clear }: Change) -> Attr<'static> {
+    Attr { set, clear, ..Attr::default() }
+}
+
+/// A new filesystem, with what it takes over from the directory that it is for.
+#[expect(clippy::disallowed_methods, reason = "\".\" is the descriptor")]
+fn make(
+    trees: &mut Trees,
+    filesystem: &Filesystem,
+    attributes: Attributes,
+    covered: BorrowedFd<'_>,
+) -> Result<OwnedFd, Failure> {
+    if filesystem.fill == Fill::Nothing && filesystem.relabel.is_none() {
+        return Ok(trees.make(&filesystem.recipe, attributes)?);
     }
-    for flag in &filesystem.flags {
-        rustix::mount::fsconfig_set_flag(&context, flag.as_c_str()).at("fsconfig")?;
+    let tree = trees.make(&filesystem.recipe, attributes.without(Attributes::RDONLY))?;
+    super::fill::fill(tree.as_fd(), covered, filesystem.fill)?;
+    if let Some(label) = &filesystem.relabel {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(&tree, c".", flags, Mode::empty()).at("openat")?;
+        rustix::fs::fsetxattr(&root, c"security.selinux", label.to_bytes(), XattrFlags::empty())
+            .at("fsetxattr")?;
     }
-    rustix::mount::fsconfig_create(&context).at("fsconfig(FSCONFIG_CMD_CREATE)")?;
-    // All attributes that fsmount takes are in the lower half.
-    let bits = u32::try_from(attributes.bits()).unwrap_or(u32::MAX);
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(bits))
-        .at("fsmount")
+    if attributes.contains(Attributes::RDONLY) {
+        trees.change(tree.as_fd(), false, &setting(Attributes::RDONLY))?;
+    }
+    Ok(tree)
+}
+
+/// A copy of a tree of the host, which is looked for again: mount(2) takes only what is in this mount namespace.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a path of the host, compared with what was opened there before"
+)]
+fn copy(trees: &mut Trees, host: &HostTree<'_>) -> Result<OwnedFd, Failure> {
+    let found = rustix::fs::open(host.path.as_c_str(), PATH, Mode::empty()).at("open")?;
+    let (same, stat) = (rustix::fs::fstat(host.same).at("fstat")?, rustix::fs::fstat(&found).at("fstat")?);
+    if (same.st_dev, same.st_ino) != (stat.st_dev, stat.st_ino) {
+        return fail("open", Errno::STALE);
+    }
+    let tree = trees.copy(found.as_fd(), host.recursive)?;
+    if !host.change.is_none() {
+        trees.change(tree.as_fd(), false, &attr(host.change))?;
+    }
+    Ok(tree)
 }
 
 /// Opens a path of the container without making anything.
@@ -218,7 +315,7 @@ pub(super) fn open_or_make(
 /// Opens nested directories, making missing ones. Each is made by its name below a descriptor of the one above.
 fn directories(
     root: BorrowedFd<'_>,
-    parts: &[(std::ffi::CString, std::ffi::CString)],
+    parts: &[(CString, CString)],
     how: ResolveFlags,
 ) -> Result<OwnedFd, Failure> {
     let mut directory = resolve(root, c".", DIRECTORY, how).at("openat2")?;

@@ -28,6 +28,7 @@ pub(crate) struct Bundle {
     pub(crate) join: Vec<(ns::Kind, OwnedFd)>,
     pub(crate) with_cgroup: bool,
     pub(crate) restrict_oom_score_adj: bool,
+    pub(crate) no_pivot: bool,
 }
 
 /// How a container ended, and what its program said.
@@ -90,7 +91,14 @@ impl Bundle {
         let probe = dir.path().join("probe");
         fs::hard_link(std::env::current_exe().unwrap(), &probe).unwrap();
         fs::create_dir(dir.path().join("tmp")).unwrap();
-        Self { spec: spec(orders), dir, join: Vec::new(), with_cgroup: false, restrict_oom_score_adj: false }
+        Self {
+            spec: spec(orders),
+            dir,
+            join: Vec::new(),
+            with_cgroup: false,
+            restrict_oom_score_adj: false,
+            no_pivot: false,
+        }
     }
 
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
@@ -161,6 +169,7 @@ impl Bundle {
             parent,
             rendezvous,
             start_socket: None,
+            no_pivot: self.no_pivot,
         };
         let Created { pid, pidfd, start, console } = create(&plan, args)?;
         let spec = serde_json::from_value(self.spec.clone()).unwrap();

@@ -337,6 +337,7 @@ fn create_one(job: &Job, null: &fs::File, tally: &mut Tally) {
         parent: ParentOf::Caller,
         rendezvous: None,
         start_socket: None,
+        no_pivot: false,
     };
     match create(&plan, args) {
         Ok(created) => {

@@ -199,6 +199,7 @@ pub(super) fn make_container(
         parent: ParentOf::CallersParent,
         rendezvous: None,
         start_socket: None,
+        no_pivot: false,
     };
     let created = remove_on_error(vaquita_runtime::create(&plan, args), &cgroup)?;
     let mut others = vec![created.start.into_fd()];

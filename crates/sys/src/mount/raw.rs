@@ -37,6 +37,10 @@ impl Attributes {
     /// Symbolic links are not followed (Linux 5.14).
     pub const NOSYMFOLLOW: Self = Self(0x0020_0000);
 
+    pub(super) const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// The kernel's bits.
     #[must_use]
     pub const fn bits(self) -> u64 {
@@ -53,6 +57,12 @@ impl Attributes {
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Those that are not in `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 
