@@ -6,7 +6,7 @@
 //! * an unconditional rule for a call beats conditional ones, the first of several; a rule that does what the default
 //!   does anyway is no rule;
 //! * a call newer than every call that the profile names fails with ENOSYS, so that programs fall back, unless the
-//!   default allows.
+//!   default allows, logs or traces, or nothing is named.
 //!
 //! Where several conditional rules for one call match, the first in the profile decides.
 

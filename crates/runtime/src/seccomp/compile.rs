@@ -68,6 +68,8 @@ const TRACE: u32 = 0x7ff0_0000;
 const NOTIFY: u32 = 0x7fc0_0000;
 const LOG: u32 = 0x7ffc_0000;
 const ALLOW: u32 = 0x7fff_0000;
+/// Without the data that an action may carry (`SECCOMP_RET_ACTION_FULL`).
+const ACTION: u32 = 0xffff_0000;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 /// Largest error number (`MAX_ERRNO`, linux/err.h).
@@ -151,9 +153,11 @@ fn tree(ranges: &[(u32, Outcome)]) -> Vec<SockFilter> {
 fn ranges(column: Column, rules: &[Rule<'_>], default: u32) -> Vec<(u32, Outcome)> {
     let calls = calls(column, rules, default);
     let newest = calls.keys().copied().filter(|number| number & !X32_BIT < PRIVATE).max();
-    let unknown = if matches!(default, ALLOW | LOG) { default } else { ERRNO | ENOSYS };
+    // A tracer knows better what to do about a call that is new.
+    let unknown = if matches!(default & ACTION, ALLOW | LOG | TRACE) { default } else { ERRNO | ENOSYS };
+    // Where no call is named nothing says how new the profile is.
     let fill = |number: u32| {
-        Outcome::plain(if newest.is_none_or(|newest| number > newest) { unknown } else { default })
+        Outcome::plain(if newest.is_some_and(|newest| number > newest) { unknown } else { default })
     };
     let mut out = Vec::new();
     let mut next = column.marker();
