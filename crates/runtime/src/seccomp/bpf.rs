@@ -107,6 +107,12 @@ pub(super) fn rule(conditions: &[Condition], action: u32) -> Vec<Instruction> {
 }
 
 impl Condition {
+    /// A masked comparison whose mask has no bit in the part that counts.
+    pub(super) fn compares_nothing(self) -> bool {
+        let counts = if self.narrow { u64::from(u32::MAX) } else { u64::MAX };
+        matches!(self.test, Test::Masked(mask, _) if mask & counts == 0)
+    }
+
     /// Code that falls through when the condition holds, and otherwise skips `fail` instructions behind itself.
     /// The upper half of the argument is compared first (both supported families of processors are little-endian).
     fn code(self, fail: u8) -> Vec<Instruction> {

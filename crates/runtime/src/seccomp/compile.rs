@@ -183,8 +183,9 @@ fn calls(column: Column, rules: &[Rule<'_>], default: u32) -> BTreeMap<u32, Outc
         }
         if let Some(number) = column.number(rule.name) {
             let narrow = column.narrow();
-            let conditions =
-                rule.conditions.iter().map(|condition| Condition { narrow, ..*condition }).collect();
+            let conditions = rule.conditions.iter().map(|condition| Condition { narrow, ..*condition });
+            // A comparison of no bits holds always: to libseccomp too a rule of such conditions has none.
+            let conditions = conditions.filter(|condition| !condition.compares_nothing()).collect();
             calls.entry(number).or_default().add(conditions, rule.verdict);
         }
         if column == X86

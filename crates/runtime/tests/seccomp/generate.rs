@@ -45,7 +45,7 @@ impl Choices<'_> {
     }
 }
 
-const ACTIONS: [LinuxSeccompAction; 8] = [
+const ACTIONS: [LinuxSeccompAction; 9] = [
     LinuxSeccompAction::ScmpActErrno,
     LinuxSeccompAction::ScmpActAllow,
     LinuxSeccompAction::ScmpActKill,
@@ -54,6 +54,7 @@ const ACTIONS: [LinuxSeccompAction; 8] = [
     LinuxSeccompAction::ScmpActTrap,
     LinuxSeccompAction::ScmpActTrace,
     LinuxSeccompAction::ScmpActLog,
+    LinuxSeccompAction::ScmpActNotify,
 ];
 
 const OPERATORS: [LinuxSeccompOperator; 7] = [
@@ -82,7 +83,16 @@ pub fn profile(choices: &mut Choices<'_>, names: &Names) -> LinuxSeccomp {
     let pool: Vec<&str> = (0..=choices.below(12))
         .map(|_| match choices.below(8) {
             0 => choices.of(&["socket", "shmat", "recvmmsg", "semtimedop"]),
-            1 => choices.of(&["read", "clone", "personality", "set_tls", "socketcall", "ipc", "futex_waitv"]),
+            1 => choices.of(&[
+                "read",
+                "clone",
+                "personality",
+                "set_tls",
+                "socketcall",
+                "ipc",
+                "futex_waitv",
+                "sendmsg",
+            ]),
             2 => "no_such_call",
             _ => choices.of(&all),
         })
@@ -99,7 +109,17 @@ pub fn profile(choices: &mut Choices<'_>, names: &Names) -> LinuxSeccomp {
         builder =
             builder.architectures(architectures.iter().map(|at| ARCHITECTURES[*at]).collect::<Vec<_>>());
     }
-    let rules: Vec<LinuxSyscall> = (0..choices.below(16)).map(|_| rule(choices, &pool)).collect();
+    let mut rules: Vec<LinuxSyscall> = (0..choices.below(16)).map(|_| rule(choices, &pool)).collect();
+    if action == LinuxSeccompAction::ScmpActNotify
+        || rules.iter().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
+    {
+        // What the listener needs to get out.
+        builder = builder.listener_path("/agent");
+        let sendmsg = LinuxSyscallBuilder::default()
+            .names(["sendmsg".to_owned()])
+            .action(LinuxSeccompAction::ScmpActAllow);
+        rules.insert(0, sendmsg.build().unwrap());
+    }
     builder.syscalls(rules).build().unwrap()
 }
 

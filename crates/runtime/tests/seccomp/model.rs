@@ -241,17 +241,21 @@ pub fn value(action: LinuxSeccompAction, errno: Option<u32>) -> u32 {
     }
 }
 
-/// None where there is no condition.
+/// None where there is no condition: a masked comparison without a bit in its mask is none.
 fn holds(rule: &LinuxSyscall, abi: Abi, call: &Call) -> Option<bool> {
     let conditions: &[LinuxSeccompArg] = rule.args().as_deref().unwrap_or_default();
-    if conditions.is_empty() {
+    let is_twice =
+        |arg: &LinuxSeccompArg| conditions.iter().filter(|other| other.index() == arg.index()).count() > 1;
+    let bits = if abi.is_narrow() { u64::from(u32::MAX) } else { u64::MAX };
+    let is_void =
+        |arg: &LinuxSeccompArg| arg.op() == LinuxSeccompOperator::ScmpCmpMaskedEq && arg.value() & bits == 0;
+    // Two conditions on one argument make all of them alternatives.
+    let are_alternatives = conditions.iter().any(is_twice);
+    if conditions.iter().all(is_void) || are_alternatives && conditions.iter().any(is_void) {
         return None;
     }
     let mut each = conditions.iter().map(|condition| condition_holds(condition, abi, call));
-    let is_twice =
-        |arg: &LinuxSeccompArg| conditions.iter().filter(|other| other.index() == arg.index()).count() > 1;
-    // Two conditions on one argument make all of them alternatives.
-    Some(if conditions.iter().any(is_twice) { each.any(|holds| holds) } else { each.all(|holds| holds) })
+    Some(if are_alternatives { each.any(|holds| holds) } else { each.all(|holds| holds) })
 }
 
 fn condition_holds(condition: &LinuxSeccompArg, abi: Abi, call: &Call) -> bool {
