@@ -35,6 +35,10 @@ pub struct CreateArgs<'a> {
     /// the set-up's memory is charged there; into v2 it is cloned. The rules for devices are not among those limits: they
     /// come from the plan, when the set-up is done that has device nodes to make. `None`: it stays in the caller's.
     pub cgroup: Option<&'a Cgroup>,
+    /// What the process has open as descriptors 3, 4 and so on, in this order.
+    pub extra_fds: Vec<OwnedFd>,
+    /// Whether it gets a session keyring of its own (keyrings(7)). Without one it has the caller's.
+    pub new_keyring: bool,
     /// Whose child the process is.
     pub parent: ParentOf,
     /// What the caller does in the middle of the set-up, mostly running the hooks of the specification (see
@@ -122,6 +126,12 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     }
     let place = args.rendezvous.as_ref().map(|rendezvous| host_path(rendezvous.root)).transpose()?;
     let mut rendezvous = args.rendezvous;
+    if let Some(listener) = &args.start_socket {
+        listener.set_blocking()?;
+    }
+    let extra = spawn::extra(args.extra_fds)?;
+    let above = |listener| spawn::above(OwnedFd::from(listener), spawn::first_free(&extra));
+    let start_socket = args.start_socket.map(above).transpose()?;
     let job = Job {
         plan,
         namespaces: Namespaces::new(plan, args.join)?,
@@ -130,15 +140,14 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         place,
         cgroup: args.cgroup,
         hide: if args.no_pivot { Some(rootfs::hidden_mounts()?) } else { None },
-        start_socket: args.start_socket,
+        extra,
+        new_keyring: args.new_keyring,
+        start_socket,
     };
     if plan.time_offsets.as_ref().is_some_and(|offsets| !offsets.is_empty())
         && !job.namespaces.is_new(ns::Kind::Time)
     {
         return Err(Error::invalid("linux.timeOffsets: the time namespace is joined, so they cannot be set"));
-    }
-    if let Some(listener) = &job.start_socket {
-        listener.set_blocking()?;
     }
     check_sysctls(plan, &job.namespaces)?;
     check_capabilities(plan, &job.namespaces)?;
@@ -167,7 +176,10 @@ struct Job<'a> {
     cgroup: Option<&'a Cgroup>,
     /// Without a pivot: what is taken away before the root is changed.
     hide: Option<Vec<CString>>,
-    start_socket: Option<vaquita_sys::socket::Listener>,
+    /// What the program has as descriptors 3, 4 and so on.
+    extra: Vec<OwnedFd>,
+    new_keyring: bool,
+    start_socket: Option<OwnedFd>,
 }
 
 impl Job<'_> {
@@ -178,10 +190,13 @@ impl Job<'_> {
     ) -> Result<spawn::Spawned, Error> {
         let Self { plan, namespaces, stdio, cgroup, .. } = self;
         let prepared = trees::prepare(plan, *cgroup, namespaces)?;
-        let procfs =
-            if plan.sysctls.is_empty() && !has_label(&plan.process) { None } else { Some(Procfs::open()?) };
+        let procfs = if plan.sysctls.is_empty() && !has_label(&plan.process) {
+            None
+        } else {
+            Some(Procfs::open()?.above(spawn::first_free(&self.extra))?)
+        };
         let known = Known::new()?;
-        let entry = cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup);
+        let entry = entry(*cgroup, &self.extra)?;
         let (early, entry) = if rendezvous.is_some() { (entry, None) } else { (None, entry) };
 
         let mut setup = self.before_mounts()?;
@@ -215,6 +230,7 @@ impl Job<'_> {
             limits: &plan.process.rlimits,
             devices: cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
             oom_score_adj: spawn::oom_score_adj(&plan.process)?,
+            extra: &self.extra,
             start_socket: self.start_socket.as_ref().map(AsFd::as_fd),
         };
         spawn::spawn(&script, parent, rendezvous)
@@ -223,7 +239,7 @@ impl Job<'_> {
     fn before_mounts(&self) -> Result<Vec<Step<'_>>, Error> {
         let plan = self.plan;
         let mut setup = self.namespaces.steps();
-        setup.push(Step::NewKeyring);
+        setup.extend(self.new_keyring.then_some(Step::NewKeyring));
         setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
         setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
         setup.push(Step::Isolate);
@@ -253,6 +269,17 @@ impl Job<'_> {
             setup.push(Step::SetRootReadOnly);
         }
     }
+}
+
+/// What is left of entering the cgroup after a clone into it.
+pub(crate) fn entry<'a>(cgroup: Option<&Cgroup>, extra: &[OwnedFd]) -> Result<Option<Step<'a>>, Error> {
+    let Some(cgroup) = cgroup else { return Ok(None) };
+    let first = spawn::first_free(extra);
+    let entry = cgroup
+        .entry_after_clone()?
+        .above(first)
+        .map_err(|errno| Error::kernel(format!("fcntl(<cgroup>, F_DUPFD_CLOEXEC, {first})"), errno))?;
+    Ok(Some(Step::EnterCgroup(entry)))
 }
 
 /// From the credentials to execve; what an exec does too.

@@ -9,7 +9,8 @@ use vaquita_sys::ns;
 use vaquita_sys::process::CloneFlags;
 use vaquita_sys::procfs::Procfs;
 
-use crate::create::{Known, StdioFds, check_stdio, has_label, program};
+use crate::create::{Known, StdioFds, check_stdio, entry, has_label, program};
+use crate::hook::Place;
 use crate::plan::process::ProcessPlan;
 use crate::spawn::{self, Script, Spawned};
 use crate::steps::Step;
@@ -51,8 +52,14 @@ pub struct ExecArgs<'a> {
     pub init: BorrowedFd<'a>,
     /// Standard input, output and error.
     pub stdio: Stdio,
-    /// The container's cgroup.
+    /// Whether the first process is created and not started, so that its root is still being changed.
+    pub created: bool,
+    /// The container's cgroup, or one below it.
     pub cgroup: Option<&'a Cgroup>,
+    /// What the process has open as descriptors 3, 4 and so on, in this order.
+    pub extra_fds: Vec<OwnedFd>,
+    /// Whether it gets a session keyring of its own (keyrings(7)). Without one it has the caller's.
+    pub new_keyring: bool,
     /// Whose child the process is.
     pub parent: ParentOf,
 }
@@ -79,23 +86,29 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
     let process = &plan.process;
     check_stdio(process, &args.stdio)?;
     let stdio = StdioFds::new(args.stdio)?;
-    let procfs = if has_label(process) { Some(Procfs::open()?) } else { None };
+    let extra = spawn::extra(args.extra_fds)?;
+    let procfs =
+        if has_label(process) { Some(Procfs::open()?.above(spawn::first_free(&extra))?) } else { None };
     let known = Known::new()?;
 
-    let mut setup = vec![Step::NewSession, Step::NewKeyring];
+    let place = if args.created { Some(Place::of(args.init)?) } else { None };
+
+    let mut setup = vec![Step::NewSession];
+    setup.extend(args.new_keyring.then_some(Step::NewKeyring));
     if !plan.namespaces.is_empty() {
         setup.push(Step::JoinProcess(args.init, plan.namespaces));
     }
     if plan.namespaces.contains(CloneFlags::NEWUSER) {
         setup.push(Step::BecomeRoot);
     }
+    setup.extend(place.as_ref().map(Place::change_root));
     setup.push(Step::OpenRoot);
     setup.extend(stdio.terminal(known.devpts, None));
     setup.push(Step::ChangeDirectory(&process.cwd));
     setup.extend(stdio.steps(process.uid));
 
     let mut start = Vec::new();
-    start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
+    start.extend(entry(args.cgroup, &extra)?);
     start.extend(program(process, procfs.as_ref()));
 
     let script = Script {
@@ -106,6 +119,7 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         start,
         limits: &process.rlimits,
         oom_score_adj: spawn::oom_score_adj(process)?,
+        extra: &extra,
         ..Script::default()
     };
     let Spawned { pid, pidfd, start: started, console } = spawn::spawn(&script, args.parent, None)?;

@@ -255,14 +255,14 @@ impl Command {
 }
 
 /// Where a process is: the namespaces that are not the caller's, and its root.
-struct Place {
+pub(crate) struct Place {
     namespaces: CloneFlags,
     has_pid_namespace: bool,
     root: OwnedFd,
 }
 
 impl Place {
-    fn of(init: BorrowedFd<'_>) -> Result<Self, Error> {
+    pub(crate) fn of(init: BorrowedFd<'_>) -> Result<Self, Error> {
         let gone = || Error::new(Kind::NotFound, "the container's process is gone".to_owned());
         let Some(pid) = pidfd_pid(init)? else { return Err(gone()) };
         let place = Self::of_pid(pid);
@@ -308,8 +308,12 @@ impl Place {
         if self.namespaces.contains(CloneFlags::NEWUSER) {
             steps.push(Step::BecomeRoot);
         }
-        steps.push(Step::ChangeRoot(self.root.as_fd()));
+        steps.push(self.change_root());
         steps
+    }
+
+    pub(crate) fn change_root(&self) -> Step<'_> {
+        Step::ChangeRoot(self.root.as_fd())
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Script<'a> {
     pub(crate) oom_score_adj: Option<i32>,
     /// A group of the process, and the devices that may be used in it from [`Step::Meet`] on, or when the set-up is done.
     pub(crate) devices: Option<(&'a Cgroup, &'a [DeviceRule])>,
+    /// What it has as descriptors 3, 4 and so on.
+    pub(crate) extra: &'a [OwnedFd],
     /// Where the process waits for the word to start, after the word on the handshake's socket.
     pub(crate) start_socket: Option<BorrowedFd<'a>>,
 }
@@ -61,9 +63,10 @@ pub(crate) fn spawn(
     rendezvous: Option<&mut Rendezvous<'_>>,
 ) -> Result<Spawned, Error> {
     let (ours, theirs) = handshake::pair()?;
+    let theirs = above(theirs, first_free(script.extra))?;
     let texts: Vec<String> = script.late.iter().chain(&script.start).map(ToString::to_string).collect();
     let sockets = [theirs.as_raw_fd()].into_iter().chain(script.start_socket.map(|fd| fd.as_raw_fd()));
-    let gaps = gaps(sockets, &script.start);
+    let gaps = gaps(sockets, script);
     let state = State::new(theirs.as_fd());
     let how = Clone {
         flags: script.flags,
@@ -183,13 +186,36 @@ struct Told<'a> {
     gaps: &'a [(u32, u32)],
 }
 
-/// All numbers from 3 up, but those that are still needed.
-fn gaps(sockets: impl Iterator<Item = i32>, start: &[Step<'_>]) -> Vec<(u32, u32)> {
-    let needed = start.iter().flat_map(Step::fds).chain(sockets);
+/// Descriptors for a program, where putting each in its place overwrites none of the others.
+pub(crate) fn extra(fds: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Error> {
+    let first = first_free(&fds);
+    let place = |(index, fd): (usize, OwnedFd)| {
+        if usize::try_from(fd.as_raw_fd()) == Ok(index + 3) { Ok(fd) } else { above(fd, first) }
+    };
+    fds.into_iter().enumerate().map(place).collect()
+}
+
+/// The first number behind those of a program's further descriptors.
+pub(crate) fn first_free(extra: &[OwnedFd]) -> i32 {
+    i32::try_from(extra.len() + 3).unwrap_or(i32::MAX)
+}
+
+/// The descriptor, with a number of at least `first`.
+pub(crate) fn above(fd: OwnedFd, first: i32) -> Result<OwnedFd, Error> {
+    if fd.as_raw_fd() >= first {
+        return Ok(fd);
+    }
+    rustix::io::fcntl_dupfd_cloexec(&fd, first)
+        .map_err(|errno| Error::kernel(format!("fcntl({}, F_DUPFD_CLOEXEC, {first})", fd.as_raw_fd()), errno))
+}
+
+/// All numbers behind the program's own, but those that are still needed.
+fn gaps(sockets: impl Iterator<Item = i32>, script: &Script<'_>) -> Vec<(u32, u32)> {
+    let needed = script.start.iter().flat_map(Step::fds).chain(sockets);
     let mut needed: Vec<u32> = needed.map(i32::unsigned_abs).filter(|fd| *fd > 2).collect();
     needed.sort_unstable();
     let mut gaps = Vec::new();
-    let mut next = 3;
+    let mut next = first_free(script.extra).unsigned_abs();
     for fd in needed {
         if fd > next {
             gaps.push((next, fd - 1));
@@ -203,8 +229,14 @@ fn gaps(sockets: impl Iterator<Item = i32>, start: &[Step<'_>]) -> Vec<(u32, u32
 /// Closes what was inherited or used for the set-up, so that a process that waits keeps nothing alive, not even the
 /// maker's end of its own socket. What is left is closed by execve.
 #[expect(unsafe_code, reason = "closing by number is the only way to close what one does not know")]
-fn close_others(gaps: &[(u32, u32)]) -> Result<(), Failure> {
-    vaquita_sys::process::close_range_on_exec(3, u32::MAX).at("close_range")?;
+fn close_others(extra: &[OwnedFd], gaps: &[(u32, u32)]) -> Result<(), Failure> {
+    let mut next = 3;
+    for fd in extra {
+        // SAFETY: what has the number is used by no later step, and no owner of it is dropped: the child only ends.
+        unsafe { vaquita_sys::process::dup_for_exec(fd.as_fd(), next) }.at("dup3")?;
+        next += 1;
+    }
+    vaquita_sys::process::close_range_on_exec(next.unsigned_abs(), u32::MAX).at("close_range")?;
     for &(first, last) in gaps {
         // SAFETY: no step after the set-up uses any of them, and no owner of one is dropped: the child only ends.
         unsafe { vaquita_sys::process::close_range(first, last) }.at("close_range")?;
@@ -237,7 +269,7 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
         }
     }
     let ready = handshake::say_ready(socket, state.master.as_ref().map(AsFd::as_fd));
-    if let Err(failure) = close_others(told.gaps) {
+    if let Err(failure) = close_others(script.extra, told.gaps) {
         fail(usize::from(u16::MAX), "", false, failure);
     }
     if ready.is_err() {

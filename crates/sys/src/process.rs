@@ -12,6 +12,8 @@ pub use attr::{
     set_scheduling, set_subreaper, set_uid,
 };
 pub use clone::{Clone, CloneFlags, Forked, clone3};
-pub use exec::{CStrArray, close_range, close_range_on_exec, execveat, exit_now, sealed_copy, sealed_self};
+pub use exec::{
+    CStrArray, close_range, close_range_on_exec, dup_for_exec, execveat, exit_now, sealed_copy, sealed_self,
+};
 pub use fork::fork_worker;
 pub use wait::{Exit, open_pidfd, pidfd_pid, reap_any, start_time, try_wait_pidfd, wait_pidfd};

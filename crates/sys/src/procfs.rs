@@ -4,7 +4,7 @@
 //! CVE-2025-52881). A [`Procfs`] is a detached mount of its own where the kernel allows it, is checked to be procfs, and
 //! paths in it cross neither a mount nor a magic link.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -49,6 +49,20 @@ impl Procfs {
         let fd = rustix::fs::open("/proc", flags, Mode::empty())
             .map_err(|errno| Error::new("open(\"/proc\", O_PATH|O_DIRECTORY)", errno))?;
         Self::from_fd(fd)
+    }
+
+    /// The same, with a descriptor of a number of at least `first`: for a process in which lower ones are given to its
+    /// program.
+    ///
+    /// # Errors
+    /// `EMFILE`, `EINVAL` above the limit of open files.
+    pub fn above(self, first: i32) -> Result<Self> {
+        if self.0.as_raw_fd() >= first {
+            return Ok(self);
+        }
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.0, first)
+            .map_err(|errno| Error::new(format!("fcntl(<proc>, F_DUPFD_CLOEXEC, {first})"), errno))?;
+        Ok(Self(fd))
     }
 
     /// Takes the root directory of a procfs.

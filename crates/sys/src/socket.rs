@@ -82,6 +82,12 @@ impl AsFd for Listener {
     }
 }
 
+impl From<Listener> for OwnedFd {
+    fn from(listener: Listener) -> Self {
+        listener.0
+    }
+}
+
 impl From<OwnedFd> for Listener {
     /// Takes a socket that listens already, such as one that was passed on.
     fn from(fd: OwnedFd) -> Self {

@@ -1,6 +1,6 @@
 //! How processes get into a group.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::OFlags;
 use vaquita_sys::Errno;
@@ -89,6 +89,18 @@ impl Entry {
     /// The open files, for a process that closes all others.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.fds.iter().map(AsFd::as_fd)
+    }
+
+    /// The same files, each with a number of at least `first`: for a process in which lower ones are given to its program.
+    ///
+    /// # Errors
+    /// `EMFILE`, `EINVAL` above the limit of open files.
+    pub fn above(self, first: i32) -> core::result::Result<Self, Errno> {
+        let fds = self.fds.into_iter().map(|fd| match fd.as_raw_fd() >= first {
+            true => Ok(fd),
+            false => rustix::io::fcntl_dupfd_cloexec(&fd, first),
+        });
+        Ok(Self { fds: fds.collect::<core::result::Result<_, _>>()? })
     }
 
     /// Moves the calling thread, which must be its process's only one, into the group.

@@ -139,6 +139,32 @@ fn nothing_but_execve_comes_after_the_filter() {
 }
 
 #[test]
+fn descriptors_are_passed_in_order_and_keys_are_not() {
+    let dir = vaquita_testing::temp_dir();
+    let file = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, name).unwrap();
+        std::os::fd::OwnedFd::from(std::fs::File::open(path).unwrap())
+    };
+    let orders = "fds\ncat /proc/self/fd/3\ncat /proc/self/fd/4\ncat /proc/self/fd/5\nkeyring";
+    let own = crate::probe::session_keyring();
+    for new_keyring in [true, false] {
+        let mut bundle = Bundle::new(orders).set("/linux/seccomp", serde_json::Value::Null);
+        bundle.with_cgroup = true;
+        bundle.new_keyring = new_keyring;
+        // The order of their numbers here is another one.
+        let (c, b, a) = (file("c"), file("b"), file("a"));
+        bundle.extra_fds = vec![a, b, c];
+        let outcome = bundle.run();
+        assert_eq!(outcome.of("fds"), "0 1 2 3 4 5");
+        for (number, name) in [(3, "a"), (4, "b"), (5, "c")] {
+            assert_eq!(outcome.of(&format!("cat /proc/self/fd/{number}")), name);
+        }
+        assert_eq!(outcome.of("keyring") == own, !new_keyring);
+    }
+}
+
+#[test]
 fn binds_of_every_sort() {
     let host = vaquita_testing::temp_dir();
     std::fs::create_dir(host.path().join("deep")).unwrap();

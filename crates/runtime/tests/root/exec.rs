@@ -1,6 +1,7 @@
 //! Another process in a container that runs.
 
 use std::io::Read;
+use std::os::fd::AsFd;
 
 use serde_json::json;
 use vaquita_runtime::{ExecArgs, Kind, ParentOf, Stdio, exec};
@@ -86,14 +87,68 @@ fn it_gets_a_terminal_of_the_container() {
         })
         .unwrap();
     let stdio = Stdio::Terminal { rows: 10, columns: 20 };
-    let init = std::os::fd::AsFd::as_fd(&container.pidfd);
-    let execed = exec(&plan, ExecArgs { init, stdio, cgroup: None, parent: ParentOf::Caller }).unwrap();
+    let init = container.pidfd.as_fd();
+    let args = ExecArgs {
+        init,
+        stdio,
+        created: false,
+        cgroup: None,
+        extra_fds: Vec::new(),
+        new_keyring: true,
+        parent: ParentOf::Caller,
+    };
+    let execed = exec(&plan, args).unwrap();
     execed.started.wait().unwrap();
     let mut text = Vec::new();
     let _ = std::fs::File::from(execed.console.unwrap()).read_to_end(&mut text);
     let lines = marked(&String::from_utf8(text).unwrap());
     assert!(lines.contains(&"tty = true 10x20 controlling".to_owned()), "{lines:?}");
     wait_pidfd(&execed.pidfd).unwrap();
+}
+
+/// Right after the creation the host's root still lies on top of the container's.
+#[test]
+fn it_joins_a_container_that_is_not_started() {
+    for _ in 0..20 {
+        let mut bundle = Bundle::new("ns mnt\nwait");
+        let container = bundle.create().unwrap();
+        let outcome = container.exec_probe("ls /\ncwd\nhostname\nids", |_| {});
+        assert_eq!(outcome.of("ls /"), "dev probe proc sys tmp");
+        assert_eq!(outcome.of("cwd"), "/");
+        assert_eq!(outcome.of("hostname"), "probe");
+    }
+}
+
+#[test]
+fn it_gets_descriptors_and_keys_as_asked() {
+    let mut bundle = Bundle::new("ns mnt\nwait");
+    bundle.spec["linux"].as_object_mut().unwrap().remove("seccomp");
+    let container = running(&mut bundle);
+    let file = std::fs::File::open("Cargo.toml").unwrap();
+    let (input, output) = std::io::pipe().unwrap();
+    let plan = container
+        .exec_plan(|process| process["env"] = json!(["VAQUITA_PROBE=fds\nstatus CapEff\nkeyring"]))
+        .unwrap();
+    let (mut read, write) = std::io::pipe().unwrap();
+    let args = ExecArgs {
+        init: container.pidfd.as_fd(),
+        stdio: Stdio::Fds([input.into(), write.try_clone().unwrap().into(), write.into()]),
+        created: false,
+        cgroup: None,
+        extra_fds: vec![file.into(), output.into()],
+        new_keyring: false,
+        parent: ParentOf::Caller,
+    };
+    let execed = exec(&plan, args).unwrap();
+    execed.started.wait().unwrap();
+    wait_pidfd(&execed.pidfd).unwrap();
+    let mut text = String::new();
+    read.read_to_string(&mut text).unwrap();
+    let own = crate::probe::session_keyring();
+    assert_eq!(
+        marked(&text),
+        ["fds = 0 1 2 3 4", "status CapEff = 0000000000000021", &format!("keyring = {own}")]
+    );
 }
 
 /// In a PID namespace that is shared, and in a container that has the host's.

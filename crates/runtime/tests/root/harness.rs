@@ -27,6 +27,8 @@ pub(crate) struct Bundle {
     pub(crate) spec: Value,
     pub(crate) join: Vec<(ns::Kind, OwnedFd)>,
     pub(crate) with_cgroup: bool,
+    pub(crate) extra_fds: Vec<OwnedFd>,
+    pub(crate) new_keyring: bool,
     pub(crate) restrict_oom_score_adj: bool,
     pub(crate) no_pivot: bool,
 }
@@ -96,6 +98,8 @@ impl Bundle {
             dir,
             join: Vec::new(),
             with_cgroup: false,
+            extra_fds: Vec::new(),
+            new_keyring: true,
             restrict_oom_score_adj: false,
             no_pivot: false,
         }
@@ -167,6 +171,8 @@ impl Bundle {
             join: std::mem::take(&mut self.join),
             cgroup: cgroup.as_ref().map(|group| &group.0),
             parent,
+            extra_fds: std::mem::take(&mut self.extra_fds),
+            new_keyring: self.new_keyring,
             rendezvous,
             start_socket: None,
             no_pivot: self.no_pivot,
@@ -230,7 +236,10 @@ impl Running {
         let args = ExecArgs {
             init: self.pidfd.as_fd(),
             stdio,
+            created: self.created.is_some(),
             cgroup: self.cgroup.as_ref().map(|group| &group.0),
+            extra_fds: Vec::new(),
+            new_keyring: true,
             parent: ParentOf::Caller,
         };
         Ok((exec(plan, args)?, output))

@@ -334,6 +334,8 @@ fn create_one(job: &Job, null: &fs::File, tally: &mut Tally) {
         stdio,
         join: Vec::new(),
         cgroup: None,
+        extra_fds: Vec::new(),
+        new_keyring: true,
         parent: ParentOf::Caller,
         rendezvous: None,
         start_socket: None,

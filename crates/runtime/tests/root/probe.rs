@@ -86,6 +86,7 @@ fn obey(verb: &str, rest: &str) -> String {
             format!("{:o}", mask.as_raw_mode())
         }
         "fds" => fds(),
+        "keyring" => session_keyring(),
         "hostname" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         "domainname" => rustix::system::uname().domainname().to_string_lossy().into_owned(),
         "ns" => {
@@ -171,6 +172,13 @@ fn mount(path: &str) -> String {
             format!("{kind} {} [{}]", fields[5], spreads.join(" "))
         },
     )
+}
+
+#[expect(unsafe_code, reason = "nothing else of keys is used here")]
+pub(crate) fn session_keyring() -> String {
+    // KEYCTL_GET_KEYRING_ID of KEY_SPEC_SESSION_KEYRING.
+    // SAFETY: integers only.
+    unsafe { libc::syscall(libc::SYS_keyctl, 0, -3, 0) }.to_string()
 }
 
 fn fds() -> String {

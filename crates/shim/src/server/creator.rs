@@ -196,6 +196,8 @@ pub(super) fn make_container(
         stdio,
         join,
         cgroup: Some(&cgroup),
+        extra_fds: Vec::new(),
+        new_keyring: true,
         parent: ParentOf::CallersParent,
         rendezvous: None,
         start_socket: None,
@@ -238,7 +240,15 @@ pub(super) fn make_exec(
         Stdio::Fds([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
     };
     let parent = ParentOf::CallersParent;
-    let args = ExecArgs { init: init.as_fd(), stdio, cgroup: Some(&cgroup), parent };
+    let args = ExecArgs {
+        init: init.as_fd(),
+        stdio,
+        created: false,
+        cgroup: Some(&cgroup),
+        extra_fds: Vec::new(),
+        new_keyring: true,
+        parent,
+    };
     let execed = vaquita_runtime::exec(&plan, args)?;
     let mut others = vec![execed.started.into_fd()];
     others.extend(execed.console);

@@ -97,6 +97,23 @@ pub fn close_range_on_exec(first: u32, last: u32) -> core::result::Result<(), Er
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
 }
 
+/// Makes `number` another name of the fd that execve does not close; it may be its own number. Safe between clone and
+/// exec: no allocation.
+///
+/// # Errors
+/// `EBADF` for a number above the limit of open files.
+///
+/// # Safety
+/// Nothing may use what had that number before: an `OwnedFd` of it would close this one.
+pub unsafe fn dup_for_exec(fd: BorrowedFd<'_>, number: i32) -> core::result::Result<(), Errno> {
+    if fd.as_raw_fd() == number {
+        // dup3 refuses it.
+        return rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty());
+    }
+    // SAFETY: integers only; the caller answers for the owner.
+    check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), number, 0) }).map(drop)
+}
+
 /// A file in memory with these bytes, which nobody can change any more (memfd_create(2), all seals): what a container
 /// reaches of it through `/proc/PID/exe` cannot be overwritten (CVE-2019-5736). Close-on-exec.
 ///
