@@ -1,4 +1,4 @@
-//! Measures vaquita beside containerd on one machine in one run.
+//! Measures vaquita beside containerd, and its OCI command line beside crun and runc, on one machine in one run.
 //!
 //! Both daemons run at the same time in private directories, with the same image, and each figure is taken from
 //! both in turn, so that the ratio holds even on a noisy machine. Every client call is gRPC over the CRI socket.
@@ -8,6 +8,7 @@ mod archive;
 mod client;
 mod measure;
 mod memory;
+mod oci;
 mod peer;
 mod report;
 
@@ -22,7 +23,8 @@ use crate::report::Report;
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str = "\
-usage: hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--out DIR]
+usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
+       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--out DIR]
 
   --vaquita BIN   the binary to measure (hack/bench builds and names the release binary)
   --rounds N      pods measured one after another for each latency (default 40)
@@ -38,7 +40,13 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match options(std::env::args().skip(1)).and_then(|options| run(&options)) {
+    let mut args = std::env::args().skip(1).peekable();
+    let outcome = if args.next_if_eq("oci").is_some() {
+        oci::main(args)
+    } else {
+        options(args).and_then(|options| run(&options))
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
@@ -93,19 +101,12 @@ fn run(options: &Options) -> Result<(), AnyError> {
     if wanted("containerd") {
         peers.push(Peer::containerd(dirs, &archives)?);
     }
-    let mut report = Report::new(&peers);
+    let mut report = Report::new(peers.iter().map(|peer| peer.name.to_owned()));
     let outcome = runtime.block_on(measure::all(&mut peers, &options.settings, &mut report));
     for peer in peers {
         peer.stop();
     }
     outcome?;
 
-    let text = report.text();
-    print!("{text}");
-    std::fs::create_dir_all(&options.out)?;
-    std::fs::write(options.out.join("bench.txt"), &text)?;
-    std::fs::write(options.out.join("bench.json"), serde_json::to_vec_pretty(&report.json())?)?;
-    std::fs::write(options.out.join("bench.svg"), report.svg())?;
-    println!("written: {0}/bench.txt {0}/bench.json {0}/bench.svg", options.out.display());
-    Ok(())
+    report.write(&options.out, "bench", "containerd")
 }

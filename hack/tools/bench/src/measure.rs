@@ -8,7 +8,7 @@ use crate::AnyError;
 use crate::client::{Client, Pod, until};
 use crate::memory;
 use crate::peer::Peer;
-use crate::report::{Better, Report};
+use crate::report::{Better, Report, count, millis, percentile};
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
@@ -204,21 +204,7 @@ async fn many(peer: &mut Peer, pods: usize, report: &mut Report) -> Result<(), A
     Ok(())
 }
 
-fn percentile(sorted: &[Duration], percent: usize) -> f64 {
-    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
-    sorted.get(index).map_or(f64::NAN, |&time| millis(time))
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
 #[allow(clippy::cast_precision_loss, reason = "KiB of one machine")]
 fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
-}
-
-#[allow(clippy::cast_precision_loss, reason = "counts of pods")]
-fn count(number: usize) -> f64 {
-    number as f64
 }

@@ -173,7 +173,8 @@ impl Peer {
     }
 }
 
-fn cgroup_mounts() -> Vec<PathBuf> {
+/// Where the hierarchies are mounted.
+pub(crate) fn cgroup_mounts() -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     fields
@@ -182,7 +183,8 @@ fn cgroup_mounts() -> Vec<PathBuf> {
         .collect()
 }
 
-fn remove_groups(group: &Path) {
+/// Removes a control group with those below it, as far as they are empty.
+pub(crate) fn remove_groups(group: &Path) {
     for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_groups(&entry.path());

@@ -1,10 +1,12 @@
 //! The figures as a text table, as JSON, and as a plot of ratios.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::peer::Peer;
+use crate::AnyError;
 
 /// Which direction of a figure is the good one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,21 +29,22 @@ impl Row {
         let (Some(Some(ours)), Some(Some(theirs))) = (self.values.first(), self.values.get(1)) else {
             return None;
         };
-        Some(if self.better == Better::Lower { theirs / ours } else { ours / theirs })
+        let ratio = if self.better == Better::Lower { theirs / ours } else { ours / theirs };
+        ratio.is_finite().then_some(ratio)
     }
 }
 
 /// Everything that one run has measured.
 #[derive(Debug)]
 pub(crate) struct Report {
-    peers: Vec<(&'static str, String)>,
+    peers: Vec<(String, String)>,
     rows: Vec<Row>,
 }
 
 impl Report {
     /// An empty table with a column for each peer.
-    pub(crate) fn new(peers: &[Peer]) -> Self {
-        Self { peers: peers.iter().map(|peer| (peer.name, String::new())).collect(), rows: Vec::new() }
+    pub(crate) fn new(peers: impl IntoIterator<Item = String>) -> Self {
+        Self { peers: peers.into_iter().map(|name| (name, String::new())).collect(), rows: Vec::new() }
     }
 
     /// What a peer calls itself.
@@ -62,8 +65,21 @@ impl Report {
         self.rows[index].values[column] = Some(value);
     }
 
+    /// Prints the table, and writes it as text, JSON and plot to files `name`.* in `dir`. `than`: the second peer.
+    pub(crate) fn write(&self, dir: &Path, name: &str, than: &str) -> Result<(), AnyError> {
+        let text = self.text();
+        print!("{text}");
+        std::fs::create_dir_all(dir)?;
+        let file = |end: &str| dir.join(format!("{name}.{end}"));
+        std::fs::write(file("txt"), &text)?;
+        std::fs::write(file("json"), serde_json::to_vec_pretty(&self.json())?)?;
+        std::fs::write(file("svg"), self.svg(than))?;
+        println!("written: {0}/{name}.txt {0}/{name}.json {0}/{name}.svg", dir.display());
+        Ok(())
+    }
+
     /// The table for people.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut text = format!("{}\n\n", machine());
         for (name, version) in &self.peers {
             let _ = writeln!(text, "{name}: {version}");
@@ -89,15 +105,14 @@ impl Report {
     }
 
     /// The same for programs.
-    pub(crate) fn json(&self) -> Value {
+    fn json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
             .map(|row| {
                 let values =
-                    self.peers.iter().zip(&row.values).map(|((name, _), value)| (*name, json!(value)));
-                let values: serde_json::Map<String, Value> =
-                    values.map(|(name, value)| (name.to_owned(), value)).collect();
+                    self.peers.iter().zip(&row.values).map(|((name, _), value)| (name.clone(), json!(value)));
+                let values: serde_json::Map<String, Value> = values.collect();
                 json!({ "name": row.name, "unit": row.unit, "values": values, "ratio": row.ratio() })
             })
             .collect();
@@ -105,7 +120,7 @@ impl Report {
     }
 
     /// Bars of how many times better the first peer is, on a logarithmic axis.
-    pub(crate) fn svg(&self) -> String {
+    fn svg(&self, than: &str) -> String {
         let bars: Vec<(&Row, f64)> = self.rows.iter().filter_map(|row| Some((row, row.ratio()?))).collect();
         let (label, width, line, top) = (290.0, 420.0, 24.0, 60.0);
         let height = f64::from(u32::try_from(bars.len()).unwrap_or(u32::MAX)).mul_add(line, top + 30.0);
@@ -115,7 +130,7 @@ impl Report {
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{height}\" font-family=\"sans-serif\" \
              font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-             <text x=\"16\" y=\"24\" font-size=\"15\">How many times better than containerd (log scale)</text>\n\
+             <text x=\"16\" y=\"24\" font-size=\"15\">How many times better than {than} (log scale)</text>\n\
              <text x=\"16\" y=\"42\" fill=\"#666\">{1}</text>\n",
             label + width + 90.0,
             machine()
@@ -163,6 +178,23 @@ fn machine() -> String {
     // The version without the distributor's suffix.
     let release = release.split('-').next().unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let groups = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
+    let groups = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { "v2" } else { "v1" };
     format!("Linux {release}, {cores} cores, cgroup {groups}")
+}
+
+/// The value in ms below which so many percent of them lie.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(index).map_or(f64::NAN, |&time| millis(time))
+}
+
+/// A time in ms.
+pub(crate) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// A number of things.
+#[allow(clippy::cast_precision_loss, reason = "counts of pods, processes and calls")]
+pub(crate) fn count(number: usize) -> f64 {
+    number as f64
 }
