@@ -4,6 +4,7 @@ mod attr;
 mod clone;
 mod exec;
 mod fork;
+mod idle;
 mod wait;
 
 pub use attr::{
@@ -16,4 +17,5 @@ pub use exec::{
     CStrArray, close_range, close_range_on_exec, dup_for_exec, execveat, exit_now, sealed_copy, sealed_self,
 };
 pub use fork::fork_worker;
+pub use idle::Idle;
 pub use wait::{Exit, open_pidfd, pidfd_pid, reap_any, start_time, try_wait_pidfd, wait_pidfd};
