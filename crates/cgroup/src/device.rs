@@ -60,6 +60,11 @@ impl Access {
             _ => set,
         })
     }
+
+    /// Whether some access is in both.
+    pub(crate) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
 }
 
 impl BitOr for Access {

@@ -30,6 +30,8 @@ pub enum Kind {
     Kernel(Errno),
     /// There is no such group.
     NotFound,
+    /// systemd refused, or failed, for a reason of its own.
+    Systemd,
     /// It did not happen in time.
     Timeout,
     /// Worth a retry.

@@ -148,8 +148,12 @@ impl Cgroup {
     /// Changes the limits that are set in `resources`.
     ///
     /// # Errors
-    /// As [`Self::create`]; `Busy` for a memory limit below what is in use and cannot be reclaimed (v1).
+    /// As [`Self::create`]; `Busy` for a memory limit below what is in use and cannot be reclaimed (v1, and v2 where
+    /// [`Resources::memory_check_before_update`] asks for it). A value that makes no sense, and a controller that is not there,
+    /// are found before anything is written. After any other error the limits in the order cpu, cpuset, memory, pids, huge
+    /// pages, IO, network, RDMA, unified, devices are changed up to the one that the error names, and the rest is as before.
     pub fn apply(&self, resources: &Resources) -> Result<()> {
+        self.check_memory(resources)?;
         let groups = writes(resources, &self.layout)?;
         if let Some(parent) = self.path.parent()
             && let Some(v2) = self.v2()
@@ -159,6 +163,22 @@ impl Cgroup {
         }
         self.write_all(&groups)?;
         resources.devices.iter().try_for_each(|rules| self.set_devices(rules))
+    }
+
+    /// Refuses a limit of memory below what is in use, when that is wanted.
+    pub(crate) fn check_memory(&self, resources: &Resources) -> Result<()> {
+        let (Some(limit @ 1..), true) = (resources.memory_limit, resources.memory_check_before_update) else {
+            return Ok(());
+        };
+        let usage = self.stats()?.memory.map_or(0, |memory| memory.usage);
+        if limit.unsigned_abs() >= usage {
+            return Ok(());
+        }
+        let message = format!(
+            "memory.limit of {} cannot be {limit}: {usage} bytes are in use (memory.checkBeforeUpdate)",
+            self.path.display()
+        );
+        Err(Error::refused(Kind::Busy, message))
     }
 
     /// Replaces the rules for devices. See [`Resources::devices`].
@@ -308,6 +328,16 @@ impl Cgroup {
         Ok(())
     }
 
+    fn too_low(&self, dir: &Dir, limit: &str) -> Error {
+        let value = |file| read(&dir.fd, file).unwrap_or_default().trim().to_owned();
+        let (usage, peak) = (value("memory.usage_in_bytes"), value("memory.max_usage_in_bytes"));
+        let message = format!(
+            "memory.limit of {} cannot be {limit}: {usage} bytes are in use (at most {peak} were) and cannot be freed",
+            self.path.display()
+        );
+        Error::refused(Kind::Busy, message)
+    }
+
     fn write_one(&self, entry: &Write) -> Result<()> {
         let dir = match entry.controller.as_str() {
             "cgroup" => self.v2(),
@@ -318,6 +348,7 @@ impl Cgroup {
             match write_quiet(&dir.fd, file, value) {
                 Ok(()) => return Ok(()),
                 Err(Errno::NOENT) => {}
+                Err(Errno::BUSY) if file == "memory.limit_in_bytes" => return Err(self.too_low(dir, value)),
                 Err(errno) => return Err(error("write", &dir.fd, file, &format!(", {value:?}"), errno)),
             }
         }

@@ -23,7 +23,7 @@ pub use error::{Error, Kind};
 pub use group::{Cgroup, Entry, list, remove_empty_parents};
 pub use layout::{Hierarchy, Layout, Version};
 pub use location::{Driver, Location, Placed};
-pub use resources::{Resources, ThrottleDevice, WeightDevice};
+pub use resources::{RdmaLimit, Resources, ThrottleDevice, WeightDevice};
 pub use stats::{BlockDevice, Cpu, Io, Memory, Pids, Pressure, PressureAverages, Stats};
 
 /// What fallible functions of this crate return.

@@ -6,6 +6,7 @@ pub(crate) mod rootless;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vaquita_sys::Errno;
@@ -72,6 +73,9 @@ pub struct Placed {
     cgroup: Option<Cgroup>,
     scope: Option<(Scope, Placeholder)>,
 }
+
+/// How long a removal waits for processes that have been killed.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Location {
     /// Where root's container `id` has its group, for the `cgroupsPath` of its configuration.
@@ -198,10 +202,25 @@ impl Location {
     /// As [`Cgroup::apply`] and those of systemd. Limits that were changed before one that cannot be stay changed.
     pub fn update(&self, layout: &Layout, resources: &Resources) -> Result<()> {
         let Some(group) = self.open(layout)? else { return rootless::check_no_limits(resources) };
+        group.check_memory(resources)?;
         if let Some(scope) = &self.scope {
-            scope.change(layout, &group, resources)?;
+            crate::settings::writes(resources, layout)?;
+            scope.change(layout, resources)?;
         }
         group.apply(resources)
+    }
+
+    /// A process that was to be made in the group, beside the first one, is there: it is moved where it could not be made in
+    /// it ([`Cgroup::takes_clones`]).
+    ///
+    /// # Errors
+    /// `Denied`; those of systemd.
+    pub fn admit(&self, group: &Cgroup, pid: i32) -> Result<()> {
+        match &self.scope {
+            _ if group.takes_clones() => Ok(()),
+            Some(scope) => scope.attach(pid),
+            None => group.add(pid),
+        }
     }
 
     /// Removes the group, groups made inside it, and the parents made for it that are empty. Waits at most 5 seconds for
@@ -214,11 +233,19 @@ impl Location {
             Err(error) if error.kind() == Kind::NotFound => None,
             other => other?,
         };
-        let removed = group.map_or(Ok(()), |group| group.remove());
-        // In any case, so that no failed unit is left in systemd's list.
-        let stopped = self.scope.as_ref().map_or(Ok(()), Scope::stop);
-        removed?;
-        stopped?;
+        if let Some(scope) = &self.scope {
+            if let Some(group) = &group {
+                // Before systemd is asked, which would terminate them.
+                group.wait_empty(PATIENCE).map_err(|error| match error.kind() {
+                    Kind::Timeout => {
+                        Error::refused(Kind::Busy, format!("cannot remove {}: {error}", scope.unit()))
+                    }
+                    _ => error,
+                })?;
+            }
+            scope.stop()?;
+        }
+        group.map_or(Ok(()), |group| group.remove())?;
         let (Some(path), Some(outermost)) = (&self.path, self.created_parents.first()) else { return Ok(()) };
         let keep = outermost.parent().unwrap_or("/".as_ref());
         match crate::remove_empty_parents(layout, path, keep) {
@@ -242,10 +269,11 @@ impl Placed {
     /// # Errors
     /// Those of moving the process, where it could not be made in the group.
     pub fn settle(&mut self, pid: i32) -> Result<()> {
-        let (Some(cgroup), Some((scope, placeholder))) = (&self.cgroup, self.scope.take()) else {
-            return Ok(());
-        };
-        scope.settle(cgroup, placeholder, pid)
+        match (&self.cgroup, self.scope.take()) {
+            (Some(cgroup), Some((scope, placeholder))) => scope.settle(cgroup, placeholder, pid),
+            (Some(cgroup), None) if !cgroup.takes_clones() => cgroup.add(pid),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,31 +1,55 @@
 //! Groups that systemd makes and keeps: transient scopes (systemd.scope(5)), asked for over D-Bus.
+//!
+//! systemd makes a scope around a process that is there, and removes it when no process is left in it. The container's
+//! first process shall be born in its group (`CLONE_INTO_CGROUP`), so an idle child takes that place until it is:
+//!
+//! 1. [`Scope`] is started around the idle child. This crate then opens the group, adds controllers and limits that
+//!    systemd has no word for, and hands it out like one that it made itself.
+//! 2. The runtime makes the first process in it.
+//! 3. [`Placed::settle`](crate::Placed::settle) ends the idle child. From here on the scope lives as long as the container.
+//!
+//! An ordinary user may mostly not clone into a group of its systemd, because a group above both is root's; there the first
+//! process is made outside, and systemd moves it in at the third step.
 
+mod connection;
 mod name;
+mod property;
+mod wire;
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use vaquita_sys::process::Idle;
 
-use crate::{Cgroup, Error, Kind, Layout, Resources, Result};
+use self::connection::{Answer, Connection, unexpected};
+use self::wire::Value;
+use crate::{Cgroup, Error, Kind, Layout, Resources, Result, Version};
 
-/// Which systemd.
+pub use self::property::Property;
+
+/// Which systemd, and how it is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bus {
-    /// The machine's, on its private socket, else on the system bus.
+    /// The machine's: on its own socket `/run/systemd/private`, else on the system bus.
     System,
-    /// The calling user's.
+    /// The calling user's: on the bus at `$DBUS_SESSION_BUS_ADDRESS`, else at `$XDG_RUNTIME_DIR/bus`, else on its own
+    /// socket below that directory.
     User,
-    /// The one that listens on this private socket.
+    /// The one that listens on this socket itself.
     Private(PathBuf),
+    /// The one on the message bus at this socket.
+    Broker(PathBuf),
 }
 
 impl Bus {
     /// The group in which this systemd has its slices.
     pub(crate) fn manager_group(&self) -> Result<PathBuf> {
-        Err(Error::refused(Kind::Unsupported, "the systemd driver is not there yet"))
+        let path = PathBuf::from(Connection::open(self)?.manager_text("ControlGroup")?);
+        // The root is told as nothing.
+        Ok(if path.as_os_str().is_empty() { "/".into() } else { path })
     }
 }
 
@@ -38,9 +62,13 @@ pub struct Scope {
     unit: String,
 }
 
-/// Holds a scope open until the first process is in it.
+/// Holds a scope open until the first process is in it. Dropped, the scope ends.
 #[derive(Debug)]
-pub(crate) struct Placeholder;
+pub(crate) struct Placeholder {
+    idle: Idle,
+    /// The limit of processes, which does not count the idle child.
+    pids: Option<i64>,
+}
 
 impl Scope {
     /// The scope `unit` in `slice`.
@@ -70,26 +98,162 @@ impl Scope {
         Ok(manager.join(name::expand_slice(&self.slice)?).join(&self.unit))
     }
 
+    /// Starts the scope, and opens its group at `path` with all limits but those for devices.
     pub(crate) fn start<S: BuildHasher>(
         &self,
-        _layout: &Layout,
-        _path: &Path,
-        _resources: &Resources,
-        _annotations: &HashMap<String, String, S>,
+        layout: &Layout,
+        path: &Path,
+        resources: &Resources,
+        annotations: &HashMap<String, String, S>,
     ) -> Result<(Cgroup, Placeholder)> {
-        self.bus.manager_group()?;
-        Err(Error::refused(Kind::Unsupported, "the systemd driver is not there yet"))
+        let asked = Property::from_annotations(annotations)?;
+        // What this crate would refuse afterwards is better refused before.
+        crate::settings::writes(resources, layout)?;
+        let mut systemd = Connection::open(&self.bus)?;
+        let version = property::systemd_version(&systemd.manager_text("Version")?);
+        let idle = Idle::new().map_err(|error| Error::sys("holding the scope open", error))?;
+        let kind = version_of(layout);
+        let mut properties =
+            property::of_scope(&self.unit, &self.slice, idle.pid().unsigned_abs(), kind, version);
+        properties.extend(property::of_limits(resources, kind, version)?);
+        properties.extend(property::at_start(resources, version));
+        properties.extend(asked);
+        self.start_unit(&mut systemd, properties)?;
+        let placeholder = Placeholder { idle, pids: resources.pids_limit };
+        self.group(layout, path, resources, &placeholder).map(|group| (group, placeholder)).inspect_err(
+            |_| {
+                // The first failure is told.
+                let _ = self.stop_with(&mut systemd);
+            },
+        )
     }
 
-    pub(crate) fn change(&self, _layout: &Layout, _group: &Cgroup, _resources: &Resources) -> Result<()> {
-        self.bus.manager_group().map(drop)
+    /// Tells systemd of changed limits.
+    pub(crate) fn change(&self, layout: &Layout, resources: &Resources) -> Result<()> {
+        let mut systemd = Connection::open(&self.bus)?;
+        let version = property::systemd_version(&systemd.manager_text("Version")?);
+        let properties = property::of_limits(resources, version_of(layout), version)?;
+        if properties.is_empty() {
+            return Ok(());
+        }
+        // Until the next boot: the unit is gone then.
+        let body = [Value::str(&self.unit), Value::Bool(true), list(properties)];
+        match systemd.manager("SetUnitProperties", &body)? {
+            Answer::Values(_) => Ok(()),
+            Answer::Refused(refusal) => Err(refusal.into_error(&format!("change {}", self.unit))),
+        }
     }
 
-    pub(crate) fn settle(&self, _group: &Cgroup, _placeholder: Placeholder, _pid: i32) -> Result<()> {
-        self.bus.manager_group().map(drop)
+    /// Ends the idle child, once the process is in the group.
+    pub(crate) fn settle(&self, group: &Cgroup, placeholder: Placeholder, pid: i32) -> Result<()> {
+        if !group.takes_clones() {
+            self.attach(pid)?;
+        } else if !group.is_in_v2(placeholder.idle.pid())? {
+            // A systemd of v1 alone looks at its own hierarchy, which the process enters only when it starts.
+            group.add_to_named(pid)?;
+        }
+        drop(placeholder.idle);
+        match placeholder.pids {
+            Some(limit) => group.apply(&Resources { pids_limit: Some(limit), ..Resources::default() }),
+            None => Ok(()),
+        }
     }
 
+    /// Has systemd move a process into the scope (systemd 238).
+    pub(crate) fn attach(&self, pid: i32) -> Result<()> {
+        let pids = Value::Array("u", vec![Value::U32(pid.unsigned_abs())]);
+        let body = [Value::str(&self.unit), Value::str("/"), pids];
+        match Connection::open(&self.bus)?.manager("AttachProcessesToUnit", &body)? {
+            Answer::Values(_) => Ok(()),
+            Answer::Refused(refusal) => {
+                Err(refusal.into_error(&format!("move process {pid} into {}", self.unit)))
+            }
+        }
+    }
+
+    /// Stops the scope, and has systemd forget it. Gone already is fine.
     pub(crate) fn stop(&self) -> Result<()> {
-        self.bus.manager_group().map(drop)
+        self.stop_with(&mut Connection::open(&self.bus)?)
     }
+
+    fn start_unit(&self, systemd: &mut Connection, properties: Vec<Property>) -> Result<()> {
+        let aux = Value::Array("(sa(sv))", Vec::new());
+        let body = [Value::str(&self.unit), Value::str("fail"), list(properties), aux];
+        let asked = format!("start {}", self.unit);
+        let refusal = match systemd.manager("StartTransientUnit", &body)? {
+            Answer::Values(values) => return self.await_start(systemd, &values),
+            Answer::Refused(refusal) => refusal,
+        };
+        if !refusal.is("UnitExists") {
+            return Err(refusal.into_error(&asked));
+        }
+        // What is left of one that failed is in the way until it is reset. One that runs stays, and refuses again.
+        self.reset_failed(systemd)?;
+        match systemd.manager("StartTransientUnit", &body)? {
+            Answer::Values(values) => self.await_start(systemd, &values),
+            Answer::Refused(refusal) => Err(refusal.into_error(&asked)),
+        }
+    }
+
+    fn await_start(&self, systemd: &mut Connection, values: &[Value]) -> Result<()> {
+        let [Value::ObjectPath(job)] = values else { return Err(unexpected("StartTransientUnit")) };
+        let result = systemd.job_result(job);
+        if matches!(&result, Ok(result) if result == "done") {
+            return Ok(());
+        }
+        let _ = self.reset_failed(systemd);
+        let message = format!("systemd did not start {}: the job ended with {:?}", self.unit, result?);
+        Err(Error::refused(Kind::Systemd, message))
+    }
+
+    fn stop_with(&self, systemd: &mut Connection) -> Result<()> {
+        let body = [Value::str(&self.unit), Value::str("replace")];
+        match systemd.manager("StopUnit", &body)? {
+            Answer::Refused(refusal) if refusal.is("NoSuchUnit") => return Ok(()),
+            Answer::Refused(refusal) => return Err(refusal.into_error(&format!("stop {}", self.unit))),
+            Answer::Values(values) => {
+                let [Value::ObjectPath(job)] = &values[..] else { return Err(unexpected("StopUnit")) };
+                // However it ended: what counts is whether the group is gone, which is looked at afterwards.
+                systemd.job_result(job)?;
+            }
+        }
+        self.reset_failed(systemd)
+    }
+
+    /// Forgets the unit if it failed; not to have failed, or to be gone, is fine.
+    fn reset_failed(&self, systemd: &mut Connection) -> Result<()> {
+        systemd.manager("ResetFailedUnit", &[Value::str(&self.unit)]).map(drop)
+    }
+
+    fn group(
+        &self,
+        layout: &Layout,
+        path: &Path,
+        resources: &Resources,
+        placeholder: &Placeholder,
+    ) -> Result<Cgroup> {
+        let pids_limit = placeholder.pids.map(|limit| if limit < 0 { limit } else { limit.max(1) + 1 });
+        let limits = Resources { devices: None, pids_limit, ..resources.clone() };
+        let group = Cgroup::create(layout, path, &limits)?;
+        let pid = placeholder.idle.pid();
+        if group.procs()?.contains(&pid) {
+            return Ok(group);
+        }
+        let message = format!(
+            "systemd has not put process {pid} of {} into the control group {}: is this a container, which sees another root of \
+             the hierarchy than systemd does?",
+            self.unit,
+            path.display()
+        );
+        Err(Error::refused(Kind::Systemd, message))
+    }
+}
+
+/// Of which version the groups are whose limits systemd sets.
+fn version_of(layout: &Layout) -> Version {
+    if layout.is_v2() { Version::V2 } else { Version::V1 }
+}
+
+fn list(properties: Vec<Property>) -> Value {
+    Value::Array("(sv)", properties.into_iter().map(Property::into_value).collect())
 }

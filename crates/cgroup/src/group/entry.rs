@@ -37,6 +37,20 @@ impl Cgroup {
         self.dirs.iter().try_for_each(|dir| write(&dir.fd, "cgroup.procs", &pid.to_string()))
     }
 
+    /// Whether a process is in the group of the v2 hierarchy, or below it.
+    pub(crate) fn is_in_v2(&self, pid: i32) -> Result<bool> {
+        let Some(v2) = self.v2() else { return Ok(false) };
+        let mut inside = std::collections::BTreeSet::new();
+        self.procs_in(v2, &mut inside)?;
+        Ok(inside.contains(&pid))
+    }
+
+    /// Moves a process into the group of systemd's own v1 hierarchy alone.
+    pub(crate) fn add_to_named(&self, pid: i32) -> Result<()> {
+        let (dir, _) = self.controller("name=systemd")?;
+        write(&dir.fd, "cgroup.procs", &pid.to_string())
+    }
+
     /// The same group, as an ordinary user sees it.
     pub(crate) fn of_ordinary_user(mut self) -> Self {
         let by_clone = match rootless::own_group(&self.layout) {
