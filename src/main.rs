@@ -9,6 +9,7 @@ mod client;
 mod daemon;
 mod demo;
 mod images;
+mod oci;
 mod options;
 mod run;
 mod size;
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
     match name {
         Some("vaquita-shim") => supervise(&args),
         Some("vaquita-unpack") => vaquita_image::unpack::main(),
+        Some("vaquita-oci") => oci::main("vaquita-oci", &args[1..]),
+        Some(_) if args.get(1).is_some_and(|arg| arg == "oci") => oci::main("vaquita oci", &args[2..]),
         Some(name) if applets::is_applet(name) => applets::main(name, &args[1..]),
         _ => command_line(),
     }
@@ -50,6 +53,7 @@ fn command_line() -> ExitCode {
         Command::Demo(args) => demo::main(&cli.node, &args),
         Command::DemoServer(args) => demo::server::main(&args),
         Command::Image(args) => images::main(&cli.node, args),
+        Command::Oci { arguments } => return oci::main("vaquita oci", &arguments),
         Command::Run(args) => run::main(&cli.node, &args),
         Command::Version => version(),
     };

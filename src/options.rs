@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -35,6 +36,12 @@ pub(crate) enum Command {
     Check(Check),
     /// Pull, load, list and remove images
     Image(Image),
+    /// Run single containers from OCI bundles, with runc's command line (also called as `vaquita-oci`)
+    #[command(disable_help_flag = true)]
+    Oci {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<OsString>,
+    },
     /// Print the version
     Version,
     /// The web server of the demo image
@@ -152,9 +159,9 @@ impl Node {
     }
 
     /// The arguments that make another process work with the same node.
-    pub(crate) fn to_args(&self) -> Result<Vec<std::ffi::OsString>> {
+    pub(crate) fn to_args(&self) -> Result<Vec<OsString>> {
         let config = self.config()?;
-        let mut args: Vec<std::ffi::OsString> = vec![
+        let mut args: Vec<OsString> = vec![
             "--root".into(),
             config.root.into(),
             "--state".into(),
@@ -378,7 +385,7 @@ mod tests {
             "1400",
         ];
         let node = Cli::try_parse_from(args).unwrap().node;
-        let mut again: Vec<std::ffi::OsString> = vec!["vaquita".into(), "version".into()];
+        let mut again: Vec<OsString> = vec!["vaquita".into(), "version".into()];
         again.extend(node.to_args().unwrap());
         let other = Cli::try_parse_from(again).unwrap().node;
         assert_eq!(format!("{:?}", node.config().unwrap()), format!("{:?}", other.config().unwrap()));

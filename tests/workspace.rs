@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vaquita-cgroup", &["vaquita-sys"]),
     ("vaquita-runtime", &["vaquita-cgroup", "vaquita-pause", "vaquita-sys"]),
     ("vaquita-shim", &["vaquita-cgroup", "vaquita-runtime", "vaquita-sys"]),
+    ("vaquita-oci", &["vaquita-cgroup", "vaquita-runtime", "vaquita-sys"]),
     ("vaquita-image", &["vaquita-sys"]),
     ("vaquita-net", &["vaquita-sys"]),
     (
@@ -40,7 +41,7 @@ const BINARY_ONLY: &[&str] = &["clap", "anyhow", "tracing-subscriber"];
 
 /// Crates that run between clone and exec or once per pod: no async runtime there.
 const SYNC_ONLY: &[&str] =
-    &["vaquita-sys", "vaquita-cgroup", "vaquita-runtime", "vaquita-pause", "vaquita-net"];
+    &["vaquita-sys", "vaquita-cgroup", "vaquita-runtime", "vaquita-oci", "vaquita-pause", "vaquita-net"];
 
 #[test]
 fn crates_use_only_what_lies_below_them() {

@@ -263,6 +263,12 @@ impl Placed {
         self.cgroup.as_ref()
     }
 
+    /// The group, when all is done.
+    #[must_use]
+    pub fn into_cgroup(self) -> Option<Cgroup> {
+        self.cgroup
+    }
+
     /// The first process is there, set up and waiting: whatever held the group open for it goes. Without this systemd
     /// removes the scope when `self` is dropped.
     ///

@@ -18,4 +18,4 @@ pub use exec::{
 };
 pub use fork::fork_worker;
 pub use idle::Idle;
-pub use wait::{Exit, open_pidfd, pidfd_pid, reap_any, start_time, try_wait_pidfd, wait_pidfd};
+pub use wait::{Exit, Look, look, open_pidfd, pidfd_pid, reap_any, start_time, try_wait_pidfd, wait_pidfd};

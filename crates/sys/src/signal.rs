@@ -123,6 +123,12 @@ impl Set {
         Self(self.0 | 1 << (signal.0 - 1))
     }
 
+    /// This set but for `signal`.
+    #[must_use]
+    pub const fn without(self, signal: Signal) -> Self {
+        Self(self.0 & !(1 << (signal.0 - 1)))
+    }
+
     /// Whether `signal` is in it.
     #[must_use]
     pub fn contains(self, signal: Signal) -> bool {

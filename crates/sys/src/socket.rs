@@ -109,6 +109,40 @@ pub fn connect(path: impl AsRef<Path>) -> Result<OwnedFd> {
     connected.map_err(|errno| Error::new(format!("connect(<seqpacket socket>, {})", quoted(path)), errno))
 }
 
+/// As [`connect`], to a byte stream (`SOCK_STREAM`).
+///
+/// # Errors
+/// As there; `EPROTOTYPE` for a socket of another type.
+pub fn connect_stream(path: impl AsRef<Path>) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let connected = (|| {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        with_address(path, |address| rustix::net::connect(&socket, address))?;
+        Ok(socket)
+    })();
+    connected.map_err(|errno| Error::new(format!("connect(<stream socket>, {})", quoted(path)), errno))
+}
+
+/// Whether the seqpacket socket at `path` is still open somewhere. Nobody who listens there notices.
+///
+/// # Errors
+/// `EACCES`; a path at which there is nothing is no error.
+pub fn is_bound(path: impl AsRef<Path>) -> Result<bool> {
+    let path = path.as_ref();
+    let connected = (|| {
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        with_address(path, |address| rustix::net::connect(&socket, address))
+    })();
+    match connected {
+        // The kernel compares the types when it has found the socket (unix_find_bsd in the kernel).
+        Err(Errno::PROTOTYPE) => Ok(true),
+        Ok(()) | Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(errno) => Err(Error::new(format!("connect(<datagram socket>, {})", quoted(path)), errno)),
+    }
+}
+
 /// Two sockets connected to each other, close-on-exec and blocking.
 ///
 /// # Errors
@@ -258,6 +292,9 @@ mod tests {
                 std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
             assert_eq!(mode & 0o777, 0o600);
             assert!(listener.accept().unwrap().is_none());
+            assert!(is_bound(&path).unwrap());
+            assert!(listener.accept().unwrap().is_none(), "looking is no connection");
+            assert_eq!(connect_stream(&path).unwrap_err().errno(), Errno::PROTOTYPE);
             let client = connect(&path).unwrap();
             let server = listener.accept().unwrap().unwrap();
             send(&client, b"hello", &[]).unwrap();
@@ -265,6 +302,7 @@ mod tests {
             assert_eq!(Listener::bind(&path).unwrap_err().errno(), Errno::ADDRINUSE);
             drop(listener);
             assert_eq!(connect(&path).unwrap_err().errno(), Errno::CONNREFUSED);
+            assert!(!is_bound(&path).unwrap());
         }
     }
 

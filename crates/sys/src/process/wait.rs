@@ -92,6 +92,34 @@ pub fn pidfd_pid(pidfd: impl AsFd) -> Result<Option<Pid>> {
     Ok(if pid > 0 { Pid::from_raw(pid) } else { None })
 }
 
+/// What proc_pid_stat(5) says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Field 3: `R`, `S`, `D`, `T`, and `Z` or `X` for one that has ended.
+    pub state: char,
+    /// Field 22: see [`start_time`].
+    pub start_time: u64,
+}
+
+/// Looks at a process; none when there is none of that pid.
+///
+/// # Errors
+/// Those of reading procfs.
+pub fn look(pid: Pid) -> Result<Option<Look>> {
+    let path = format!("/proc/{pid}/stat");
+    let call = || format!("read({path:?})");
+    match std::fs::read(&path)
+        .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
+    {
+        Ok(stat) => match (parse_state(&stat), parse_start_time(&stat)) {
+            (Some(state), Some(start_time)) => Ok(Some(Look { state, start_time })),
+            _ => Err(Error::refused(call(), Errno::INVAL, "not what proc_pid_stat(5) says")),
+        },
+        Err(Errno::NOENT | Errno::SRCH) => Ok(None),
+        Err(errno) => Err(Error::new(call(), errno)),
+    }
+}
+
 /// When the process started, in clock ticks since boot (field 22 of proc_pid_stat(5)): together with the pid this
 /// names a process for as long as the machine is up.
 ///
@@ -104,6 +132,11 @@ pub fn start_time(pid: Pid) -> Result<u64> {
         Error::new(call(), error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
     })?;
     parse_start_time(&stat).ok_or_else(|| Error::refused(call(), Errno::INVAL, "field 22 is not a number"))
+}
+
+fn parse_state(stat: &[u8]) -> Option<char> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    stat.get(end + 2).map(|byte| char::from(*byte))
 }
 
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
@@ -127,6 +160,8 @@ mod tests {
     fn a_name_cannot_forge_the_start_time() {
         let stat = b"42 (a) R 1 2 (3) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
         assert_eq!(parse_start_time(stat), Some(12345));
+        assert_eq!(parse_state(stat), Some('S'));
+        assert_eq!(parse_state(b"42 (a)"), None);
         assert_eq!(parse_start_time(b""), None);
         assert_eq!(parse_start_time(b"42 (a) R"), None);
     }

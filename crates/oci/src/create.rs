@@ -1,0 +1,272 @@
+//! `create`: from a bundle to a process that waits.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::fs::CWD;
+use vaquita_cgroup::{Cgroup, Layout, Location, Placed, Resources};
+use vaquita_runtime::{Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document};
+use vaquita_sys::signal::{self, Signal};
+use vaquita_sys::socket::Listener;
+
+use crate::state::{CONFIG, FILES, Init, Record, START, STATE};
+use crate::store::Directory;
+use crate::{Container, Error, Host, Id, console, hooks};
+
+/// How a container is made.
+#[derive(Clone, Debug, Default)]
+pub struct Create {
+    /// The directory with `config.json`.
+    pub bundle: PathBuf,
+    /// A socket (`SOCK_STREAM`, unix(7)) that gets the master side of the terminal.
+    pub console_socket: Option<PathBuf>,
+    /// A file that gets the pid.
+    pub pid_file: Option<PathBuf>,
+    /// A socket that gets a pidfd.
+    pub pidfd_socket: Option<PathBuf>,
+}
+
+/// Makes a container, which waits to be started.
+///
+/// # Errors
+/// [`crate::Kind::Exists`]; else what is wrong with the configuration or with what it asks for. Nothing is left behind.
+pub fn create(host: &Host, id: &Id, how: &Create) -> Result<(), Error> {
+    let request = Request::read(host, how)?;
+    if request.has_terminal() && how.console_socket.is_none() {
+        return Err(Error::invalid(
+            "process.terminal is set, and nobody would hold the terminal: give --console-socket",
+        ));
+    }
+    if !request.has_terminal() && how.console_socket.is_some() {
+        return Err(Error::invalid(
+            "--console-socket is given, but process.terminal is not set: nothing would be sent",
+        ));
+    }
+    let made = make(host, id, how, &request, Start::Socket)?;
+    made.created.start.release().map_err(Error::from)
+}
+
+/// A bundle that was read.
+pub(crate) struct Request {
+    pub(crate) bundle: PathBuf,
+    config: Vec<u8>,
+    pub(crate) spec: Spec,
+}
+
+impl Request {
+    pub(crate) fn read(host: &Host, how: &Create) -> Result<Self, Error> {
+        let bundle = std::path::absolute(&how.bundle)
+            .map_err(|error| Error::io(format!("getcwd() for {:?}", how.bundle), &error))?;
+        let config = document::read(&bundle.join(CONFIG))?;
+        let mut spec = document::parse_spec(CONFIG, &config)?;
+        if let Some(process) = spec.process_mut() {
+            crate::ambient::limit(host, process);
+        }
+        Ok(Self { bundle, config, spec })
+    }
+
+    pub(crate) fn has_terminal(&self) -> bool {
+        self.spec.process().as_ref().and_then(Process::terminal).unwrap_or_default()
+    }
+
+    fn rootfs(&self) -> Result<PathBuf, Error> {
+        let root = self.spec.root().as_ref().ok_or_else(|| Error::invalid("config.json: root is missing"))?;
+        if root.path().as_os_str() == OsStr::new("") {
+            return Err(Error::invalid("config.json: root.path is empty"));
+        }
+        Ok(self.bundle.join(root.path()))
+    }
+}
+
+/// Where a new process waits.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Start {
+    /// On a socket that listens, for another process.
+    Socket,
+    /// For its maker.
+    Here,
+}
+
+/// A container that was made, its directory locked.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) container: Container,
+    pub(crate) created: Created,
+    pub(crate) cgroup: Option<Cgroup>,
+}
+
+/// Makes a container. If that fails, all of it is taken back.
+pub(crate) fn make(
+    host: &Host,
+    id: &Id,
+    how: &Create,
+    request: &Request,
+    start: Start,
+) -> Result<Made, Error> {
+    let spec = &request.spec;
+    let context = Context { bundle: request.bundle.clone(), passes_listeners: true, ..Context::default() };
+    let plan = Plan::new(spec, &context)?;
+    let record = record(host, id, request)?;
+    let directory = Directory::make(host, id)?;
+    let written = directory
+        .write_new(CONFIG, &request.config)
+        .and_then(|()| record.encode())
+        .and_then(|bytes| directory.write_new(STATE, &bytes));
+    if let Err(error) = written {
+        let _ = directory.remove(FILES);
+        return Err(error);
+    }
+    let mut container = Container::locked(directory, record);
+    let layout = Layout::detect();
+    let placed = layout.map_err(Error::from).and_then(|layout| place(&mut container, &layout, spec));
+    let mut placed = match placed {
+        Ok(placed) => placed,
+        Err(error) => return Err(unclean(error, crate::delete::forget(host, container))),
+    };
+    match make_in(&mut container, how, request, &plan, start, &mut placed) {
+        Ok(created) => Ok(Made { container, created, cgroup: placed.into_cgroup() }),
+        Err(error) => {
+            drop(placed);
+            Err(unclean(error, crate::delete::clear(host, container)))
+        }
+    }
+}
+
+/// Why something could not be made, and that it could not be taken back if so.
+fn unclean(error: Error, undone: Result<(), Error>) -> Error {
+    match undone {
+        Ok(()) => error,
+        Err(left) => {
+            Error::new(error.kind(), format!("{error}; not all was taken back, use delete --force: {left}"))
+        }
+    }
+}
+
+/// Makes the cgroup with its limits, or nothing.
+fn place(container: &mut Container, layout: &Layout, spec: &Spec) -> Result<Placed, Error> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let resources = resources.map_or_else(Resources::default, Resources::from);
+    let none = std::collections::HashMap::new();
+    let annotations = spec.annotations().as_ref().unwrap_or(&none);
+    Ok(container.record.cgroup.create(layout, &resources, annotations)?)
+}
+
+/// Makes what the record announces.
+fn make_in(
+    container: &mut Container,
+    how: &Create,
+    request: &Request,
+    plan: &Plan,
+    start: Start,
+    placed: &mut Placed,
+) -> Result<Created, Error> {
+    let spec = &request.spec;
+    let rootfs = vaquita_sys::mount::open_tree_clone(CWD, &container.record.rootfs, true)?;
+    let start_socket = match start {
+        Start::Socket => Some(Listener::bind(container.directory.file(START))?),
+        Start::Here => None,
+    };
+    let (record, id) = (&container.record, container.id());
+    let rendezvous = hooks::has_early(spec).then(|| Rendezvous {
+        root: &record.rootfs,
+        meet: Box::new(|pid, pidfd| hooks::early(spec, record, id, (pid, pidfd))),
+    });
+    let args = CreateArgs {
+        rootfs,
+        stdio: stdio(spec.process().as_ref())?,
+        join: Vec::new(),
+        cgroup: placed.cgroup(),
+        parent: ParentOf::Caller,
+        rendezvous,
+        start_socket,
+    };
+    let created = vaquita_runtime::create(plan, args)?;
+    let done = (|| {
+        let init = Init::new(created.pid)?;
+        placed.settle(init.pid)?;
+        container.record.init = Some(init);
+        container.save()?;
+        if let Some((path, master)) = how.console_socket.as_ref().zip(created.console.as_ref()) {
+            console::send_terminal(path, master)?;
+        }
+        if let Some(path) = &how.pidfd_socket {
+            console::send_pidfd(path, created.pidfd.as_fd())?;
+        }
+        how.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, init.pid))
+    })();
+    match done {
+        Ok(()) => Ok(created),
+        Err(error) => {
+            // A child: a zombie would keep its cgroup.
+            let _ = signal::send(&created.pidfd, Signal::KILL);
+            let _ = vaquita_sys::process::wait_pidfd(&created.pidfd);
+            Err(error)
+        }
+    }
+}
+
+/// What is about to be made.
+fn record(host: &Host, id: &Id, request: &Request) -> Result<Record, Error> {
+    let spec = &request.spec;
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let path = path.filter(|path| path.as_os_str() != OsStr::new(""));
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let has_own_pids = namespaces.iter().any(|namespace| {
+        let joins = namespace.path().as_ref().is_some_and(|path| path.as_os_str() != OsStr::new(""));
+        namespace.typ() == LinuxNamespaceType::Pid && !joins
+    });
+    let hooks = spec.hooks().as_ref();
+    let has_start_hooks =
+        hooks.is_some_and(|hooks| hooks.start_container().as_ref().is_some_and(|list| !list.is_empty()));
+    let has_agent = linux.is_some_and(|linux| {
+        linux.seccomp().as_ref().is_some_and(|seccomp| seccomp.listener_path().is_some())
+    });
+    let has_late_hooks = hooks.is_some_and(|hooks| hooks.poststart().is_some() || hooks.poststop().is_some());
+    Ok(Record {
+        rootfs: request.rootfs()?,
+        bundle: request.bundle.clone(),
+        created: jiff::Timestamp::now().to_string(),
+        owner: rustix::process::geteuid().as_raw(),
+        annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        cgroup: Location::new(host.driver, path, id.as_str())?,
+        init: None,
+        shares_pids: !has_own_pids,
+        has_start_work: has_start_hooks || has_agent,
+        hooks: hooks.filter(|_| has_late_hooks).cloned(),
+    })
+}
+
+/// The caller's own streams, or a terminal.
+pub(crate) fn stdio(process: Option<&Process>) -> Result<Stdio, Error> {
+    if process.and_then(Process::terminal).unwrap_or_default() {
+        let size = process.and_then(Process::console_size);
+        let limit = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+        return Ok(Stdio::Terminal {
+            rows: size.map_or(0, |size| limit(size.height())),
+            columns: size.map_or(0, |size| limit(size.width())),
+        });
+    }
+    let own = |fd: std::os::fd::BorrowedFd<'_>| -> Result<OwnedFd, Error> {
+        fd.try_clone_to_owned().map_err(|error| Error::io("fcntl(<stdio>, F_DUPFD_CLOEXEC)", &error))
+    };
+    Ok(Stdio::Fds([
+        own(std::io::stdin().as_fd())?,
+        own(std::io::stdout().as_fd())?,
+        own(std::io::stderr().as_fd())?,
+    ]))
+}
+
+/// Writes a pid so that a reader sees all of it or nothing.
+pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
+    let name = path.file_name().and_then(OsStr::to_str).filter(|name| !name.as_bytes().is_empty());
+    let name =
+        name.ok_or_else(|| Error::invalid(format!("--pid-file: {path:?} is not the name of a file")))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().as_bytes().is_empty()).unwrap_or(Path::new("."));
+    let dir = vaquita_sys::fs::open_dir(dir).map_err(|error| Error::from(error).while_doing("--pid-file"))?;
+    vaquita_sys::fs::write_atomic(&dir, name, pid.to_string().as_bytes(), 0o644, false)
+        .map_err(|error| Error::from(error).while_doing("--pid-file"))
+}

@@ -1,0 +1,294 @@
+//! What is known of a container, and how it stands.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{Hooks, Spec};
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use vaquita_cgroup::{Cgroup, Layout, Location};
+use vaquita_sys::process::{look, open_pidfd};
+
+use crate::store::Directory;
+use crate::{Error, Host, Id, Kind, SPEC_VERSION};
+
+/// A container, as it is written down. How it stands is not in it: see [`Container::status`].
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Record {
+    /// The directory with its `config.json`, absolute.
+    pub bundle: PathBuf,
+    /// Its root filesystem, absolute.
+    pub rootfs: PathBuf,
+    /// When it was made: RFC 3339, UTC, nanoseconds.
+    pub created: String,
+    /// The user who made it.
+    pub owner: u32,
+    /// Those of its configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Its cgroup, which is there or was about to be made.
+    pub cgroup: Location,
+    /// Its first process; none while it is about to be made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
+    /// Whether it shares the PID namespace of others, so that its first process's end is not that of all.
+    #[serde(default)]
+    pub shares_pids: bool,
+    /// Whether its start needs its configuration.
+    #[serde(default)]
+    pub has_start_work: bool,
+    /// Those that run at its end and after its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
+}
+
+/// The first process of a container.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Init {
+    /// Its pid in the PID namespace of who made it.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot: another process that has its pid has another time.
+    pub start_time: u64,
+}
+
+/// How a container stands (runtime-spec, "State", and `paused` as runc says).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Status {
+    /// It is being made.
+    Creating,
+    /// It waits to be started.
+    Created,
+    /// Its program runs.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// Its first process has ended, or never came to be.
+    Stopped,
+}
+
+impl Status {
+    /// As the state says it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A container that was found.
+#[derive(Debug)]
+pub struct Container {
+    pub(crate) directory: Directory,
+    /// What is written down.
+    pub record: Record,
+    is_ours: bool,
+}
+
+/// What was asked for.
+pub(crate) const CONFIG: &str = "config.json";
+/// What was made of it.
+pub(crate) const STATE: &str = "state.json";
+/// Where a created container waits.
+pub(crate) const START: &str = "start.sock";
+/// All files of a container.
+pub(crate) const FILES: &[&str] = &[START, CONFIG, STATE];
+
+impl Container {
+    /// Finds a container, to look at it.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`].
+    pub fn open(host: &Host, id: &Id) -> Result<Self, Error> {
+        Self::load(Directory::open(host, id)?)
+    }
+
+    /// Finds a container, to change it: waits until nobody else does.
+    ///
+    /// # Errors
+    /// As [`Container::open`].
+    pub fn lock(host: &Host, id: &Id) -> Result<Self, Error> {
+        let directory = Directory::open(host, id)?;
+        directory.lock()?;
+        Self::load_locked(directory).map_err(|(_, error)| error)
+    }
+
+    fn load(directory: Directory) -> Result<Self, Error> {
+        let record = Record::read(&directory)?;
+        Ok(Self { directory, record, is_ours: false })
+    }
+
+    /// Of a directory that this process has locked.
+    pub(crate) fn load_locked(directory: Directory) -> Result<Self, (Directory, Error)> {
+        match Record::read(&directory) {
+            Ok(record) => Ok(Self::locked(directory, record)),
+            Err(error) => Err((directory, error)),
+        }
+    }
+
+    /// A new one.
+    pub(crate) fn locked(directory: Directory, record: Record) -> Self {
+        Self { directory, record, is_ours: true }
+    }
+
+    /// Lets others change it.
+    pub(crate) fn unlock(&mut self) -> Result<(), Error> {
+        self.is_ours = false;
+        self.directory.unlock()
+    }
+
+    pub(crate) fn save(&self) -> Result<(), Error> {
+        self.directory.replace(STATE, &self.record.encode()?)
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &Id {
+        self.directory.id()
+    }
+
+    /// How it stands now.
+    ///
+    /// # Errors
+    /// Those of asking the kernel.
+    pub fn status(&self) -> Result<Status, Error> {
+        match self.progress()? {
+            Status::Running if self.is_frozen()? => Ok(Status::Paused),
+            other => Ok(other),
+        }
+    }
+
+    /// As [`Self::status`], but a paused container counts as running.
+    pub(crate) fn progress(&self) -> Result<Status, Error> {
+        let Some(init) = self.record.init else {
+            // Whose maker has ended, never came to be.
+            let is_made = !self.is_ours && self.directory.is_locked()?;
+            return Ok(if is_made { Status::Creating } else { Status::Stopped });
+        };
+        if !init.lives()? {
+            return Ok(Status::Stopped);
+        }
+        // The process holds the socket until it executes its program.
+        let waits = vaquita_sys::socket::is_bound(self.directory.file(START))?;
+        Ok(if waits { Status::Created } else { Status::Running })
+    }
+
+    fn is_frozen(&self) -> Result<bool, Error> {
+        Ok(match self.cgroup()? {
+            Some(cgroup) => cgroup.is_frozen()?,
+            None => false,
+        })
+    }
+
+    /// Its cgroup; none when it has none, or none any more.
+    ///
+    /// # Errors
+    /// Those of asking the kernel.
+    pub fn cgroup(&self) -> Result<Option<Cgroup>, Error> {
+        if self.record.cgroup.path().is_none() {
+            return Ok(None);
+        }
+        match self.record.cgroup.open(&Layout::detect()?) {
+            Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => Ok(None),
+            other => Ok(other?),
+        }
+    }
+
+    /// Its first process, if that lives.
+    ///
+    /// # Errors
+    /// Those of asking the kernel.
+    pub fn init(&self) -> Result<Option<OwnedFd>, Error> {
+        match self.record.init {
+            None => Ok(None),
+            Some(init) => init.open(),
+        }
+    }
+
+    /// What was asked for.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn spec(&self) -> Result<Spec, Error> {
+        let path = self.directory.file(CONFIG);
+        Ok(vaquita_runtime::document::read_spec(&path)?)
+    }
+
+    /// Its state, as the specification and `runc state` have it.
+    #[must_use]
+    pub fn state(&self, status: Status) -> Value {
+        let pid = match status {
+            Status::Stopped => 0,
+            _ => self.record.init.map_or(0, |init| init.pid),
+        };
+        let mut state = self.record.state(self.id(), status, pid);
+        if let Some(state) = state.as_object_mut() {
+            state.insert("rootfs".to_owned(), json!(self.record.rootfs));
+            state.insert("created".to_owned(), json!(self.record.created));
+            state.insert("owner".to_owned(), json!(crate::list::owner_name(self.record.owner)));
+        }
+        state
+    }
+}
+
+impl Record {
+    fn read(directory: &Directory) -> Result<Self, Error> {
+        let Some(bytes) = directory.read(STATE)? else {
+            return Err(Error::not_found(directory.id().as_str()));
+        };
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let path = directory.file(STATE);
+            Error::new(Kind::Other, format!("{path:?} was not written by this version: {error}"))
+        })
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(self).map_err(|error| Error::new(Kind::Other, format!("state.json: {error}")))
+    }
+
+    /// The state as the specification has it, which hooks and agents get.
+    pub(crate) fn state(&self, id: &Id, status: Status, pid: i32) -> Value {
+        json!({
+            "ociVersion": SPEC_VERSION,
+            "id": id.as_str(),
+            "status": status.as_str(),
+            "pid": pid,
+            "bundle": self.bundle,
+            "annotations": self.annotations,
+        })
+    }
+}
+
+impl Init {
+    /// The process, now that it has been made.
+    pub(crate) fn new(pid: Pid) -> Result<Self, Error> {
+        let start_time = vaquita_sys::process::start_time(pid)?;
+        Ok(Self { pid: pid.as_raw_nonzero().get(), start_time })
+    }
+
+    /// Whether it is there and has not ended.
+    pub(crate) fn lives(self) -> Result<bool, Error> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(false) };
+        let look = look(pid)?;
+        Ok(look.is_some_and(|look| look.start_time == self.start_time && !matches!(look.state, 'Z' | 'X')))
+    }
+
+    /// A pidfd of it, if it lives.
+    pub(crate) fn open(self) -> Result<Option<OwnedFd>, Error> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        let pidfd = match open_pidfd(pid) {
+            Err(error) if error.kind() == vaquita_sys::Kind::NotFound => return Ok(None),
+            other => other?,
+        };
+        // It is of the process that has the pid now: compared after that, the time cannot be another's.
+        Ok(if self.lives()? { Some(pidfd) } else { None })
+    }
+}

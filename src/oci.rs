@@ -1,0 +1,130 @@
+//! `vaquita-oci`: the command line of the OCI runtime, with the options and exit codes of runc.
+
+mod args;
+mod log;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use vaquita_cgroup::Driver;
+use vaquita_oci::{Container, Create, Error, Host, Id, Run};
+use vaquita_sys::signal::Signal;
+
+use self::args::{Cli, Command, CreateArgs, Global};
+use crate::terminal;
+
+/// Runs `vaquita-oci` with these arguments, under the name it was called by.
+pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
+    let all = std::iter::once(OsString::from(name)).chain(arguments.iter().cloned());
+    let parsed = Cli::command().bin_name(name).try_get_matches_from(all);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return misused(name, &error),
+    };
+    log::set_up(name, &cli.global);
+    let what = cli.command.what();
+    match perform(&cli.global, cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            log::error(&what, &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(global: &Global, command: Command) -> Result<u8, Error> {
+    let host = host(global);
+    match command {
+        Command::Create(args) => {
+            vaquita_oci::create(&host, &Id::new(&args.id)?, &creation(&args))?;
+        }
+        Command::Delete { id, force } => vaquita_oci::delete(&host, &Id::new(&id)?, force)?,
+        Command::Kill { id, signal, all } => {
+            vaquita_oci::kill(&host, &Id::new(&id)?, signal_of(&signal)?, all)?;
+        }
+        Command::Run(args) => {
+            let how = Run {
+                create: creation(&args.create),
+                detach: args.detach,
+                keep: args.keep,
+                no_subreaper: args.no_subreaper,
+            };
+            let code = vaquita_oci::run(&host, &Id::new(&args.create.id)?, &how)?;
+            return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+        }
+        Command::Start { id } => vaquita_oci::start(&host, &Id::new(&id)?)?,
+        Command::State { id } => {
+            let container = Container::open(&host, &Id::new(&id)?)?;
+            let state = container.state(container.status()?);
+            print(&format!("{state:#}\n"))?;
+        }
+    }
+    Ok(0)
+}
+
+fn creation(args: &CreateArgs) -> Create {
+    Create {
+        bundle: args.bundle.clone(),
+        console_socket: args.console_socket.clone(),
+        pid_file: args.pid_file.clone(),
+        pidfd_socket: args.pidfd_socket.clone(),
+    }
+}
+
+fn host(global: &Global) -> Host {
+    let driver = if global.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs };
+    Host { root: global.root.clone().unwrap_or_else(default_root), driver, warn: log::warning }
+}
+
+fn default_root() -> PathBuf {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    match runtime_dir {
+        Some(dir) if !rustix::process::geteuid().is_root() => PathBuf::from(dir).join("vaquita-oci"),
+        _ => PathBuf::from("/run/vaquita-oci"),
+    }
+}
+
+fn signal_of(text: &str) -> Result<Option<Signal>, Error> {
+    if text == "0" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        let message = format!("unknown signal {text:?}: use a name like TERM or a number from 1 to 64");
+        Error::new(vaquita_oci::Kind::Invalid, message)
+    })
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    terminal::out(text).map_err(|error| {
+        let errno = error.raw_os_error().map_or(rustix::io::Errno::IO, rustix::io::Errno::from_raw_os_error);
+        Error::kernel("write(<standard output>)", errno)
+    })
+}
+
+/// Help and version, or one line that says what is wrong.
+fn misused(name: &str, error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    let text = error.render();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = terminal::out(&text.to_string());
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = terminal::err(&text.to_string());
+        return ExitCode::FAILURE;
+    }
+    let text = text.to_string();
+    // The lines after the first are hints with indentation, up to the usage.
+    let said: Vec<&str> = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let said = said.join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    let _ = terminal::err(&format!("{name}: {said}; see --help\n"));
+    ExitCode::FAILURE
+}
