@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use vaquita_cgroup::Driver;
-use vaquita_oci::{Container, Create, Error, Host, Id, Run};
+use vaquita_oci::{Container, Create, Error, Extra, Host, Id, Run};
 use vaquita_sys::signal::Signal;
 
 use self::args::{Cli, Command, CreateArgs, Global};
@@ -38,7 +38,7 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
     let host = host(global);
     match command {
         Command::Create(args) => {
-            vaquita_oci::create(&host, &Id::new(&args.id)?, &creation(&args))?;
+            vaquita_oci::create(&host, &Id::new(&args.id)?, &creation(&args)?)?;
         }
         Command::Delete { id, force } => vaquita_oci::delete(&host, &Id::new(&id)?, force)?,
         Command::Kill { id, signal, all } => {
@@ -46,7 +46,7 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
         }
         Command::Run(args) => {
             let how = Run {
-                create: creation(&args.create),
+                create: creation(&args.create)?,
                 detach: args.detach,
                 keep: args.keep,
                 no_subreaper: args.no_subreaper,
@@ -64,13 +64,16 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn creation(args: &CreateArgs) -> Create {
-    Create {
+fn creation(args: &CreateArgs) -> Result<Create, Error> {
+    Ok(Create {
         bundle: args.bundle.clone(),
         console_socket: args.console_socket.clone(),
         pid_file: args.pid_file.clone(),
         pidfd_socket: args.pidfd_socket.clone(),
-    }
+        extra: Extra::take(args.preserve_fds)?,
+        no_new_keyring: args.no_new_keyring,
+        no_pivot: args.no_pivot,
+    })
 }
 
 fn host(global: &Global) -> Host {

@@ -109,6 +109,15 @@ pub(super) struct CreateArgs {
     /// Unix socket that gets a pidfd of the first process
     #[arg(long, value_name = "SOCKET")]
     pub(super) pidfd_socket: Option<PathBuf>,
+    /// Pass this many descriptors, from 3 on, besides those of LISTEN_FDS
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) preserve_fds: u16,
+    /// Leave it the caller's session keyring
+    #[arg(long)]
+    pub(super) no_new_keyring: bool,
+    /// Move the root filesystem over the host's instead of exchanging them: for hosts that run from a ramdisk
+    #[arg(long)]
+    pub(super) no_pivot: bool,
 }
 
 #[derive(Args, Debug)]

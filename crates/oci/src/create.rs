@@ -6,18 +6,18 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
-use rustix::fs::CWD;
 use vaquita_cgroup::{Cgroup, Layout, Location, Placed, Resources};
 use vaquita_runtime::{Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document};
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::socket::Listener;
 
+use crate::extra::Extra;
 use crate::state::{CONFIG, FILES, Init, Record, START, STATE};
 use crate::store::Directory;
 use crate::{Container, Error, Host, Id, console, hooks};
 
 /// How a container is made.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Create {
     /// The directory with `config.json`.
     pub bundle: PathBuf,
@@ -27,6 +27,12 @@ pub struct Create {
     pub pid_file: Option<PathBuf>,
     /// A socket that gets a pidfd.
     pub pidfd_socket: Option<PathBuf>,
+    /// What the program has as descriptors 3, 4 and so on.
+    pub extra: Extra,
+    /// Leave it the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Do not exchange the root of the mount namespace: for a host that runs from a ramdisk.
+    pub no_pivot: bool,
 }
 
 /// Makes a container, which waits to be started.
@@ -64,6 +70,7 @@ impl Request {
         let mut spec = document::parse_spec(CONFIG, &config)?;
         if let Some(process) = spec.process_mut() {
             crate::ambient::limit(host, process);
+            how.extra.announce(process);
         }
         Ok(Self { bundle, config, spec })
     }
@@ -164,7 +171,7 @@ fn make_in(
     placed: &mut Placed,
 ) -> Result<Created, Error> {
     let spec = &request.spec;
-    let rootfs = vaquita_sys::mount::open_tree_clone(CWD, &container.record.rootfs, true)?;
+    let rootfs = vaquita_runtime::rootfs::open(&container.record.rootfs)?;
     let start_socket = match start {
         Start::Socket => Some(Listener::bind(container.directory.file(START))?),
         Start::Here => None,
@@ -182,6 +189,9 @@ fn make_in(
         parent: ParentOf::Caller,
         rendezvous,
         start_socket,
+        extra_fds: how.extra.open()?,
+        new_keyring: !how.no_new_keyring,
+        no_pivot: how.no_pivot,
     };
     let created = vaquita_runtime::create(plan, args)?;
     let done = (|| {

@@ -10,7 +10,7 @@ use crate::create::{Create, Made, Request, Start, make};
 use crate::{Error, Host, Id, start};
 
 /// How a container is run.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Run {
     /// How it is made.
     pub create: Create,

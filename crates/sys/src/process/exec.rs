@@ -114,6 +114,20 @@ pub unsafe fn dup_for_exec(fd: BorrowedFd<'_>, number: i32) -> core::result::Res
     check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), number, 0) }).map(drop)
 }
 
+/// A copy of a descriptor that this program was started with, close-on-exec and with a number above it.
+///
+/// # Errors
+/// `EBADF` when there is none of that number.
+pub fn inherited(number: i32) -> Result<OwnedFd> {
+    let call = || format!("fcntl({number}, F_DUPFD_CLOEXEC)");
+    if number < 0 {
+        return Err(Error::new(call(), Errno::BADF));
+    }
+    // SAFETY: a number only, of which the kernel says whether it is open; borrowed for that one call.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_dupfd_cloexec(fd, number + 1).map_err(|errno| Error::new(call(), errno))
+}
+
 /// A file in memory with these bytes, which nobody can change any more (memfd_create(2), all seals): what a container
 /// reaches of it through `/proc/PID/exe` cannot be overwritten (CVE-2019-5736). Close-on-exec.
 ///
