@@ -14,6 +14,7 @@ use vaquita_sys::process::CloneFlags;
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::tty::Size;
 
+use crate::lsm::Labels;
 use crate::plan::path::Inside;
 use crate::plan::process::ProcessPlan;
 use crate::spawn::{self, Script};
@@ -190,7 +191,8 @@ impl Job<'_> {
     ) -> Result<spawn::Spawned, Error> {
         let Self { plan, namespaces, stdio, cgroup, .. } = self;
         let prepared = trees::prepare(plan, *cgroup, namespaces)?;
-        let procfs = if plan.sysctls.is_empty() && !has_label(&plan.process) {
+        let labels = Labels::new(&plan.process)?;
+        let procfs = if plan.sysctls.is_empty() && labels.is_empty() {
             None
         } else {
             Some(Procfs::open()?.above(spawn::first_free(&self.extra))?)
@@ -216,7 +218,7 @@ impl Job<'_> {
             // Its root is the cgroup that the process is in.
             start.push(Step::Unshare(CloneFlags::NEWCGROUP));
         }
-        start.extend(program(&plan.process, procfs.as_ref()));
+        start.extend(program(&plan.process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
 
         let script = Script {
             cgroup: cgroup.and_then(Cgroup::dir_fd),
@@ -273,33 +275,30 @@ impl Job<'_> {
 
 /// What is left of entering the cgroup after a clone into it.
 pub(crate) fn entry<'a>(cgroup: Option<&Cgroup>, extra: &[OwnedFd]) -> Result<Option<Step<'a>>, Error> {
-    let Some(cgroup) = cgroup else { return Ok(None) };
+    cgroup.map(|cgroup| enter(cgroup.entry_after_clone()?, extra)).transpose()
+}
+
+/// Entering the cgroup after a clone elsewhere.
+pub(crate) fn entry_later<'a>(cgroup: Option<&Cgroup>, extra: &[OwnedFd]) -> Result<Option<Step<'a>>, Error> {
+    cgroup.map(|cgroup| enter(cgroup.entry()?, extra)).transpose()
+}
+
+fn enter<'a>(entry: vaquita_cgroup::Entry, extra: &[OwnedFd]) -> Result<Step<'a>, Error> {
     let first = spawn::first_free(extra);
-    let entry = cgroup
-        .entry_after_clone()?
-        .above(first)
-        .map_err(|errno| Error::kernel(format!("fcntl(<cgroup>, F_DUPFD_CLOEXEC, {first})"), errno))?;
-    Ok(Some(Step::EnterCgroup(entry)))
+    let entry = entry.above(first);
+    entry
+        .map(Step::EnterCgroup)
+        .map_err(|errno| Error::kernel(format!("fcntl(<cgroup>, F_DUPFD_CLOEXEC, {first})"), errno))
 }
 
 /// From the credentials to execve; what an exec does too.
-pub(crate) fn program<'a>(process: &'a ProcessPlan, procfs: Option<&'a Procfs>) -> Vec<Step<'a>> {
+pub(crate) fn program<'a>(process: &'a ProcessPlan, labels: impl Iterator<Item = Step<'a>>) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     steps.extend(process.scheduling.as_ref().map(Step::SetScheduling));
     steps.extend(process.io_priority.map(Step::SetIoPriority));
     steps.extend(process.personality.map(Step::SetPersonality));
-    if let Some(procfs) = procfs {
-        // Labels of the program to come (apparmor(7), selinux(8)).
-        let labels = [("self/attr/apparmor/exec", &process.apparmor), ("self/attr/exec", &process.selinux)];
-        for (file, label) in labels {
-            let value = label.as_ref().map(String::as_bytes);
-            steps.extend(value.map(|value| Step::WriteProc {
-                procfs,
-                file: crate::plan::label(file),
-                value,
-            }));
-        }
-    }
+    steps.extend(process.memory_policy.as_ref().map(Step::SetMemoryPolicy));
+    steps.extend(labels);
     steps.push(Step::SetUmask(process.umask));
     steps.push(Step::SetGroups(&process.groups));
     steps.push(Step::SetGid(process.gid));
@@ -333,10 +332,6 @@ pub(crate) fn check_stdio(process: &ProcessPlan, stdio: &Stdio) -> Result<(), Er
         }
         _ => Ok(()),
     }
-}
-
-pub(crate) fn has_label(process: &ProcessPlan) -> bool {
-    process.apparmor.is_some() || process.selinux.is_some()
 }
 
 /// Standard input, output and error, at numbers that dup2 does not overwrite.

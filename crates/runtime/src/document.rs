@@ -89,7 +89,35 @@ pub fn parse<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Error> 
     }
     // Names are compared first: what derives Deserialize sees duplicates in structures only, not in maps.
     deserialize::<Unique>(name, bytes)?;
-    deserialize(name, bytes)
+    match respelled(bytes) {
+        Some(bytes) => deserialize(name, &bytes),
+        None => deserialize(name, bytes),
+    }
+}
+
+/// Flags of a scheduler (config.md), and as version 0.10 of oci-spec spells them.
+const SPELLINGS: [(&str, &str); 2] = [
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+];
+
+/// The same document with what oci-spec understands, if it has any of [`SPELLINGS`].
+fn respelled(bytes: &[u8]) -> Option<Vec<u8>> {
+    let has = |name: &str| bytes.windows(name.len()).any(|part| part == name.as_bytes());
+    if !SPELLINGS.iter().any(|(name, _)| has(name)) {
+        return None;
+    }
+    let mut document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    for pointer in ["/process/scheduler/flags", "/scheduler/flags"] {
+        let flags = document.pointer_mut(pointer).and_then(serde_json::Value::as_array_mut);
+        for flag in flags.into_iter().flatten() {
+            let spelling = SPELLINGS.iter().find(|(name, _)| flag == name);
+            if let Some((_, spelling)) = spelling {
+                *flag = (*spelling).into();
+            }
+        }
+    }
+    serde_json::to_vec(&document).ok()
 }
 
 fn deserialize<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, Error> {

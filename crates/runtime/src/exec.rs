@@ -9,8 +9,9 @@ use vaquita_sys::ns;
 use vaquita_sys::process::CloneFlags;
 use vaquita_sys::procfs::Procfs;
 
-use crate::create::{Known, StdioFds, check_stdio, entry, has_label, program};
+use crate::create::{Known, StdioFds, check_stdio, entry, entry_later, program};
 use crate::hook::Place;
+use crate::lsm::Labels;
 use crate::plan::process::ProcessPlan;
 use crate::spawn::{self, Script, Spawned};
 use crate::steps::Step;
@@ -35,10 +36,8 @@ impl ExecPlan {
         let kinds = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
         let kinds = kinds.iter().map(|namespace| crate::plan::kind(namespace.typ()));
         let (pid, others): (Vec<_>, Vec<_>) = kinds.partition(|kind| *kind == ns::Kind::Pid);
-        let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
-        let personality = linux.and_then(|linux| linux.personality().as_ref());
         Ok(Self {
-            process: ProcessPlan::new(process, seccomp, personality, context)?,
+            process: ProcessPlan::new(process, linux, context)?,
             namespaces: others.iter().fold(CloneFlags::NONE, |flags, kind| flags | kind.flag()),
             has_pid_namespace: !pid.is_empty(),
         })
@@ -87,13 +86,16 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
     check_stdio(process, &args.stdio)?;
     let stdio = StdioFds::new(args.stdio)?;
     let extra = spawn::extra(args.extra_fds)?;
+    let labels = Labels::new(process)?;
     let procfs =
-        if has_label(process) { Some(Procfs::open()?.above(spawn::first_free(&extra))?) } else { None };
+        if labels.is_empty() { None } else { Some(Procfs::open()?.above(spawn::first_free(&extra))?) };
     let known = Known::new()?;
 
     let place = if args.created { Some(Place::of(args.init)?) } else { None };
 
+    let affinity = &process.affinity;
     let mut setup = vec![Step::NewSession];
+    setup.extend(affinity.before.as_ref().map(Step::SetAffinity));
     setup.extend(args.new_keyring.then_some(Step::NewKeyring));
     if !plan.namespaces.is_empty() {
         setup.push(Step::JoinProcess(args.init, plan.namespaces));
@@ -108,11 +110,17 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
     setup.extend(stdio.steps(process.uid));
 
     let mut start = Vec::new();
-    start.extend(entry(args.cgroup, &extra)?);
-    start.extend(program(process, procfs.as_ref()));
+    let is_cloned_into = affinity.before.is_none();
+    start.extend(match is_cloned_into {
+        true => entry(args.cgroup, &extra)?,
+        // Its CPUs before it is in the cgroup matter.
+        false => entry_later(args.cgroup, &extra)?,
+    });
+    start.extend(affinity.after.as_ref().map(Step::SetAffinity));
+    start.extend(program(process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
 
     let script = Script {
-        cgroup: args.cgroup.and_then(Cgroup::dir_fd),
+        cgroup: args.cgroup.and_then(Cgroup::dir_fd).filter(|_| is_cloned_into),
         flags: CloneFlags::CLEAR_SIGHAND,
         pid_namespace: plan.has_pid_namespace.then(|| args.init.as_fd()),
         setup,

@@ -34,7 +34,8 @@ use vaquita_sys::ns;
 use vaquita_sys::process::{CStrArray, CloneFlags, Exit, pidfd_pid, wait_pidfd};
 use vaquita_sys::procfs::Procfs;
 
-use crate::create::{StdioFds, has_label, program};
+use crate::create::{StdioFds, program};
+use crate::lsm::Labels;
 use crate::plan::process::{ProcessPlan, ProgramFile, c_string};
 use crate::spawn::{self, Guard, Script, Spawned};
 use crate::steps::Step;
@@ -109,13 +110,14 @@ pub fn run_as_container(hook: &Hook, stdin: &[u8], container: &Container<'_>) ->
     let process = command.as_process(container)?;
     let (stdio, output) = stdio(stdin)?;
     let place = Place::of(container.init)?;
-    let procfs = if has_label(&process) { Some(Procfs::open()?) } else { None };
+    let labels = Labels::new(&process)?;
+    let procfs = if labels.is_empty() { None } else { Some(Procfs::open()?) };
     let mut setup = vec![Step::NewSession, Step::NewKeyring];
     setup.extend(place.steps(container.init));
     setup.extend(stdio.steps(process.uid));
     let mut start = Vec::new();
     start.extend(container.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
-    start.extend(program(&process, procfs.as_ref()));
+    start.extend(program(&process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
     let script = Script {
         cgroup: container.cgroup.and_then(Cgroup::dir_fd),
         flags: CloneFlags::CLEAR_SIGHAND,
@@ -192,10 +194,7 @@ impl Command {
         let mut process = spec.process().clone().unwrap_or_default();
         process.set_terminal(None).set_args(Some(vec![self.program.name.clone()])).set_env(None);
         process.set_cwd("/".into());
-        let linux = spec.linux().as_ref();
-        let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
-        let personality = linux.and_then(|linux| linux.personality().as_ref());
-        let mut plan = ProcessPlan::new(&process, seccomp, personality, container.context)?;
+        let mut plan = ProcessPlan::new(&process, spec.linux().as_ref(), container.context)?;
         let copy =
             |list: &CStrArray| CStrArray::new(list.iter().map(|text| OsStr::from_bytes(text.to_bytes())));
         plan.arguments = copy(&self.arguments)?;

@@ -24,6 +24,7 @@ mod error;
 mod exec;
 mod handle;
 mod handshake;
+mod lsm;
 mod plan;
 mod spawn;
 mod steps;

@@ -4,6 +4,7 @@ pub(crate) mod devices;
 pub(crate) mod mounts;
 pub(crate) mod path;
 pub(crate) mod process;
+pub(crate) mod scheduling;
 pub(crate) mod sysctl;
 
 use std::collections::BTreeMap;
@@ -116,12 +117,7 @@ impl Plan {
             time_offsets: time_offsets(linux, &namespaces)?,
             uid_map: id_map("linux.uidMappings", linux.uid_mappings().as_deref(), &namespaces)?,
             gid_map: id_map("linux.gidMappings", linux.gid_mappings().as_deref(), &namespaces)?,
-            process: ProcessPlan::new(
-                process,
-                linux.seccomp().as_ref(),
-                linux.personality().as_ref(),
-                context,
-            )?,
+            process: ProcessPlan::new(process, Some(linux), context)?,
             mounts,
             namespaces,
             has_hooks: spec.hooks().as_ref().is_some_and(has_hooks),
@@ -264,7 +260,6 @@ fn id_map(
 fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
     for (present, field) in [
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.memory_policy().is_some(), "linux.memoryPolicy"),
         (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "linux.netDevices"),
     ] {
         if present {

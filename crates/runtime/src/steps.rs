@@ -13,6 +13,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::thread::CpuSet;
 use vaquita_cgroup::Entry;
 use vaquita_sys::cap::Sets;
 use vaquita_sys::mount::{Attributes, Failed, Propagation, Trees};
@@ -26,6 +27,7 @@ use crate::plan::devices::DevicePlan;
 use crate::plan::mounts::{Change, Filesystem, MountPlan};
 use crate::plan::path::Inside;
 use crate::plan::process::ProgramFile;
+use crate::plan::scheduling::MemoryPolicy;
 use crate::seccomp::Program;
 
 /// One thing that the child does. Everything it needs is in it.
@@ -93,6 +95,8 @@ pub(crate) enum Step<'a> {
     SetPersonality(u32),
     SetScheduling(&'a Scheduling),
     SetIoPriority(u32),
+    SetAffinity(&'a CpuSet),
+    SetMemoryPolicy(&'a MemoryPolicy),
     SetGroups(&'a [u32]),
     SetGid(u32),
     SetUid(u32, Sets),
@@ -294,6 +298,10 @@ impl Step<'_> {
             Self::SetIoPriority(priority) => {
                 vaquita_sys::process::set_io_priority(*priority).at("ioprio_set")
             }
+            Self::SetAffinity(set) => rustix::thread::sched_setaffinity(None, set).at("sched_setaffinity"),
+            Self::SetMemoryPolicy(policy) => {
+                vaquita_sys::process::set_memory_policy(policy.mode, &policy.nodes).at("set_mempolicy")
+            }
             Self::SetGroups(groups) => vaquita_sys::process::set_groups(groups).at("setgroups"),
             Self::SetGid(gid) => vaquita_sys::process::set_gid(*gid).at("setresgid"),
             Self::SetUid(uid, keep) => identity::set_uid(*uid, keep),
@@ -371,6 +379,8 @@ impl fmt::Display for Step<'_> {
             Self::SetPersonality(persona) => write!(f, "setting the personality {persona:#x}"),
             Self::SetScheduling(_) => f.write_str("setting the scheduler"),
             Self::SetIoPriority(_) => f.write_str("setting the I/O priority"),
+            Self::SetAffinity(_) => f.write_str("setting the CPUs of process.execCPUAffinity"),
+            Self::SetMemoryPolicy(policy) => write!(f, "setting the memory policy {policy}"),
             Self::SetGroups(groups) => write!(f, "setting the supplementary groups {groups:?}"),
             Self::SetGid(gid) => write!(f, "becoming group {gid}"),
             Self::SetUid(uid, _) => write!(f, "becoming user {uid}"),

@@ -9,8 +9,8 @@ mod wait;
 
 pub use attr::{
     Scheduling, cwd_is_reachable, io_priority, join_session_keyring, no_new_privs, parent_death_signal,
-    set_dumpable, set_gid, set_groups, set_io_priority, set_keep_caps, set_name, set_personality,
-    set_scheduling, set_subreaper, set_uid,
+    set_dumpable, set_gid, set_groups, set_io_priority, set_keep_caps, set_memory_policy, set_name,
+    set_personality, set_scheduling, set_subreaper, set_uid,
 };
 pub use clone::{Clone, CloneFlags, Forked, clone3};
 pub use exec::{

@@ -98,3 +98,20 @@ fn a_process_is_a_document_too() {
     let error = parse::<Process>("process", br#"{"cwd":"/","user":{"uid":4294967296,"gid":2}}"#).unwrap_err();
     assert!(error.to_string().starts_with("process: user.uid: "), "{error}");
 }
+
+#[test]
+fn flags_of_a_scheduler_go_by_the_names_of_the_specification() {
+    use oci_spec::runtime::LinuxSchedulerFlag::{SchedFlagDLOverrun, SchedFlagReclaim, SchedResetOnFork};
+    let flags = r#"["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN","SCHED_FLAG_RECLAIM"]"#;
+    let process = format!(
+        r#"{{"cwd":"/","args":["SCHED_FLAG_DL_OVERRUN"],"user":{{"uid":0,"gid":0}},"scheduler":{{"policy":"SCHED_DEADLINE","flags":{flags}}}}}"#
+    );
+    let wanted = [SchedResetOnFork, SchedFlagDLOverrun, SchedFlagReclaim];
+    let parsed: Process = parse("process.json", process.as_bytes()).unwrap();
+    assert_eq!(parsed.scheduler().as_ref().unwrap().flags().as_deref(), Some(&wanted[..]));
+    assert_eq!(parsed.args().as_deref(), Some(&["SCHED_FLAG_DL_OVERRUN".to_owned()][..]));
+    let spec = format!(r#"{{"ociVersion":"1.3.0","process":{process}}}"#);
+    let parsed = parse_spec("config.json", spec.as_bytes()).unwrap();
+    let scheduler = parsed.process().as_ref().unwrap().scheduler().clone().unwrap();
+    assert_eq!(scheduler.flags().as_deref(), Some(&wanted[..]));
+}

@@ -5,14 +5,14 @@ use std::ffi::CString;
 use std::path::Path;
 
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerPolicy,
-    LinuxSeccomp, PosixRlimitType, Process,
+    Capabilities, Linux, LinuxPersonality, LinuxPersonalityDomain, LinuxSeccomp, PosixRlimitType, Process,
 };
 use rustix::process::{Resource, Rlimit};
 use vaquita_sys::cap::{CapSet, Capability, Sets};
-use vaquita_sys::process::{CStrArray, Scheduling, io_priority};
+use vaquita_sys::process::{CStrArray, Scheduling};
 
 use super::path::Inside;
+use super::scheduling::{self, Affinity, MemoryPolicy};
 use crate::seccomp::{self, Program};
 use crate::{Context, Error};
 
@@ -39,6 +39,9 @@ pub(crate) struct ProcessPlan {
     pub(crate) personality: Option<u32>,
     pub(crate) scheduling: Option<Scheduling>,
     pub(crate) io_priority: Option<u32>,
+    /// For a process that is added to a container; that of a container has its cgroup's.
+    pub(crate) affinity: Affinity,
+    pub(crate) memory_policy: Option<MemoryPolicy>,
 }
 
 /// What is executed: the paths to try in turn.
@@ -52,13 +55,12 @@ pub(crate) struct ProgramFile {
 }
 
 impl ProcessPlan {
-    /// `seccomp` and `personality` are the container's.
-    pub(crate) fn new(
-        process: &Process,
-        seccomp: Option<&LinuxSeccomp>,
-        personality: Option<&LinuxPersonality>,
-        context: &Context,
-    ) -> Result<Self, Error> {
+    /// `linux` is the container's: its seccomp profile, personality and memory policy are for all of its processes.
+    pub(crate) fn new(process: &Process, linux: Option<&Linux>, context: &Context) -> Result<Self, Error> {
+        let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
+        let personality = linux.and_then(|linux| linux.personality().as_ref());
+        let memory_policy = linux.and_then(|linux| linux.memory_policy().as_ref());
+        refuse_foreign(process)?;
         let user = process.user();
         let groups = user.additional_gids().clone().unwrap_or_default();
         for (field, id) in [("uid", user.uid()), ("gid", user.gid())]
@@ -88,18 +90,13 @@ impl ProcessPlan {
             arguments: strings("process.args", arguments)?,
             environment: strings("process.env", &environment)?,
             terminal: process.terminal().unwrap_or(false),
-            apparmor: process
-                .apparmor_profile()
-                .clone()
-                .filter(|name| !name.is_empty() && name != "unconfined"),
+            apparmor: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
             selinux: process.selinux_label().clone().filter(|label| !label.is_empty()),
             personality: personality.map(persona).transpose()?,
-            scheduling: scheduling(process)?,
-            io_priority: priority(process)?,
-        })
-        .and_then(|plan| match process.exec_cpu_affinity() {
-            Some(_) => Err(Error::unsupported("process.execCPUAffinity is not supported yet")),
-            None => Ok(plan),
+            scheduling: scheduling::scheduling(process)?,
+            io_priority: scheduling::io(process)?,
+            affinity: Affinity::new(process.exec_cpu_affinity().as_ref())?,
+            memory_policy: memory_policy.map(MemoryPolicy::new).transpose()?,
         })
     }
 }
@@ -195,13 +192,41 @@ fn capabilities(process: &Process) -> Result<Sets, Error> {
             name.parse::<Capability>().map(|capability| set.with(capability)).map_err(unknown)
         })
     };
-    Ok(Sets {
+    let sets = Sets {
         bounding: set(sets.bounding())?,
         effective: set(sets.effective())?,
         permitted: set(sets.permitted())?,
         inheritable: set(sets.inheritable())?,
         ambient: set(sets.ambient())?,
-    })
+    };
+    // What capset(2) and prctl(2) refuse with no more than EPERM.
+    for (name, set, other, of) in [
+        ("effective", sets.effective, "permitted", sets.permitted),
+        ("inheritable", sets.inheritable, "bounding", sets.bounding),
+        ("ambient", sets.ambient, "permitted", sets.permitted),
+        ("ambient", sets.ambient, "inheritable", sets.inheritable),
+    ] {
+        let more = set.difference(of);
+        if !more.is_empty() {
+            return Err(Error::invalid(format!(
+                "process.capabilities.{name}: {more:?} must be in {other}, too (capabilities(7))"
+            )));
+        }
+    }
+    Ok(sets)
+}
+
+/// What the specification has for other platforms.
+fn refuse_foreign(process: &Process) -> Result<(), Error> {
+    for (value, field) in [
+        (process.command_line(), "process.commandLine"),
+        (process.user().username(), "process.user.username"),
+    ] {
+        if value.as_ref().is_some_and(|value| !value.is_empty()) {
+            return Err(Error::unsupported(format!("{field} is for Windows")));
+        }
+    }
+    Ok(())
 }
 
 fn rlimits(process: &Process) -> Result<Vec<(Resource, Rlimit)>, Error> {
@@ -251,51 +276,4 @@ fn persona(personality: &LinuxPersonality) -> Result<u32, Error> {
         LinuxPersonalityDomain::PerLinux => 0,
         LinuxPersonalityDomain::PerLinux32 => 8,
     })
-}
-
-fn scheduling(process: &Process) -> Result<Option<Scheduling>, Error> {
-    let Some(scheduler) = process.scheduler() else { return Ok(None) };
-    if scheduler.flags().iter().flatten().next().is_some() {
-        return Err(Error::unsupported("process.scheduler.flags is not supported yet"));
-    }
-    // SCHED_* of linux/sched.h.
-    let policy = match scheduler.policy() {
-        LinuxSchedulerPolicy::SchedOther => 0,
-        LinuxSchedulerPolicy::SchedFifo => 1,
-        LinuxSchedulerPolicy::SchedRr => 2,
-        LinuxSchedulerPolicy::SchedBatch => 3,
-        LinuxSchedulerPolicy::SchedIso => 4,
-        LinuxSchedulerPolicy::SchedIdle => 5,
-        LinuxSchedulerPolicy::SchedDeadline => 6,
-    };
-    let number = |field: &str, value: Option<i32>| {
-        let value = value.unwrap_or(0);
-        u32::try_from(value)
-            .map_err(|_| Error::invalid(format!("process.scheduler.{field}: {value} is negative")))
-    };
-    Ok(Some(Scheduling {
-        policy,
-        nice: scheduler.nice().unwrap_or(0),
-        priority: number("priority", *scheduler.priority())?,
-        runtime: scheduler.runtime().unwrap_or(0),
-        deadline: scheduler.deadline().unwrap_or(0),
-        period: scheduler.period().unwrap_or(0),
-        ..Scheduling::default()
-    }))
-}
-
-fn priority(process: &Process) -> Result<Option<u32>, Error> {
-    let Some(priority) = process.io_priority() else { return Ok(None) };
-    let class = match priority.class() {
-        IOPriorityClass::IoprioClassRt => 1,
-        IOPriorityClass::IoprioClassBe => 2,
-        IOPriorityClass::IoprioClassIdle => 3,
-    };
-    match u16::try_from(priority.priority()) {
-        Ok(level) if level < 8 => Ok(Some(io_priority(class, level))),
-        _ => Err(Error::invalid(format!(
-            "process.ioPriority.priority: {} is not in 0 to 7",
-            priority.priority()
-        ))),
-    }
 }

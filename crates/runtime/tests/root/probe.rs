@@ -86,6 +86,11 @@ fn obey(verb: &str, rest: &str) -> String {
             format!("{:o}", mask.as_raw_mode())
         }
         "fds" => fds(),
+        "scheduling" => scheduling(),
+        "policy" => {
+            let text = fs::read_to_string("/proc/self/numa_maps").unwrap_or_default();
+            text.split(' ').nth(1).unwrap_or_default().to_owned()
+        }
         "keyring" => session_keyring(),
         "hostname" => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         "domainname" => rustix::system::uname().domainname().to_string_lossy().into_owned(),
@@ -171,6 +176,26 @@ fn mount(path: &str) -> String {
                 fields[6..].iter().map(|field| field.split(':').next().unwrap()).collect();
             format!("{kind} {} [{}]", fields[5], spreads.join(" "))
         },
+    )
+}
+
+/// Policy, priority, nice, I/O priority, personality of the process.
+#[expect(unsafe_code, reason = "nothing else of these is used here")]
+fn scheduling() -> String {
+    // The first thread is the one that was set up; this one has inherited all but deadlines.
+    let pid = std::process::id();
+    let mut attr = [0_u64; 7];
+    // SAFETY: the kernel writes at most as many bytes as it is told.
+    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, pid, attr.as_mut_ptr(), 56, 0) };
+    assert_eq!(result, 0);
+    // SAFETY: integers only.
+    let io = unsafe { libc::syscall(libc::SYS_ioprio_get, 1, pid) };
+    // SAFETY: an integer only; this value asks.
+    let personality = unsafe { libc::syscall(libc::SYS_personality, 0xffff_ffff_u64) };
+    let (policy, flags, nice, priority) = (attr[0] >> 32, attr[1], attr[2] as u32 as i32, attr[2] >> 32);
+    let times = &attr[3..6];
+    format!(
+        "policy {policy} flags {flags} nice {nice} priority {priority} times {times:?} io {io:#x} persona {personality:#x}"
     )
 }
 

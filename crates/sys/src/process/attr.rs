@@ -172,7 +172,8 @@ pub struct Scheduling {
     pub period: u64,
 }
 
-/// Sets how the calling thread is scheduled (sched_setattr(2)).
+/// Sets how the calling thread is scheduled (sched_setattr(2)). With the flags `SCHED_FLAG_UTIL_CLAMP_MIN` and `_MAX` the
+/// utilization is clamped to 0.
 ///
 /// Safe between clone and exec: no allocation.
 ///
@@ -189,9 +190,12 @@ pub fn set_scheduling(how: &Scheduling) -> Result<(), Errno> {
         runtime: u64,
         deadline: u64,
         period: u64,
+        util_min: u32,
+        util_max: u32,
     }
     let attr = SchedAttr {
-        size: 48,
+        // SCHED_ATTR_SIZE_VER0, or VER1 (Linux 5.3) for the flags that need it.
+        size: if how.flags & 0x60 == 0 { 48 } else { 56 },
         policy: how.policy,
         flags: how.flags,
         nice: how.nice,
@@ -199,8 +203,10 @@ pub fn set_scheduling(how: &Scheduling) -> Result<(), Errno> {
         runtime: how.runtime,
         deadline: how.deadline,
         period: how.period,
+        util_min: 0,
+        util_max: 0,
     };
-    // SAFETY: the structure has the size that it states, SCHED_ATTR_SIZE_VER0.
+    // SAFETY: the structure is at least of the size that it states.
     check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) }).map(drop)
 }
 
@@ -219,6 +225,24 @@ pub const fn io_priority(class: u16, level: u16) -> u32 {
 pub fn set_io_priority(priority: u32) -> Result<(), Errno> {
     // SAFETY: integers only; 1 is IOPRIO_WHO_PROCESS, 0 the caller.
     check(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, 0, priority) }).map(drop)
+}
+
+/// Where the calling thread's memory comes from on a machine with several nodes (set_mempolicy(2)): `mode` is `MPOL_*` with
+/// its flags, `nodes` has a bit for each node. An execve keeps it.
+///
+/// Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `EINVAL` for a mode that the kernel does not know or nodes that it does not have or may not be used, `ENOSYS` in a
+/// kernel without `CONFIG_NUMA`.
+pub fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<(), Errno> {
+    // The kernel takes one bit less than it is told (get_nodes in mm/mempolicy.c).
+    let (nodes, bits) = match nodes {
+        [] => (core::ptr::null(), 0),
+        nodes => (nodes.as_ptr(), nodes.len() * 64 + 1),
+    };
+    // SAFETY: the kernel reads as many bits as it is told, less one, which the slice has.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes, bits) }).map(drop)
 }
 
 fn prctl(option: i32, argument: u64) -> Result<(), Errno> {
