@@ -9,10 +9,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 use vaquita_cgroup::Driver;
-use vaquita_oci::{Container, Create, Error, Extra, Host, Id, Run};
+use vaquita_oci::{Changes, Container, Create, Error, Exec, Extra, Host, Id, Run, User, What};
 use vaquita_sys::signal::Signal;
 
-use self::args::{Cli, Command, CreateArgs, Global};
+use self::args::{Cli, Command, CreateArgs, ExecArgs, Global};
 use crate::terminal;
 
 /// Runs `vaquita-oci` with these arguments, under the name it was called by.
@@ -25,11 +25,12 @@ pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
     };
     log::set_up(name, &cli.global);
     let what = cli.command.what();
+    let failed = if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 };
     match perform(&cli.global, cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             log::error(&what, &error);
-            ExitCode::FAILURE
+            ExitCode::from(failed)
         }
     }
 }
@@ -41,6 +42,10 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
             vaquita_oci::create(&host, &Id::new(&args.id)?, &creation(&args)?)?;
         }
         Command::Delete { id, force } => vaquita_oci::delete(&host, &Id::new(&id)?, force)?,
+        Command::Exec(args) => {
+            let id = Id::new(&args.id)?;
+            return Ok(exit_code(vaquita_oci::exec(&host, &id, &addition(args)?)?));
+        }
         Command::Kill { id, signal, all } => {
             vaquita_oci::kill(&host, &Id::new(&id)?, signal_of(&signal)?, all)?;
         }
@@ -51,8 +56,7 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
                 keep: args.keep,
                 no_subreaper: args.no_subreaper,
             };
-            let code = vaquita_oci::run(&host, &Id::new(&args.create.id)?, &how)?;
-            return Ok(u8::try_from(code).unwrap_or(u8::MAX));
+            return Ok(exit_code(vaquita_oci::run(&host, &Id::new(&args.create.id)?, &how)?));
         }
         Command::Start { id } => vaquita_oci::start(&host, &Id::new(&id)?)?,
         Command::State { id } => {
@@ -74,6 +78,46 @@ fn creation(args: &CreateArgs) -> Result<Create, Error> {
         no_new_keyring: args.no_new_keyring,
         no_pivot: args.no_pivot,
     })
+}
+
+fn addition(args: ExecArgs) -> Result<Exec, Error> {
+    let extra = Extra::take(args.preserve_fds)?;
+    let gid = |text: &String| match text.parse::<User>() {
+        Ok(user) if !text.contains(':') => Ok(user.uid()),
+        _ => {
+            let message = format!("--additional-gids {text:?}: give decimal numbers from 0 to 4294967294");
+            Err(Error::new(vaquita_oci::Kind::Invalid, message))
+        }
+    };
+    let what = match args.process {
+        Some(path) => What::File(path),
+        None => What::Like(Box::new(Changes {
+            args: args.command,
+            tty: args.tty,
+            user: args.user.map(|user| user.parse()).transpose()?,
+            additional_gids: args.additional_gids.iter().map(gid).collect::<Result<_, _>>()?,
+            cwd: args.cwd,
+            env: args.env,
+            caps: args.cap,
+            no_new_privs: args.no_new_privs,
+            process_label: args.process_label,
+            apparmor: args.apparmor,
+        })),
+    };
+    Ok(Exec {
+        what,
+        detach: args.detach,
+        pid_file: args.pid_file,
+        console_socket: args.console_socket,
+        pidfd_socket: args.pidfd_socket,
+        extra,
+        cgroup: args.cgroup,
+        ignore_paused: args.ignore_paused,
+    })
+}
+
+fn exit_code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(u8::MAX)
 }
 
 fn host(global: &Global) -> Host {

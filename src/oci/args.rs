@@ -53,6 +53,8 @@ pub(super) enum Command {
         #[arg(long, short)]
         force: bool,
     },
+    /// Run another process in a container; exits as that does
+    Exec(ExecArgs),
     /// Send a signal to a container's first process
     Kill {
         /// Id of the container
@@ -84,6 +86,7 @@ impl Command {
         let (name, id) = match self {
             Self::Create(args) => ("create", &args.id),
             Self::Delete { id, .. } => ("delete", id),
+            Self::Exec(args) => ("exec", &args.id),
             Self::Kill { id, .. } => ("kill", id),
             Self::Run(args) => ("run", &args.create.id),
             Self::Start { id } => ("start", id),
@@ -133,4 +136,64 @@ pub(super) struct RunArgs {
     /// Do not take in processes of the container whose parents end
     #[arg(long)]
     pub(super) no_subreaper: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ExecArgs {
+    /// Id of the container
+    pub(super) id: String,
+    /// The program and its arguments
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, required_unless_present = "process")]
+    pub(super) command: Vec<String>,
+    /// Run what this process.json says; other options about the process have no effect then
+    #[arg(long, short, value_name = "FILE", conflicts_with = "command")]
+    pub(super) process: Option<PathBuf>,
+    /// With a terminal
+    #[arg(long, short)]
+    pub(super) tty: bool,
+    /// Return when it has been started
+    #[arg(long, short)]
+    pub(super) detach: bool,
+    /// Numbers of its user and group [default: those of the container's process]
+    #[arg(long, short, value_name = "UID[:GID]", allow_hyphen_values = true)]
+    pub(super) user: Option<String>,
+    /// Another group; may be given several times
+    #[arg(long, short = 'g', value_name = "GID", value_delimiter = ',')]
+    pub(super) additional_gids: Vec<String>,
+    /// Its working directory
+    #[arg(long, value_name = "DIR")]
+    pub(super) cwd: Option<PathBuf>,
+    /// Add to the environment; may be given several times
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub(super) env: Vec<String>,
+    /// Add a capability to the bounding, permitted and effective sets; may be given several times
+    #[arg(long, short, value_name = "CAP")]
+    pub(super) cap: Vec<String>,
+    /// Set no_new_privs
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(super) no_new_privs: Option<bool>,
+    /// SELinux label
+    #[arg(long, value_name = "LABEL")]
+    pub(super) process_label: Option<String>,
+    /// AppArmor profile
+    #[arg(long, value_name = "PROFILE")]
+    pub(super) apparmor: Option<String>,
+    /// A cgroup below the container's that is there already
+    #[arg(long, value_name = "PATH")]
+    pub(super) cgroup: Option<String>,
+    /// Unix socket that gets the master side of the terminal
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) console_socket: Option<PathBuf>,
+    /// Write the pid here
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// Unix socket that gets a pidfd
+    #[arg(long, value_name = "SOCKET")]
+    pub(super) pidfd_socket: Option<PathBuf>,
+    /// Pass this many descriptors, from 3 on, besides those of LISTEN_FDS
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) preserve_fds: u16,
+    /// Also in a paused container; the process starts when that is resumed
+    #[arg(long)]
+    pub(super) ignore_paused: bool,
 }

@@ -253,12 +253,11 @@ fn record(host: &Host, id: &Id, request: &Request) -> Result<Record, Error> {
 /// The caller's own streams, or a terminal.
 pub(crate) fn stdio(process: Option<&Process>) -> Result<Stdio, Error> {
     if process.and_then(Process::terminal).unwrap_or_default() {
-        let size = process.and_then(Process::console_size);
         let limit = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
-        return Ok(Stdio::Terminal {
-            rows: size.map_or(0, |size| limit(size.height())),
-            columns: size.map_or(0, |size| limit(size.width())),
-        });
+        let asked = process.and_then(Process::console_size);
+        let asked = asked.map(|size| (limit(size.height()), limit(size.width())));
+        let (rows, columns) = asked.unwrap_or_default();
+        return Ok(Stdio::Terminal { rows, columns });
     }
     let own = |fd: std::os::fd::BorrowedFd<'_>| -> Result<OwnedFd, Error> {
         fd.try_clone_to_owned().map_err(|error| Error::io("fcntl(<stdio>, F_DUPFD_CLOEXEC)", &error))

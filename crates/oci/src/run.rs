@@ -2,11 +2,10 @@
 
 use std::os::fd::AsFd;
 
-use rustix::event::{PollFd, PollFlags};
-use vaquita_sys::process::{reap_any, set_subreaper, try_wait_pidfd};
-use vaquita_sys::signal::{self, Set, Signal, SignalFd};
+use vaquita_sys::process::set_subreaper;
 
 use crate::create::{Create, Made, Request, Start, make};
+use crate::foreground::Signals;
 use crate::{Error, Host, Id, start};
 
 /// How a container is run.
@@ -28,6 +27,7 @@ pub struct Run {
 /// As those of create and start; nothing is left behind.
 pub fn run(host: &Host, id: &Id, how: &Run) -> Result<i32, Error> {
     let request = Request::read(host, &how.create)?;
+    check_console(how, request.has_terminal())?;
     // Blocked before there is a child, so that none is missed; a new process unblocks them for itself.
     let signals = if how.detach { None } else { Some(Signals::take()?) };
     if !how.detach && !how.no_subreaper {
@@ -48,7 +48,8 @@ pub fn run(host: &Host, id: &Id, how: &Run) -> Result<i32, Error> {
     }
     let Some(signals) = signals else { return Ok(0) };
     container.unlock()?;
-    let code = signals.forward_until_end(&created.pidfd)?;
+    let master = if how.create.console_socket.is_some() { None } else { created.console };
+    let code = signals.stay_with(&created.pidfd, master)?;
     if !how.keep {
         container.directory.lock()?;
         crate::delete::clear(host, container)?;
@@ -56,39 +57,17 @@ pub fn run(host: &Host, id: &Id, how: &Run) -> Result<i32, Error> {
     Ok(code)
 }
 
-/// All signals that can be passed on, blocked.
-pub(crate) struct Signals(SignalFd);
-
-impl Signals {
-    pub(crate) fn take() -> Result<Self, Error> {
-        // These are for this program alone, and come from its own mistakes.
-        let own =
-            [Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::SYS, Signal::ABRT];
-        let mask = own.into_iter().fold(Set::ALL, Set::without);
-        signal::set_mask(mask).map_err(|errno| Error::kernel("rt_sigprocmask(SIG_SETMASK)", errno))?;
-        Ok(Self(SignalFd::new(mask)?))
-    }
-
-    /// Passes signals on until the child ends; its exit code.
-    pub(crate) fn forward_until_end(&self, child: &std::os::fd::OwnedFd) -> Result<i32, Error> {
-        loop {
-            let mut polled =
-                [PollFd::new(child, PollFlags::IN), PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
-            match rustix::event::poll(&mut polled, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(Error::kernel("poll(<container>)", errno)),
-            }
-            while let Some(received) = self.0.next()? {
-                match received.signal {
-                    Signal::CHLD | Signal::URG | Signal::PIPE => {}
-                    // Ended already: seen below.
-                    signal => drop(signal::send(child, signal)),
-                }
-            }
-            if let Some(exit) = try_wait_pidfd(child)? {
-                while reap_any()?.is_some() {}
-                return Ok(exit.code);
-            }
-        }
+fn check_console(how: &Run, has_terminal: bool) -> Result<(), Error> {
+    match (has_terminal, &how.create.console_socket) {
+        (true, None) if how.detach => Err(Error::invalid(
+            "process.terminal is set, and nobody would hold the terminal of a detached container: give --console-socket",
+        )),
+        (true, Some(_)) if !how.detach => Err(Error::invalid(
+            "--console-socket is for a detached container: this one's terminal is shown here; give --detach too, or neither",
+        )),
+        (false, Some(_)) => Err(Error::invalid(
+            "--console-socket is given, but process.terminal is not set: nothing would be sent",
+        )),
+        _ => Ok(()),
     }
 }
