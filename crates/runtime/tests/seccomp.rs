@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests, in modules that clippy does not take for such")]
 #![allow(missing_docs, unreachable_pub, dead_code, reason = "modules that the fuzz targets share")]
+#![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 #[path = "seccomp/generate.rs"]
 mod generate;

@@ -15,7 +15,9 @@ use vaquita_runtime::seccomp::runtime_default;
 fn main() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/runtime/tests/seccomp");
     std::fs::write(dir.join("numbers.txt"), numbers()).unwrap();
-    for (name, capabilities) in [("default.json", &[][..]), ("default-sys-admin.json", &[Capability::SysAdmin][..])] {
+    for (name, capabilities) in
+        [("default.json", &[][..]), ("default-sys-admin.json", &[Capability::SysAdmin][..])]
+    {
         let profile = serde_json::to_string(&runtime_default(capabilities)).unwrap();
         std::fs::write(dir.join("profiles").join(name), profile + "\n").unwrap();
     }
@@ -23,7 +25,7 @@ fn main() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "json") {
             let profile = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-            let program = libseccomp::compile(&profile, 1).unwrap();
+            let program = libseccomp::compile(&profile).unwrap();
             let mut text = format!("# made by libseccomp {}: code jt jf k\n", libseccomp::version());
             for instruction in program {
                 let (code, jt, jf, k) = (instruction.code, instruction.jt, instruction.jf, instruction.k);
@@ -55,7 +57,8 @@ fn numbers() -> String {
     names.remove("map_shadow_stack");
     let mut text = format!("# libseccomp {}: x86_64 x86 x32 aarch64 arm\n", libseccomp::version());
     for (name, numbers) in names {
-        let numbers = numbers.map(|number| number.map_or_else(|| "-".to_owned(), |number| number.to_string()));
+        let numbers =
+            numbers.map(|number| number.map_or_else(|| "-".to_owned(), |number| number.to_string()));
         writeln!(text, "{name} {}", numbers.join(" ")).unwrap();
     }
     text

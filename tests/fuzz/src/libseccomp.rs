@@ -52,7 +52,6 @@ unsafe extern "C" {
 
 const NO_SUCH_CALL: c_int = -1; // __NR_SCMP_ERROR
 const ACT_BADARCH: c_int = 2;
-const CTL_OPTIMIZE: c_int = 8;
 const KILL_PROCESS: u32 = 0x8000_0000;
 const EXISTS: c_int = -17;
 
@@ -96,13 +95,13 @@ pub fn name(abi: Abi, number: u32) -> Option<String> {
 }
 
 /// The program that runc would make through the library, but for what runc puts before it (ENOSYS for newer calls).
-/// `optimize` is libseccomp's `SCMP_FLTATR_CTL_OPTIMIZE`, 1 or 2; runc sets 2 for more than 32 rules.
-pub fn compile(profile: &LinuxSeccomp, optimize: u32) -> Result<Vec<SockFilter>, String> {
+/// Without the binary tree that runc asks for with more than 32 rules (`SCMP_FLTATR_CTL_OPTIMIZE` 2): libseccomp 2.5.4
+/// loses rules in it where an architecture lacks some of the calls.
+pub fn compile(profile: &LinuxSeccomp) -> Result<Vec<SockFilter>, String> {
     let default = value(profile.default_action(), profile.default_errno_ret());
     let context = Context::new(default)?;
     // SAFETY (here and below): the context is alive, and arrays are as long as said.
     let check = |what: &str, code: c_int| if code == 0 { Ok(()) } else { Err(format!("{what}: {code}")) };
-    check("optimize", unsafe { seccomp_attr_set(context.0, CTL_OPTIMIZE, optimize) })?;
     check("bad arch", unsafe { seccomp_attr_set(context.0, ACT_BADARCH, KILL_PROCESS) })?;
     for arch in profile.architectures().iter().flatten() {
         let Some(abi) = Abi::of_profile(*arch) else { continue };
@@ -124,7 +123,8 @@ fn add(context: &Context, rule: &LinuxSyscall, default: u32) -> Result<(), Strin
     }
     let args = rule.args().as_deref().unwrap_or_default();
     let comparisons: Vec<Comparison> = args.iter().map(comparison).collect();
-    let is_twice = args.iter().any(|arg| args.iter().filter(|other| other.index() == arg.index()).count() > 1);
+    let is_twice =
+        args.iter().any(|arg| args.iter().filter(|other| other.index() == arg.index()).count() > 1);
     let groups: Vec<&[Comparison]> =
         if is_twice { comparisons.chunks(1).collect() } else { vec![&comparisons[..]] };
     for name in rule.names() {
@@ -165,7 +165,8 @@ impl Context {
     }
 
     fn export(&self) -> Result<Vec<SockFilter>, String> {
-        let fd = rustix::fs::memfd_create("bpf", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?;
+        let fd =
+            rustix::fs::memfd_create("bpf", rustix::fs::MemfdFlags::CLOEXEC).map_err(|e| e.to_string())?;
         let mut file = File::from(fd);
         // SAFETY: the context is alive, the descriptor open.
         let code = unsafe { seccomp_export_bpf(self.0, file.as_raw_fd()) };

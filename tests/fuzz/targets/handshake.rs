@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libfuzzer_sys::fuzz_target;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
+    socketpair,
 };
 use vaquita_runtime::{Kind, StartHandle};
 
@@ -16,9 +17,13 @@ use vaquita_runtime::{Kind, StartHandle};
 // bit of the first), two bytes of length, and that many bytes.
 fuzz_target!(|data: &[u8]| {
     let before = open_descriptors();
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
-            .expect("a socket pair");
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+    .expect("a socket pair");
     let mut rest = data;
     while let [head, low, high, tail @ ..] = rest {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(tail.len());
@@ -47,7 +52,9 @@ fuzz_target!(|data: &[u8]| {
     if let Err(error) = result {
         let text = error.to_string();
         assert!(text.len() < 4096 && !text.contains(|c: char| c.is_control()), "{text:?}");
-        assert!(!matches!(error.kind(), Kind::Exec(errno) | Kind::Kernel(errno) if errno.raw_os_error() == 0));
+        assert!(
+            !matches!(error.kind(), Kind::Exec(errno) | Kind::Kernel(errno) if errno.raw_os_error() == 0)
+        );
     }
     drop((listener, held));
     assert_eq!(open_descriptors(), before, "a descriptor is left");

@@ -139,8 +139,10 @@ pub struct Answer {
     pub is_newer: bool,
     /// What each conditional rule that holds says, in order, where no unconditional one decides.
     pub holding: Vec<u32>,
-    /// A rule of the profile reaches the call through socketcall(2) or ipc(2) of 32-bit x86.
+    /// It is socketcall(2) or ipc(2) of 32-bit x86, and a rule of the profile is on one of the calls behind it.
     pub through_gate: bool,
+    /// The conditions of each rule that names the call, where it has any.
+    pub conditions: Vec<Vec<LinuxSeccompArg>>,
 }
 
 /// What the profile says of a call.
@@ -152,6 +154,7 @@ pub fn answer(profile: &LinuxSeccomp, names: &Names, call: &Call) -> Answer {
         is_newer: false,
         holding: Vec::new(),
         through_gate: false,
+        conditions: Vec::new(),
     };
     let listed: Vec<Abi> =
         profile.architectures().iter().flatten().filter_map(|arch| Abi::of_profile(*arch)).collect();
@@ -177,9 +180,9 @@ pub fn answer(profile: &LinuxSeccomp, names: &Names, call: &Call) -> Answer {
             if let Some((_, inner)) = gate {
                 // Conditions are on what the gate's second argument points to. What they would deny is denied without
                 // them, what they would allow is not allowed.
+                answer.through_gate = true;
                 let has_conditions = rule.args().iter().flatten().next().is_some();
                 if !has_conditions || verdict != ALLOW {
-                    answer.through_gate = true;
                     is_named = true;
                     if call.arguments[0] & 0xffff == inner {
                         answer.holding.push(verdict);
@@ -187,6 +190,7 @@ pub fn answer(profile: &LinuxSeccomp, names: &Names, call: &Call) -> Answer {
                 }
             }
             if direct {
+                answer.conditions.extend(rule.args().clone().filter(|args| !args.is_empty()));
                 match holds(rule, abi, call) {
                     None => plain = plain.or(Some(verdict)),
                     Some(true) => answer.holding.push(verdict),
