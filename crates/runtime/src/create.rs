@@ -232,6 +232,7 @@ impl Job<'_> {
             limits: &plan.process.rlimits,
             devices: cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
             oom_score_adj: spawn::oom_score_adj(&plan.process)?,
+            net_devices: &plan.net_devices,
             extra: &self.extra,
             start_socket: self.start_socket.as_ref().map(AsFd::as_fd),
         };

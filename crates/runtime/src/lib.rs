@@ -25,6 +25,7 @@ mod exec;
 mod handle;
 mod handshake;
 mod lsm;
+mod netdev;
 mod plan;
 mod spawn;
 mod steps;

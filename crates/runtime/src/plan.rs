@@ -22,6 +22,7 @@ use self::path::Inside;
 use self::process::ProcessPlan;
 use self::sysctl::Sysctl;
 use crate::Error;
+use crate::netdev::NetDevice;
 
 /// What a plan depends on besides the specification.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,8 @@ pub struct Plan {
     pub(crate) sysctls: Vec<Sysctl>,
     pub(crate) root_readonly: bool,
     pub(crate) root_propagation: Option<(Propagation, bool)>,
+    /// Links of the host that become the container's.
+    pub(crate) net_devices: Vec<NetDevice>,
     /// As timens_offsets takes them, for a new time namespace.
     pub(crate) time_offsets: Option<String>,
     /// The filesystems made for the container have a label of SELinux.
@@ -114,6 +117,7 @@ impl Plan {
             sysctls,
             root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
             root_propagation: root_propagation(linux)?,
+            net_devices: NetDevice::list(linux, namespaces.contains_key(&ns::Kind::Net))?,
             time_offsets: time_offsets(linux, &namespaces)?,
             uid_map: id_map("linux.uidMappings", linux.uid_mappings().as_deref(), &namespaces)?,
             gid_map: id_map("linux.gidMappings", linux.gid_mappings().as_deref(), &namespaces)?,
@@ -258,10 +262,7 @@ fn id_map(
 }
 
 fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
-    for (present, field) in [
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "linux.netDevices"),
-    ] {
+    for (present, field) in [(linux.intel_rdt().is_some(), "linux.intelRdt")] {
         if present {
             return Err(Error::unsupported(format!("{field} is not supported yet")));
         }

@@ -11,6 +11,7 @@ use vaquita_sys::{cap, ns};
 
 use crate::create::{ParentOf, Rendezvous};
 use crate::handshake::{self, Said};
+use crate::netdev::{self, NetDevice};
 use crate::plan::process::ProcessPlan;
 use crate::steps::{At, Failure, State, Step};
 use crate::{Error, Kind, StartHandle};
@@ -40,6 +41,8 @@ pub(crate) struct Script<'a> {
     pub(crate) oom_score_adj: Option<i32>,
     /// A group of the process, and the devices that may be used in it from [`Step::Meet`] on, or when the set-up is done.
     pub(crate) devices: Option<(&'a Cgroup, &'a [DeviceRule])>,
+    /// Links that are moved into its network namespace, from when on the devices may be used.
+    pub(crate) net_devices: &'a [NetDevice],
     /// What it has as descriptors 3, 4 and so on.
     pub(crate) extra: &'a [OwnedFd],
     /// Where the process waits for the word to start, after the word on the handshake's socket.
@@ -104,12 +107,11 @@ fn set_up(
         go_on()?;
     }
     let mut heard = handshake::hear(socket)?;
-    let mut devices = script.devices;
+    let mut has_all = false;
     if let (Said::Meet, Some(rendezvous)) = (&heard, rendezvous) {
-        // The nodes are made, and a hook may allow more devices.
-        if let Some((cgroup, rules)) = devices.take() {
-            cgroup.set_devices(rules)?;
-        }
+        // A hook may want to see the links, and may allow more devices.
+        give(script, pid)?;
+        has_all = true;
         (rendezvous.meet)(pid, pidfd)?;
         go_on()?;
         heard = handshake::hear(socket)?;
@@ -125,8 +127,8 @@ fn set_up(
             return Err(Error::kernel(call, errno));
         }
     };
-    if let Some((cgroup, rules)) = devices {
-        cgroup.set_devices(rules)?;
+    if !has_all {
+        give(script, pid)?;
     }
     if let (Some(value), Some(procfs)) = (script.oom_score_adj, &procfs) {
         procfs.write(format!("{pid}/oom_score_adj"), value.to_string())?;
@@ -140,6 +142,14 @@ fn set_up(
         })?;
     }
     Ok(console)
+}
+
+/// What a process gets from outside once its namespaces are there and its nodes are made.
+fn give(script: &Script<'_>, pid: Pid) -> Result<(), Error> {
+    if let Some((cgroup, rules)) = script.devices {
+        cgroup.set_devices(rules)?;
+    }
+    netdev::move_all(script.net_devices, pid)
 }
 
 /// What to write to oom_score_adj: as asked for, or the lowest that this process may, when that is wanted.

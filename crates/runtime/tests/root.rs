@@ -25,6 +25,8 @@ mod hostile;
 mod hostile_races;
 #[path = "root/namespaces.rs"]
 mod namespaces;
+#[path = "root/netdev.rs"]
+mod netdev;
 #[path = "root/process.rs"]
 mod process;
 #[path = "root/sandbox.rs"]
