@@ -15,6 +15,8 @@ mod probe;
 
 #[path = "root/create.rs"]
 mod create;
+#[path = "root/devices.rs"]
+mod devices;
 #[path = "root/exec.rs"]
 mod exec;
 #[path = "root/hook.rs"]
@@ -23,6 +25,8 @@ mod hook;
 mod hostile;
 #[path = "root/hostile_races.rs"]
 mod hostile_races;
+#[path = "root/mounts.rs"]
+mod mounts;
 #[path = "root/namespaces.rs"]
 mod namespaces;
 #[path = "root/netdev.rs"]

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
-use rustix::fs::CWD;
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vaquita_cgroup::{Cgroup, Layout, Resources};
@@ -15,7 +14,7 @@ use vaquita_runtime::{
     Context, CreateArgs, Created, Error, ExecArgs, ExecPlan, Execed, ParentOf, Plan, Rendezvous, StartHandle,
     Stdio, create, exec,
 };
-use vaquita_sys::mount::{mountinfo, open_tree_clone};
+use vaquita_sys::mount::mountinfo;
 use vaquita_sys::ns;
 use vaquita_sys::process::{Exit, wait_pidfd};
 use vaquita_sys::signal::{self, Signal};
@@ -31,6 +30,10 @@ pub(crate) struct Bundle {
     pub(crate) new_keyring: bool,
     pub(crate) restrict_oom_score_adj: bool,
     pub(crate) no_pivot: bool,
+    /// Another root than `dir`.
+    pub(crate) root: Option<PathBuf>,
+    /// Ids of the root filesystem on the disk, and in the container.
+    pub(crate) root_map: Option<Vec<LinuxIdMapping>>,
 }
 
 /// How a container ended, and what its program said.
@@ -102,6 +105,8 @@ impl Bundle {
             new_keyring: true,
             restrict_oom_score_adj: false,
             no_pivot: false,
+            root: None,
+            root_map: None,
         }
     }
 
@@ -155,7 +160,10 @@ impl Bundle {
         rendezvous: Option<Rendezvous<'_>>,
     ) -> Result<Running, Error> {
         let plan = self.plan()?;
-        let rootfs = open_tree_clone(CWD, self.dir.path(), false).unwrap();
+        let rootfs = vaquita_runtime::rootfs::open(self.root.as_deref().unwrap_or(self.dir.path()))?;
+        if let Some(map) = &self.root_map {
+            vaquita_runtime::rootfs::map_ids(&rootfs, map, map)?;
+        }
         let (input_read, input) = std::io::pipe().unwrap();
         let (output, output_write) = std::io::pipe().unwrap();
         let stdio = if self.spec["process"]["terminal"] == true {
