@@ -87,14 +87,22 @@ impl Location {
     /// # Errors
     /// `Invalid` for a path with `..`, or one that the driver cannot read.
     pub fn new(driver: Driver, cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
-        let (path, scope) = match driver {
-            Driver::Cgroupfs => (cgroups_path::cgroupfs(cgroups_path, id, "/vaquita-oci".as_ref())?, None),
-            Driver::Systemd => {
-                let scope = cgroups_path::scope(cgroups_path, id, Bus::System, "system.slice")?;
-                (scope.path_below("/".as_ref())?, Some(scope))
-            }
-        };
-        Ok(Self { driver, path: Some(path), scope, created_parents: Vec::new(), rootless: false })
+        if driver == Driver::Systemd {
+            return Self::in_systemd(Bus::System, cgroups_path, id);
+        }
+        let path = cgroups_path::cgroupfs(cgroups_path, id, "/vaquita-oci".as_ref())?;
+        Ok(Self { driver, path: Some(path), scope: None, created_parents: Vec::new(), rootless: false })
+    }
+
+    /// As [`Self::new`] with the systemd driver, for a systemd that is reached otherwise, and has its slices at the root.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn in_systemd(bus: Bus, cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
+        let scope = cgroups_path::scope(cgroups_path, id, bus, "system.slice")?;
+        let path = Some(scope.path_below("/".as_ref())?);
+        let driver = Driver::Systemd;
+        Ok(Self { driver, path, scope: Some(scope), created_parents: Vec::new(), rootless: false })
     }
 
     /// Where an ordinary user's container `id` has its group.
