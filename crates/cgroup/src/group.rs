@@ -4,11 +4,12 @@ mod claim;
 mod entry;
 mod kill;
 mod make;
+mod oom;
 mod remove;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -22,6 +23,7 @@ use crate::{DeviceRule, Error, Hierarchy, Kind, Layout, Resources, Result, Versi
 use make::{Made, enable, make};
 
 pub use entry::Entry;
+pub use oom::{OomEvent, OomWatch};
 pub use remove::{list, remove_empty_parents};
 
 /// A group, held by fd in every hierarchy that has it.
@@ -34,6 +36,8 @@ pub struct Cgroup {
     existed: bool,
     user: User,
 }
+
+const KERNEL_MEMORY: &str = "memory.kmem.limit_in_bytes";
 
 /// Whose process works on a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,10 +282,19 @@ impl Cgroup {
     /// # Errors
     /// Those of reading. A controller that the host lacks leaves its part empty.
     pub fn stats(&self) -> Result<crate::Stats> {
-        crate::stats::read_all(
-            &|name| self.controller(name).ok().map(|(dir, version)| (dir.fd.as_fd(), version)),
-            self.v2().map(|dir| dir.fd.as_fd()),
-        )
+        crate::stats::read_all(&|name| self.place(name), self.v2().map(|dir| dir.fd.as_fd()))
+    }
+
+    /// Statistics in full, see [`crate::Details`]: some thirty files more than [`Self::stats`] reads.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn details(&self) -> Result<crate::Details> {
+        crate::stats::read_details(&|name| self.place(name), self.stats()?)
+    }
+
+    fn place(&self, controller: &str) -> Option<(BorrowedFd<'_>, Version)> {
+        self.controller(controller).ok().map(|(dir, version)| (dir.fd.as_fd(), version))
     }
 
     fn controller(&self, name: &str) -> Result<(&Dir, Version)> {
@@ -328,6 +341,21 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Linux 5.16 and later take a limit of kernel memory and do nothing with it.
+    fn check_kernel_memory(&self, dir: &Dir) -> Result<()> {
+        match read(&dir.fd, KERNEL_MEMORY)?.trim().parse::<u64>() {
+            Ok(limit) if limit < crate::stats::UNLIMITED => Ok(()),
+            _ => {
+                let message = format!(
+                    "memory.kernel of {} cannot be set: this kernel ignores {KERNEL_MEMORY} and counts kernel memory into \
+                     memory.limit",
+                    self.path.display()
+                );
+                Err(Error::refused(Kind::Unsupported, message))
+            }
+        }
+    }
+
     fn too_low(&self, dir: &Dir, limit: &str) -> Error {
         let value = |file| read(&dir.fd, file).unwrap_or_default().trim().to_owned();
         let (usage, peak) = (value("memory.usage_in_bytes"), value("memory.max_usage_in_bytes"));
@@ -346,6 +374,7 @@ impl Cgroup {
         let Some(dir) = dir else { return Ok(()) };
         for (file, value) in &entry.candidates {
             match write_quiet(&dir.fd, file, value) {
+                Ok(()) if file == KERNEL_MEMORY => return self.check_kernel_memory(dir),
                 Ok(()) => return Ok(()),
                 Err(Errno::NOENT) => {}
                 Err(Errno::BUSY) if file == "memory.limit_in_bytes" => return Err(self.too_low(dir, value)),

@@ -20,11 +20,14 @@ pub mod systemd;
 
 pub use device::{Access, DeviceKind, DeviceRule};
 pub use error::{Error, Kind};
-pub use group::{Cgroup, Entry, list, remove_empty_parents};
+pub use group::{Cgroup, Entry, OomEvent, OomWatch, list, remove_empty_parents};
 pub use layout::{Hierarchy, Layout, Version};
 pub use location::{Driver, Location, Placed};
 pub use resources::{RdmaLimit, Resources, ThrottleDevice, WeightDevice};
-pub use stats::{BlockDevice, Cpu, Io, Memory, Pids, Pressure, PressureAverages, Stats};
+pub use stats::{
+    BlockDevice, Counter, Cpu, CpuSet, Details, Io, IoDetails, IoEntry, Memory, MemoryDetails, PerCpu, Pids,
+    Pressure, PressureAverages, RdmaUse, Stats,
+};
 
 /// What fallible functions of this crate return.
 pub type Result<T> = core::result::Result<T, Error>;

@@ -1,10 +1,15 @@
 //! What a group has used.
 
+mod details;
+
 use std::os::fd::BorrowedFd;
 
 use crate::files::{read, read_if_there};
 use crate::group::key;
 use crate::{Result, Version};
+
+pub(crate) use details::read_details;
+pub use details::{Counter, CpuSet, Details, IoDetails, IoEntry, MemoryDetails, PerCpu, RdmaUse};
 
 /// A snapshot of a group's use. Parts of controllers that the host lacks are none or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -194,7 +199,7 @@ fn memory(dir: BorrowedFd<'_>, version: Version) -> Result<Option<Memory>> {
 }
 
 /// v1 prints "no limit" as the largest number of pages in bytes.
-const UNLIMITED: u64 = i64::MAX as u64 - (1 << 20);
+pub(crate) const UNLIMITED: u64 = i64::MAX as u64 - (1 << 20);
 
 fn file_name<'a>(version: Version, v1: &'a str, v2: &'a str) -> &'a str {
     if version == Version::V1 { v1 } else { v2 }

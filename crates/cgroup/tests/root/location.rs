@@ -1,7 +1,5 @@
 //! Containers' groups, from the making to the removal, on the host's own kernel.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
-
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
