@@ -2,6 +2,8 @@
 
 mod args;
 mod log;
+mod units;
+mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use vaquita_cgroup::Driver;
 use vaquita_oci::{Changes, Container, Create, Error, Exec, Extra, Host, Id, Run, User, What};
 use vaquita_sys::signal::Signal;
 
-use self::args::{Cli, Command, CreateArgs, ExecArgs, Global};
+use self::args::{Cli, Command, CreateArgs, ExecArgs, Format, Global};
 use crate::terminal;
 
 /// Runs `vaquita-oci` with these arguments, under the name it was called by.
@@ -38,17 +40,21 @@ pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
 fn perform(global: &Global, command: Command) -> Result<u8, Error> {
     let host = host(global);
     match command {
-        Command::Create(args) => {
-            vaquita_oci::create(&host, &Id::new(&args.id)?, &creation(&args)?)?;
-        }
-        Command::Delete { id, force } => vaquita_oci::delete(&host, &Id::new(&id)?, force)?,
+        Command::Create(args) => vaquita_oci::create(&host, &Id::new(&args.id)?, &creation(&args)?)?,
+        Command::Delete(args) => vaquita_oci::delete(&host, &Id::new(&args.id)?, args.force)?,
+        Command::Events(args) => events(&host, &args)?,
         Command::Exec(args) => {
             let id = Id::new(&args.id)?;
             return Ok(exit_code(vaquita_oci::exec(&host, &id, &addition(args)?)?));
         }
-        Command::Kill { id, signal, all } => {
-            vaquita_oci::kill(&host, &Id::new(&id)?, signal_of(&signal)?, all)?;
+        Command::Features => print(&format!("{:#}\n", vaquita_oci::features(env!("CARGO_PKG_VERSION"))))?,
+        Command::Kill(args) => {
+            vaquita_oci::kill(&host, &Id::new(&args.id)?, signal_of(&args.signal)?, args.all)?;
         }
+        Command::List(args) => list(&host, &args)?,
+        Command::Pause(args) => vaquita_oci::pause(&host, &Id::new(&args.id)?)?,
+        Command::Ps(args) => ps(&host, &args)?,
+        Command::Resume(args) => vaquita_oci::resume(&host, &Id::new(&args.id)?)?,
         Command::Run(args) => {
             let how = Run {
                 create: creation(&args.create)?,
@@ -58,14 +64,46 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
             };
             return Ok(exit_code(vaquita_oci::run(&host, &Id::new(&args.create.id)?, &how)?));
         }
-        Command::Start { id } => vaquita_oci::start(&host, &Id::new(&id)?)?,
-        Command::State { id } => {
-            let container = Container::open(&host, &Id::new(&id)?)?;
+        Command::Spec(args) => vaquita_oci::write_spec(&args.bundle, args.rootless)?,
+        Command::Start(args) => vaquita_oci::start(&host, &Id::new(&args.id)?)?,
+        Command::State(args) => {
+            let container = Container::open(&host, &Id::new(&args.id)?)?;
             let state = container.state(container.status()?);
             print(&format!("{state:#}\n"))?;
         }
+        Command::Update(args) => {
+            vaquita_oci::update(&host, &Id::new(&args.id)?, &update::changes(&args)?)?;
+        }
     }
     Ok(0)
+}
+
+fn events(host: &Host, args: &args::Events) -> Result<(), Error> {
+    let id = Id::new(&args.id)?;
+    let tell = |event: &serde_json::Value| print(&format!("{event}\n"));
+    if args.stats {
+        return tell(&vaquita_oci::stats(host, &id)?);
+    }
+    vaquita_oci::watch(host, &id, args.interval, tell)
+}
+
+fn list(host: &Host, args: &args::List) -> Result<(), Error> {
+    if args.quiet {
+        return host.ids()?.iter().try_for_each(|id| print(&format!("{id}\n")));
+    }
+    let states = vaquita_oci::list(host)?;
+    match args.format {
+        Format::Json => print(&format!("{}\n", serde_json::Value::Array(states))),
+        Format::Table => print(&vaquita_oci::table(&states)),
+    }
+}
+
+fn ps(host: &Host, args: &args::Ps) -> Result<(), Error> {
+    let pids = Container::open(host, &Id::new(&args.id)?)?.processes()?;
+    match args.format {
+        Format::Json => print(&format!("{}\n", serde_json::json!(pids))),
+        Format::Table => print(&vaquita_oci::ps(&pids, &args.options)?),
+    }
 }
 
 fn creation(args: &CreateArgs) -> Result<Create, Error> {

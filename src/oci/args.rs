@@ -1,6 +1,7 @@
 //! The options.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -30,6 +31,12 @@ pub(super) struct Global {
     /// How errors are written there
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) log_format: LogFormat,
+    /// Accepted for other programs' sake: errors always say all that is known
+    #[arg(long)]
+    pub(super) debug: bool,
+    /// Work as for an ordinary user [default: auto]
+    #[arg(long, value_name = "true|false|auto", value_parser = ["true", "false", "auto"], hide_possible_values = true)]
+    pub(super) rootless: Option<String>,
     /// Let systemd make the cgroups; cgroupsPath is then "slice:prefix:name"
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
@@ -46,38 +53,33 @@ pub(super) enum Command {
     /// Make a container; it waits to be started
     Create(CreateArgs),
     /// Remove a container that has stopped or was not started
-    Delete {
-        /// Id of the container
-        id: String,
-        /// Kill it if it runs; no error if there is none
-        #[arg(long, short)]
-        force: bool,
-    },
+    Delete(Delete),
+    /// Print what a container uses, again and again, and when it runs out of memory, as JSON
+    Events(Events),
     /// Run another process in a container; exits as that does
     Exec(ExecArgs),
+    /// Print what this runtime can do, as JSON
+    Features,
     /// Send a signal to a container's first process
-    Kill {
-        /// Id of the container
-        id: String,
-        /// Name or number of the signal
-        #[arg(default_value = "SIGTERM")]
-        signal: String,
-        /// Send it to all processes of the container
-        #[arg(long, short)]
-        all: bool,
-    },
+    Kill(Kill),
+    /// List the containers
+    List(List),
+    /// Stop all processes of a container until it is resumed
+    Pause(Which),
+    /// List the processes of a container
+    Ps(Ps),
+    /// Let the processes of a paused container go on
+    Resume(Which),
     /// Create, start, wait for the end and delete; exits as the container's program does
     Run(RunArgs),
+    /// Write a config.json to begin with
+    Spec(Spec),
     /// Let a created container execute its program
-    Start {
-        /// Id of the container
-        id: String,
-    },
+    Start(Which),
     /// Print the state of a container as JSON
-    State {
-        /// Id of the container
-        id: String,
-    },
+    State(Which),
+    /// Change the limits of a container
+    Update(Box<Update>),
 }
 
 impl Command {
@@ -85,15 +87,165 @@ impl Command {
     pub(super) fn what(&self) -> String {
         let (name, id) = match self {
             Self::Create(args) => ("create", &args.id),
-            Self::Delete { id, .. } => ("delete", id),
+            Self::Delete(args) => ("delete", &args.id),
+            Self::Events(args) => ("events", &args.id),
             Self::Exec(args) => ("exec", &args.id),
-            Self::Kill { id, .. } => ("kill", id),
+            Self::Features => return "features".to_owned(),
+            Self::Kill(args) => ("kill", &args.id),
+            Self::List(_) => return "list".to_owned(),
+            Self::Pause(args) => ("pause", &args.id),
+            Self::Ps(args) => ("ps", &args.id),
+            Self::Resume(args) => ("resume", &args.id),
             Self::Run(args) => ("run", &args.create.id),
-            Self::Start { id } => ("start", id),
-            Self::State { id } => ("state", id),
+            Self::Spec(_) => return "spec".to_owned(),
+            Self::Start(args) => ("start", &args.id),
+            Self::State(args) => ("state", &args.id),
+            Self::Update(args) => ("update", &args.id),
         };
         format!("{name} {id}")
     }
+}
+
+/// One container.
+#[derive(Args, Debug)]
+pub(super) struct Which {
+    /// Id of the container
+    pub(super) id: String,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Delete {
+    /// Id of the container
+    pub(super) id: String,
+    /// Kill it if it runs; no error if there is none
+    #[arg(long, short)]
+    pub(super) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Events {
+    /// Id of the container
+    pub(super) id: String,
+    /// Print what it uses once
+    #[arg(long)]
+    pub(super) stats: bool,
+    /// How often: a number with a unit, such as 500ms, 5s or 1m
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = super::units::duration)]
+    pub(super) interval: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Kill {
+    /// Id of the container
+    pub(super) id: String,
+    /// Name or number of the signal
+    #[arg(default_value = "SIGTERM")]
+    pub(super) signal: String,
+    /// Send it to all processes of the container
+    #[arg(long, short)]
+    pub(super) all: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Format {
+    Json,
+    Table,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct List {
+    /// How they are printed
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub(super) format: Format,
+    /// Print the ids only
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Ps {
+    /// Id of the container
+    pub(super) id: String,
+    /// A table of ps(1), or the pids as JSON
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub(super) format: Format,
+    /// Options for ps(1) [default: -ef]
+    #[arg(value_name = "PS OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) options: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Spec {
+    /// Directory that gets it
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub(super) bundle: PathBuf,
+    /// For an ordinary user: a user namespace, and nothing that needs root
+    #[arg(long)]
+    pub(super) rootless: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Update {
+    /// Id of the container
+    pub(super) id: String,
+    /// Take all changes from this JSON file, or from standard input for "-": an object as linux.resources in config.json.
+    /// Other options have no effect then
+    #[arg(long, short, value_name = "FILE", allow_hyphen_values = true)]
+    pub(super) resources: Option<PathBuf>,
+    /// Weight of block IO, 10 to 1000
+    #[arg(long, value_name = "WEIGHT")]
+    pub(super) blkio_weight: Option<u16>,
+    /// Period of the CPU limit in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(super) cpu_period: Option<u64>,
+    /// CPU time in a period in microseconds; -1 for no limit
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub(super) cpu_quota: Option<i64>,
+    /// CPU time above the limit that may be saved up, in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(super) cpu_burst: Option<u64>,
+    /// Weight of CPU time against other containers
+    #[arg(long, value_name = "SHARES")]
+    pub(super) cpu_share: Option<u64>,
+    /// Period of the limit for real-time processes in microseconds
+    #[arg(long, value_name = "MICROSECONDS")]
+    pub(super) cpu_rt_period: Option<u64>,
+    /// Their CPU time in it in microseconds
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
+    pub(super) cpu_rt_runtime: Option<i64>,
+    /// 1: run only when nothing else wants the CPU; 0: as usual
+    #[arg(long, value_name = "0|1")]
+    pub(super) cpu_idle: Option<i64>,
+    /// CPUs that may be used, such as 0-3,7
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_cpus: Option<String>,
+    /// Memory nodes that may be used
+    #[arg(long, value_name = "LIST")]
+    pub(super) cpuset_mems: Option<String>,
+    /// Memory limit: bytes, or with a unit such as 512m; -1 for none
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = super::units::bytes)]
+    pub(super) memory: Option<i64>,
+    /// Memory to be kept for it, or to which it is held under pressure (cgroup v1)
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = super::units::bytes)]
+    pub(super) memory_reservation: Option<i64>,
+    /// Limit of memory and swap together; -1 for none
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true, value_parser = super::units::bytes)]
+    pub(super) memory_swap: Option<i64>,
+    /// Gone from the kernel
+    #[arg(long, hide = true, allow_hyphen_values = true, value_parser = super::units::bytes)]
+    pub(super) kernel_memory: Option<i64>,
+    /// Gone from the kernel
+    #[arg(long, hide = true, allow_hyphen_values = true, value_parser = super::units::bytes)]
+    pub(super) kernel_memory_tcp: Option<i64>,
+    /// Number of processes and threads; -1 for no limit
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub(super) pids_limit: Option<i64>,
+    /// Schema of the L3 cache (resctrl)
+    #[arg(long, value_name = "SCHEMA")]
+    pub(super) l3_cache_schema: Option<String>,
+    /// Schema of the memory bandwidth (resctrl)
+    #[arg(long, value_name = "SCHEMA")]
+    pub(super) mem_bw_schema: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -13,7 +13,8 @@ pub fn kill(host: &Host, id: &Id, signal: Option<Signal>, all: bool) -> Result<(
     let container = Container::open(host, id)?;
     let status = container.progress()?;
     let cgroup = if all || container.record.shares_pids { container.cgroup()? } else { None };
-    if let Some(cgroup) = cgroup.filter(|_| all || status == Status::Stopped) {
+    let goes_to_all = all || status == Status::Stopped || signal == Some(Signal::KILL);
+    if let Some(cgroup) = cgroup.filter(|_| goes_to_all) {
         // Processes that share a PID namespace outlive the first one.
         if status == Status::Stopped && cgroup.procs()?.is_empty() {
             return Err(Error::not_running());

@@ -1,0 +1,136 @@
+//! `update`: other limits for a container.
+
+use oci_spec::runtime::LinuxResources;
+use serde_json::{Map, Value};
+use vaquita_cgroup::{Layout, Resources};
+
+use crate::state::CONFIG;
+use crate::{Container, Error, Host, Id, Kind, Status};
+
+/// Changes the limits that are in `changes`: a JSON object as `linux.resources` of the specification. A limit of 0 stays as
+/// it is, as with runc; rules for devices cannot be changed.
+///
+/// # Errors
+/// [`Kind::NotRunning`] for a container that has stopped; [`Kind::Invalid`] for what is no resource; those of the kernel.
+pub fn update(host: &Host, id: &Id, changes: &Value) -> Result<(), Error> {
+    let container = Container::lock(host, id)?;
+    if container.progress()? == Status::Stopped {
+        return Err(Error::new(Kind::NotRunning, "container not running: it has no limits to change"));
+    }
+    let changes = without_zeros(changes);
+    if changes.get("devices").is_some_and(|list| list.as_array().is_none_or(|list| !list.is_empty())) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            "the devices of a container that was made cannot be changed: create it anew",
+        ));
+    }
+    let mut config: Value = container
+        .directory
+        .read(CONFIG)?
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .ok_or_else(|| Error::new(Kind::Other, "the container's config.json is gone"))?;
+    let before = config.pointer("/linux/resources").cloned().unwrap_or_default();
+    let resources = resources(&with_partners(&changes, &before))?;
+    container.record.cgroup.update(&Layout::detect()?, &resources)?;
+
+    // What is changed next is seen against this.
+    if let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
+        let now = linux.entry("resources").or_insert_with(|| Value::Object(Map::new()));
+        merge(now, &changes);
+    }
+    container.directory.replace(CONFIG, config.to_string().as_bytes())
+}
+
+fn resources(changes: &Value) -> Result<Resources, Error> {
+    let text = changes.to_string();
+    let resources: LinuxResources = vaquita_runtime::document::parse("resources", text.as_bytes())?;
+    Ok(Resources { devices: None, ..Resources::from(&resources) })
+}
+
+/// Numbers that runc takes for "not given".
+fn without_zeros(changes: &Value) -> Value {
+    let mut changes = changes.clone();
+    for (section, keys) in [
+        ("memory", &["limit", "reservation", "swap", "kernel", "kernelTCP"][..]),
+        ("cpu", &["shares", "quota", "period", "realtimeRuntime", "realtimePeriod"]),
+        ("blockIO", &["weight", "leafWeight"]),
+    ] {
+        if let Some(section) = changes.get_mut(section).and_then(Value::as_object_mut) {
+            section.retain(|key, value| !(keys.contains(&key.as_str()) && value.as_i64() == Some(0)));
+        }
+    }
+    if let Some(cpu) = changes.get_mut("cpu").and_then(Value::as_object_mut) {
+        cpu.retain(|_, value| value.as_str() != Some(""));
+    }
+    changes
+}
+
+/// Limits that the kernel sees together: one that is not changed is given as it is.
+fn with_partners(changes: &Value, before: &Value) -> Value {
+    let mut all = changes.clone();
+    for (section, partners) in [("memory", &["limit", "swap"][..]), ("cpu", &["quota", "period"])] {
+        let Some(changed) = all.get_mut(section).and_then(Value::as_object_mut) else { continue };
+        if !partners.iter().any(|key| changed.contains_key(*key)) {
+            continue;
+        }
+        for key in partners {
+            let old = before.get(section).and_then(|section| section.get(*key));
+            if let Some(old) = old.filter(|old| !old.is_null() && !changed.contains_key(*key)) {
+                changed.insert((*key).to_owned(), old.clone());
+            }
+        }
+    }
+    // An unlimited memory leaves nothing that swap could be counted with.
+    if let Some(memory) = all.get_mut("memory").and_then(Value::as_object_mut) {
+        let given = changes.get("memory").is_some_and(|memory| memory.get("swap").is_some());
+        if memory.get("limit").and_then(Value::as_i64) == Some(-1) && !given {
+            memory.remove("swap");
+        }
+    }
+    all
+}
+
+fn merge(into: &mut Value, changes: &Value) {
+    match (into, changes) {
+        (Value::Object(into), Value::Object(changes)) => {
+            for (key, value) in changes {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, changes) => *into = changes.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn zeros_and_empty_lists_change_nothing() {
+        let changes =
+            json!({"memory": {"limit": 0, "swap": -1}, "cpu": {"shares": 0, "cpus": "", "idle": 0}});
+        assert_eq!(without_zeros(&changes), json!({"memory": {"swap": -1}, "cpu": {"idle": 0}}));
+    }
+
+    #[test]
+    fn limits_that_belong_together_are_given_together() {
+        let before =
+            json!({"memory": {"limit": 100, "swap": 200}, "cpu": {"quota": 5, "period": 10, "shares": 2}});
+        let all = with_partners(&json!({"memory": {"limit": 150}, "cpu": {"period": 20}}), &before);
+        assert_eq!(all, json!({"memory": {"limit": 150, "swap": 200}, "cpu": {"period": 20, "quota": 5}}));
+        let all = with_partners(&json!({"memory": {"limit": -1}, "cpu": {"shares": 3}}), &before);
+        assert_eq!(all, json!({"memory": {"limit": -1}, "cpu": {"shares": 3}}));
+    }
+
+    #[test]
+    fn changes_are_kept() {
+        let mut now = json!({"memory": {"limit": 1}, "pids": {"limit": 2}});
+        merge(&mut now, &json!({"memory": {"swap": 3}, "cpu": {"shares": 4}}));
+        assert_eq!(
+            now,
+            json!({"memory": {"limit": 1, "swap": 3}, "pids": {"limit": 2}, "cpu": {"shares": 4}})
+        );
+    }
+}
