@@ -114,7 +114,12 @@ pub(crate) fn make(
     start: Start,
 ) -> Result<Made, Error> {
     let spec = &request.spec;
-    let context = Context { bundle: request.bundle.clone(), passes_listeners: true, ..Context::default() };
+    let context = Context {
+        bundle: request.bundle.clone(),
+        id: Some(id.to_string()),
+        passes_listeners: true,
+        ..Context::default()
+    };
     let plan = Plan::new(spec, &context)?;
     let record = record(host, id, request)?;
     let directory = Directory::make(host, id)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use vaquita_cgroup::Layout;
 use vaquita_sys::signal::{self, Signal};
 
-use crate::state::FILES;
+use crate::state::{CONFIG, FILES};
 use crate::store::Directory;
 use crate::{Container, Error, Host, Id, Kind, Status, hooks};
 
@@ -89,6 +89,7 @@ fn wait_for_end(init: &std::os::fd::OwnedFd) -> Result<(), Error> {
 /// the hooks for that.
 pub(crate) fn clear(host: &Host, container: Container) -> Result<(), Error> {
     remove_cgroup(&container)?;
+    remove_class(&container)?;
     forget(host, container)
 }
 
@@ -96,6 +97,17 @@ pub(crate) fn clear(host: &Host, container: Container) -> Result<(), Error> {
 pub(crate) fn forget(host: &Host, container: Container) -> Result<(), Error> {
     hooks::poststop(host, &container.record, container.id());
     container.directory.remove(FILES)
+}
+
+/// What it has in a resctrl filesystem. Few containers have that, and for the others nothing is parsed.
+fn remove_class(container: &Container) -> Result<(), Error> {
+    let config = container.directory.read(CONFIG)?.unwrap_or_default();
+    let name = b"intelRdt";
+    if !config.windows(name.len()).any(|part| part == name) {
+        return Ok(());
+    }
+    let spec = vaquita_runtime::document::parse_spec(CONFIG, &config)?;
+    Ok(vaquita_runtime::resctrl::remove(&spec, &container.id().to_string())?)
 }
 
 fn remove_cgroup(container: &Container) -> Result<(), Error> {

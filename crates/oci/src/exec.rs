@@ -99,7 +99,11 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
     how.extra.announce(&mut process);
     check_console(how, process.terminal().unwrap_or_default())?;
 
-    let context = Context { bundle: container.record.bundle.clone(), ..Context::default() };
+    let context = Context {
+        bundle: container.record.bundle.clone(),
+        id: Some(container.id().to_string()),
+        ..Context::default()
+    };
     let plan = ExecPlan::new(&process, &spec, &context)?;
     let signals = if how.detach { None } else { Some(Signals::take()?) };
     let cgroup = group(&container, how.cgroup.as_deref())?;

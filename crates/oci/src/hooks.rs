@@ -49,7 +49,12 @@ pub(crate) fn start_container(
     }
     let pid = record.init.map_or(0, |init| init.pid);
     let state = text(record, id, Status::Created, pid);
-    let context = Context { bundle: record.bundle.clone(), passes_listeners: true, ..Context::default() };
+    let context = Context {
+        bundle: record.bundle.clone(),
+        id: Some(id.to_string()),
+        passes_listeners: true,
+        ..Context::default()
+    };
     let container = hook::Container { spec, context: &context, init, cgroup };
     for hook in list {
         hook::run_as_container(hook, &state, &container)

@@ -17,6 +17,7 @@ use vaquita_sys::tty::Size;
 use crate::lsm::Labels;
 use crate::plan::path::Inside;
 use crate::plan::process::ProcessPlan;
+use crate::resctrl::Class;
 use crate::spawn::{self, Script};
 use crate::steps::{MoveRoot, Step};
 use crate::trees::{self, Prepared};
@@ -220,6 +221,7 @@ impl Job<'_> {
         }
         start.extend(program(&plan.process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
 
+        let class = plan.class.as_ref().map(Class::make).transpose()?;
         let script = Script {
             cgroup: cgroup.and_then(Cgroup::dir_fd),
             flags: namespaces.clone_flags(),
@@ -232,11 +234,16 @@ impl Job<'_> {
             limits: &plan.process.rlimits,
             devices: cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
             oom_score_adj: spawn::oom_score_adj(&plan.process)?,
+            class: class.as_ref(),
             net_devices: &plan.net_devices,
             extra: &self.extra,
             start_socket: self.start_socket.as_ref().map(AsFd::as_fd),
         };
-        spawn::spawn(&script, parent, rendezvous)
+        let spawned = spawn::spawn(&script, parent, rendezvous)?;
+        if let Some(mut class) = class {
+            class.keep();
+        }
+        Ok(spawned)
     }
 
     fn before_mounts(&self) -> Result<Vec<Step<'_>>, Error> {

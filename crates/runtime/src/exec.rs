@@ -13,6 +13,7 @@ use crate::create::{Known, StdioFds, check_stdio, entry, entry_later, program};
 use crate::hook::Place;
 use crate::lsm::Labels;
 use crate::plan::process::ProcessPlan;
+use crate::resctrl::Class;
 use crate::spawn::{self, Script, Spawned};
 use crate::steps::Step;
 use crate::{Context, Error, ParentOf, StartHandle, Stdio};
@@ -21,6 +22,8 @@ use crate::{Context, Error, ParentOf, StartHandle, Stdio};
 #[derive(Debug)]
 pub struct ExecPlan {
     process: ProcessPlan,
+    /// The container's class of service.
+    class: Option<Class>,
     /// The container's own namespaces, without PID, which is joined before the clone.
     namespaces: CloneFlags,
     has_pid_namespace: bool,
@@ -36,8 +39,10 @@ impl ExecPlan {
         let kinds = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
         let kinds = kinds.iter().map(|namespace| crate::plan::kind(namespace.typ()));
         let (pid, others): (Vec<_>, Vec<_>) = kinds.partition(|kind| *kind == ns::Kind::Pid);
+        let class = linux.and_then(|linux| linux.intel_rdt().as_ref());
         Ok(Self {
             process: ProcessPlan::new(process, linux, context)?,
+            class: class.map(|asked| Class::new(asked, context)).transpose()?,
             namespaces: others.iter().fold(CloneFlags::NONE, |flags, kind| flags | kind.flag()),
             has_pid_namespace: !pid.is_empty(),
         })
@@ -119,6 +124,7 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
     start.extend(affinity.after.as_ref().map(Step::SetAffinity));
     start.extend(program(process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
 
+    let class = plan.class.as_ref().map(Class::join).transpose()?;
     let script = Script {
         cgroup: args.cgroup.and_then(Cgroup::dir_fd).filter(|_| is_cloned_into),
         flags: CloneFlags::CLEAR_SIGHAND,
@@ -127,6 +133,7 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         start,
         limits: &process.rlimits,
         oom_score_adj: spawn::oom_score_adj(process)?,
+        class: class.as_ref(),
         extra: &extra,
         ..Script::default()
     };

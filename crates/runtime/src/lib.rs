@@ -15,6 +15,7 @@
 pub mod defaults;
 pub mod document;
 pub mod hook;
+pub mod resctrl;
 pub mod rootfs;
 pub mod sandbox;
 pub mod seccomp;

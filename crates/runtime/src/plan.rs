@@ -23,6 +23,7 @@ use self::process::ProcessPlan;
 use self::sysctl::Sysctl;
 use crate::Error;
 use crate::netdev::NetDevice;
+use crate::resctrl::Class;
 
 /// What a plan depends on besides the specification.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Context {
     /// Raise a requested `oomScoreAdj` to the lowest value that this process may set, instead of failing. For hosts that
     /// lack `CAP_SYS_RESOURCE`.
     pub restrict_oom_score_adj: bool,
+    /// The container's id, as the name of what is made for it alone (`linux.intelRdt`). None where nothing is.
+    pub id: Option<String>,
     /// Whether the caller passes the listener of a seccomp profile with `SCMP_ACT_NOTIFY` on, as
     /// [`crate::StartHandle::start_with`] says. Where it does not, such a profile is refused.
     pub passes_listeners: bool,
@@ -55,6 +58,8 @@ pub struct Plan {
     pub(crate) sysctls: Vec<Sysctl>,
     pub(crate) root_readonly: bool,
     pub(crate) root_propagation: Option<(Propagation, bool)>,
+    /// Its class of service in resctrl.
+    pub(crate) class: Option<Class>,
     /// Links of the host that become the container's.
     pub(crate) net_devices: Vec<NetDevice>,
     /// As timens_offsets takes them, for a new time namespace.
@@ -79,7 +84,7 @@ impl Plan {
             .linux()
             .as_ref()
             .ok_or_else(|| Error::invalid("linux: the specification has no such section"))?;
-        refuse_unsupported(linux)?;
+        refuse_foreign(spec)?;
         let process =
             spec.process().as_ref().ok_or_else(|| Error::invalid("process: there is none to run"))?;
         let namespaces = namespaces(linux)?;
@@ -117,6 +122,7 @@ impl Plan {
             sysctls,
             root_readonly: spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false),
             root_propagation: root_propagation(linux)?,
+            class: linux.intel_rdt().as_ref().map(|asked| Class::new(asked, context)).transpose()?,
             net_devices: NetDevice::list(linux, namespaces.contains_key(&ns::Kind::Net))?,
             time_offsets: time_offsets(linux, &namespaces)?,
             uid_map: id_map("linux.uidMappings", linux.uid_mappings().as_deref(), &namespaces)?,
@@ -261,10 +267,16 @@ fn id_map(
     }
 }
 
-fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
-    for (present, field) in [(linux.intel_rdt().is_some(), "linux.intelRdt")] {
+/// What the specification has for other platforms.
+fn refuse_foreign(spec: &Spec) -> Result<(), Error> {
+    for (present, field) in [
+        (spec.solaris().is_some(), "solaris"),
+        (spec.windows().is_some(), "windows"),
+        (spec.vm().is_some(), "vm"),
+        (spec.zos().is_some(), "zos"),
+    ] {
         if present {
-            return Err(Error::unsupported(format!("{field} is not supported yet")));
+            return Err(Error::unsupported(format!("{field} is for another platform than Linux")));
         }
     }
     Ok(())

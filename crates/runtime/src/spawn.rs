@@ -13,6 +13,7 @@ use crate::create::{ParentOf, Rendezvous};
 use crate::handshake::{self, Said};
 use crate::netdev::{self, NetDevice};
 use crate::plan::process::ProcessPlan;
+use crate::resctrl::Made;
 use crate::steps::{At, Failure, State, Step};
 use crate::{Error, Kind, StartHandle};
 
@@ -41,6 +42,8 @@ pub(crate) struct Script<'a> {
     pub(crate) oom_score_adj: Option<i32>,
     /// A group of the process, and the devices that may be used in it from [`Step::Meet`] on, or when the set-up is done.
     pub(crate) devices: Option<(&'a Cgroup, &'a [DeviceRule])>,
+    /// Its class of service in resctrl.
+    pub(crate) class: Option<&'a Made<'a>>,
     /// Links that are moved into its network namespace, from when on the devices may be used.
     pub(crate) net_devices: &'a [NetDevice],
     /// What it has as descriptors 3, 4 and so on.
@@ -148,6 +151,9 @@ fn set_up(
 fn give(script: &Script<'_>, pid: Pid) -> Result<(), Error> {
     if let Some((cgroup, rules)) = script.devices {
         cgroup.set_devices(rules)?;
+    }
+    if let Some(class) = script.class {
+        class.assign(pid)?;
     }
     netdev::move_all(script.net_devices, pid)
 }

@@ -143,7 +143,8 @@ impl Bundle {
         let spec: Spec = serde_json::from_value(self.spec.clone()).unwrap();
         let restrict_oom_score_adj = self.restrict_oom_score_adj;
         let bundle = self.dir.path().to_owned();
-        Plan::new(&spec, &Context { bundle, restrict_oom_score_adj, passes_listeners: true })
+        let id = Some("box".to_owned());
+        Plan::new(&spec, &Context { bundle, restrict_oom_score_adj, id, passes_listeners: true })
     }
 
     pub(crate) fn create(&mut self) -> Result<Running, Error> {
