@@ -30,6 +30,8 @@ use self::connection::{Answer, Connection, unexpected};
 use self::wire::Value;
 use crate::{Cgroup, Error, Kind, Layout, Resources, Result, Version};
 
+#[cfg(fuzzing)]
+pub use self::connection::talk;
 pub use self::property::Property;
 
 /// Which systemd, and how it is reached.

@@ -2,6 +2,8 @@
 
 mod address;
 
+#[cfg(fuzzing)]
+mod fuzzing;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +20,8 @@ use super::wire::{self, Header, Message, Type, Value, field};
 use crate::{Error, Kind, Result};
 
 pub(super) use address::{Address, addresses};
+#[cfg(fuzzing)]
+pub use fuzzing::talk;
 
 /// How long everything that is asked of one connection may take, as with runc.
 const PATIENCE: Duration = Duration::from_secs(30);
