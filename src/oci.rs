@@ -19,6 +19,12 @@ use crate::terminal;
 
 /// Runs `vaquita-oci` with these arguments, under the name it was called by.
 pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
+    if arguments.iter().any(|argument| ENTERING.iter().any(|name| argument == name))
+        && let Err(error) = vaquita_oci::seal()
+    {
+        let _ = terminal::err(&format!("{name}: cannot protect this program from containers: {error}\n"));
+        return ExitCode::FAILURE;
+    }
     let all = std::iter::once(OsString::from(name)).chain(arguments.iter().cloned());
     let parsed = Cli::command().bin_name(name).try_get_matches_from(all);
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -36,6 +42,10 @@ pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
         }
     }
 }
+
+/// Commands whose processes enter a container. Where an argument that means something else is one of the words, more is
+/// done than needed.
+const ENTERING: &[&str] = &["create", "exec", "run"];
 
 fn perform(global: &Global, command: Command) -> Result<u8, Error> {
     let host = host(global);
@@ -65,7 +75,14 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
             return Ok(exit_code(vaquita_oci::run(&host, &Id::new(&args.create.id)?, &how)?));
         }
         Command::Spec(args) => vaquita_oci::write_spec(&args.bundle, args.rootless)?,
-        Command::Start(args) => vaquita_oci::start(&host, &Id::new(&args.id)?)?,
+        Command::Start(args) => {
+            let id = Id::new(&args.id)?;
+            // A hook may run inside.
+            if Container::open(&host, &id)?.record.has_start_work {
+                vaquita_oci::seal()?;
+            }
+            vaquita_oci::start(&host, &id)?;
+        }
         Command::State(args) => {
             let container = Container::open(&host, &Id::new(&args.id)?)?;
             let state = container.state(container.status()?);

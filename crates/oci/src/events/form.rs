@@ -1,7 +1,9 @@
 //! Statistics in runc's form (its types/events.go), which engines and monitors read.
 
 use serde_json::{Map, Value, json};
-use vaquita_cgroup::{Counter, CpuSet, Details, IoDetails, IoEntry, MemoryDetails, Pressure, PressureAverages};
+use vaquita_cgroup::{
+    Counter, CpuSet, Details, IoDetails, IoEntry, MemoryDetails, Pressure, PressureAverages,
+};
 
 /// The `data` of an event of type `stats`.
 pub(super) fn data(details: &Details) -> Value {
@@ -84,9 +86,7 @@ fn entry(counter: &Counter) -> Value {
 }
 
 fn blkio(io: &IoDetails) -> Map<String, Value> {
-    let entry = |entry: &IoEntry| {
-        json!({"major": entry.device.major, "minor": entry.device.minor, "op": entry.operation, "value": entry.value})
-    };
+    let entry = |entry: &IoEntry| json!({"major": entry.device.major, "minor": entry.device.minor, "op": entry.operation, "value": entry.value});
     [
         ("ioServiceBytesRecursive", &io.service_bytes),
         ("ioServicedRecursive", &io.serviced),
