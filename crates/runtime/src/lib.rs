@@ -6,6 +6,8 @@
 //! program. [`exec()`] adds a process to a running container, and [`sandbox::create`] makes the process that holds the
 //! namespaces of a pod.
 //!
+//! What is done with each property of a specification, and what is refused, is in docs/runtime-spec.md.
+//!
 //! The crate is synchronous and keeps no state: what exists, the kernel knows. The caller owns processes, cgroups and
 //! root filesystems. Nothing allocates, takes a lock or logs between clone and execve.
 //!

@@ -33,6 +33,8 @@ mod namespaces;
 mod netdev;
 #[path = "root/process.rs"]
 mod process;
+#[path = "root/properties.rs"]
+mod properties;
 #[path = "root/sandbox.rs"]
 mod sandbox;
 #[path = "root/seccomp.rs"]

@@ -16,7 +16,7 @@ use crate::Error;
 pub(crate) struct Affinity {
     /// Until it is in the container's cgroup.
     pub(crate) before: Option<CpuSet>,
-    /// From then on. All of them, where only `before` was asked for: the cgroup's are what remains of those.
+    /// From then on. Where none are asked for, the kernel decides.
     pub(crate) after: Option<CpuSet>,
 }
 
@@ -81,9 +81,10 @@ impl Affinity {
             }
             Ok(Some(set))
         };
-        let before = set("initial", asked.initial().as_deref())?;
-        let after = set("final", asked.cpu_affinity_final().as_deref())?;
-        Ok(Self { after: after.or_else(|| before.map(|_| all())), before })
+        Ok(Self {
+            before: set("initial", asked.initial().as_deref())?,
+            after: set("final", asked.cpu_affinity_final().as_deref())?,
+        })
     }
 }
 
@@ -186,12 +187,6 @@ fn deadline_only(scheduler: &Scheduler, field: &str, value: Option<u64>) -> Resu
         }
         value => Ok(value.unwrap_or(0)),
     }
-}
-
-fn all() -> CpuSet {
-    let mut set = CpuSet::new();
-    (0..CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu));
-    set
 }
 
 /// The numbers in a list such as `0-3,7`, each below `limit`.
