@@ -9,10 +9,10 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::process::Pid;
 use vaquita_cgroup::Cgroup;
-use vaquita_sys::ns;
 use vaquita_sys::process::CloneFlags;
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::tty::Size;
+use vaquita_sys::{mount, ns};
 
 use crate::lsm::Labels;
 use crate::plan::path::Inside;
@@ -161,8 +161,12 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
 /// Makes something, once more with mount(2) if the kernel turns out not to have the new mount API. The calls that it may
 /// not have come before anything that is seen outside of the new process, hooks among them.
 pub(crate) fn with_the_api_there_is<T>(mut make: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let was_old = mount::is_old();
     match make() {
-        Err(error) if error.errno() == Some(Errno::NOSYS) && vaquita_sys::mount::fall_back() => make(),
+        Err(error) if error.errno() == Some(Errno::NOSYS) && !was_old => {
+            mount::fall_back();
+            if mount::is_old() { make() } else { Err(error) }
+        }
         other => other,
     }
 }

@@ -27,17 +27,9 @@ pub fn open(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH|O_DIRECTORY)"), errno))?;
-    if mount::is_old() {
-        return Ok(directory);
-    }
-    match open_tree_clone(&directory, "", true) {
-        Ok(tree) => Ok(tree),
-        Err(error) if error.errno() == rustix::io::Errno::NOSYS => {
-            mount::fall_back();
-            Ok(directory)
-        }
-        Err(error) => Err(error.into()),
-    }
+    // A detached copy is of no use without the calls that attach it.
+    mount::fall_back();
+    if mount::is_old() { Ok(directory) } else { Ok(open_tree_clone(&directory, "", true)?) }
 }
 
 /// Maps the identities of a detached root filesystem: a file of user `containerID` on the disk belongs to user `hostID`
@@ -79,7 +71,7 @@ pub(crate) fn tree(rootfs: &OwnedFd) -> Result<RootTree<'_>, Error> {
         ));
     }
     let same = rootfs.as_fd();
-    Ok(RootTree::Host(HostTree { path, same, recursive: true, change: Change::default() }))
+    Ok(RootTree::Host(HostTree { path, same, recursive: true, change: Change::default(), propagation: None }))
 }
 
 /// How the root filesystem propagates while it is set up: never to the host. As runc has it (linux.rootfsPropagation is

@@ -174,6 +174,7 @@ pub(crate) struct HostTree<'a> {
     pub(crate) same: BorrowedFd<'a>,
     pub(crate) recursive: bool,
     pub(crate) change: Change,
+    pub(crate) propagation: Option<(Propagation, bool)>,
 }
 
 /// Why a step failed.

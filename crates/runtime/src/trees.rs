@@ -56,12 +56,18 @@ pub(crate) struct Copied {
     pub(crate) is_dir: bool,
     recursive: bool,
     change: Change,
+    propagation: Option<(Propagation, bool)>,
 }
 
 impl Copied {
     /// Detached where that can be. Symbolic links in `path` are followed: it is the host's.
     #[expect(clippy::disallowed_methods, reason = "a bind's source is a path of the host by specification")]
-    fn new(path: &Path, recursive: bool, change: Change) -> Result<Self, Error> {
+    fn new(
+        path: &Path,
+        recursive: bool,
+        change: Change,
+        propagation: Option<(Propagation, bool)>,
+    ) -> Result<Self, Error> {
         let fd = if mount::is_old() {
             rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
                 .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH)"), errno))?
@@ -75,7 +81,7 @@ impl Copied {
         let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         // A path of the system has no NUL character.
         let bytes = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
-        Ok(Self { fd, path: bytes, shown: format!("{path:?}"), is_dir, recursive, change })
+        Ok(Self { fd, path: bytes, shown: format!("{path:?}"), is_dir, recursive, change, propagation })
     }
 
     pub(crate) fn tree(&self) -> Tree<'_> {
@@ -85,6 +91,7 @@ impl Copied {
                 same: self.fd.as_fd(),
                 recursive: self.recursive,
                 change: self.change,
+                propagation: self.propagation,
             })
         } else {
             Tree::Ready(self.fd.as_fd(), self.shown.clone())
@@ -167,12 +174,8 @@ fn one(
     cgroup: Option<&Cgroup>,
     maps: &mut IdMaps<'_>,
 ) -> Result<PreparedMount, Error> {
-    if mount::is_old() && !mount.recursive.is_none() && !matches!(mount.source, Source::New(_)) {
-        return Err(Error::unsupported(format!(
-            "the mount on {}: recursive options (\"rro\" and the like) need mount_setattr(2) of Linux 5.12, which is not to \
-             be had here",
-            mount.destination
-        )));
+    if mount::is_old() {
+        refuse_on_old_kernels(plan, mount)?;
     }
     match &mount.source {
         Source::New(_) => Ok(PreparedMount::New),
@@ -199,7 +202,13 @@ fn bind(
     recursive: bool,
     maps: &mut IdMaps<'_>,
 ) -> Result<PreparedMount, Error> {
-    let copied = Copied::new(path, recursive, mount.change)?;
+    let propagation = inherited(plan, mount, recursive);
+    let change = match recursive {
+        // There is one mount only, for which mount(2) will do.
+        false if mount::is_old() => mount.change.and(mount.recursive),
+        _ => mount.change,
+    };
+    let copied = Copied::new(path, recursive, change, propagation)?;
     if mount.destination.as_path() == Path::new("/proc") {
         let kind = rustix::fs::fstatfs(&copied.fd)
             .map_err(|errno| Error::kernel(format!("fstatfs({path:?})"), errno))?;
@@ -214,12 +223,39 @@ fn bind(
     }
     if !mount::is_old() {
         set(&copied.fd, mount.recursive, true)?;
-        for (propagation, deep) in inherited(plan, mount, recursive).iter().chain(&mount.propagation) {
+        for (propagation, deep) in propagation.iter().chain(&mount.propagation) {
             let attr = Attr { propagation: Some(*propagation), ..Attr::default() };
             mount_setattr(&copied.fd, "", *deep, &attr)?;
         }
     }
     Ok(PreparedMount::Tree(copied))
+}
+
+/// What mount(2) cannot do.
+fn refuse_on_old_kernels(plan: &Plan, mount: &MountPlan) -> Result<(), Error> {
+    let refuse = |what: &str, call: &str| {
+        Err(Error::unsupported(format!(
+            "the mount on {}: {what} need {call}, which is not to be had here",
+            mount.destination
+        )))
+    };
+    let recursive = match mount.source {
+        Source::Bind { recursive, .. } => recursive,
+        Source::Remount(_) => true,
+        Source::Cgroup | Source::New(_) => false,
+    };
+    if recursive && !mount.recursive.is_none() {
+        return refuse("recursive options (\"rro\" and the like)", "mount_setattr(2) of Linux 5.12");
+    }
+    if mount.idmap.is_some() {
+        return refuse("id mappings", "mount_setattr(2) of Linux 5.12");
+    }
+    let first = mount.propagation.first().copied().or(plan.root_propagation);
+    let is_peer = matches!(first, Some((Propagation::Shared, _)));
+    if matches!(mount.source, Source::Bind { .. }) && is_peer && inherited(plan, mount, recursive).is_none() {
+        return refuse("mounts that are shared with the host", "open_tree(2) of Linux 5.2");
+    }
+    Ok(())
 }
 
 /// How a copy of a host's mount propagates before its own options act, so that none stays the host's peer by accident: as

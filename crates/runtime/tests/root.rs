@@ -25,6 +25,8 @@ mod hook;
 mod hostile;
 #[path = "root/hostile_races.rs"]
 mod hostile_races;
+#[path = "root/lacking.rs"]
+mod lacking;
 #[path = "root/mounts.rs"]
 mod mounts;
 #[path = "root/namespaces.rs"]

@@ -210,7 +210,7 @@ fn beneath(
 ) -> core::result::Result<OwnedFd, Errno> {
     use rustix::fs::ResolveFlags;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    rustix::fs::openat2(dir, path.as_c_str(), flags, Mode::empty(), resolve)
+    crate::root::openat2(dir, path.as_c_str(), flags, Mode::empty(), resolve)
 }
 
 fn join(parent: &CString, name: &std::ffi::CStr) -> CString {

@@ -12,7 +12,7 @@ pub use attr::{
     set_dumpable, set_gid, set_groups, set_io_priority, set_keep_caps, set_memory_policy, set_name,
     set_personality, set_scheduling, set_subreaper, set_uid,
 };
-pub use clone::{Clone, CloneFlags, Forked, clone3};
+pub use clone::{Clone, CloneFlags, Forked, clone3, clone3_raw};
 pub use exec::{
     CStrArray, close_range, close_range_on_exec, dup_for_exec, execveat, exit_now, inherited, sealed_copy,
     sealed_self,

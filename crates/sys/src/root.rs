@@ -2,15 +2,17 @@
 //!
 //! Every path is resolved by the kernel with the directory as its root (openat2(2), `RESOLVE_IN_ROOT`, Linux 5.6):
 //! absolute symbolic links and `..` stay inside, magic links are refused, and what was found is used by fd, never by path
-//! again. There is no fallback for older kernels: none is safe.
+//! again. Where the kernel does not have the call, the path is walked here, name by name and without following anything.
 
 mod make;
 mod remove;
+mod walk;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -253,8 +255,15 @@ pub(crate) fn read_to_limit(file: impl AsFd, limit: usize) -> core::result::Resu
     }
 }
 
-/// openat2, again while the kernel says that something moved under it.
-pub(crate) fn openat2(
+/// openat2(2), again while the kernel says that something moved under it (128 times); `O_CLOEXEC` and `O_NOCTTY` are
+/// added. Where the kernel does not have it (before Linux 5.6), the path is walked here; of `resolve` there must be
+/// `RESOLVE_IN_ROOT` or `RESOLVE_BENEATH` then, or nothing.
+///
+/// Safe between clone and exec for a `CStr` or a path of at most 255 bytes: no allocation.
+///
+/// # Errors
+/// As openat2(2).
+pub fn openat2(
     dir: BorrowedFd<'_>,
     path: impl rustix::path::Arg + Copy,
     flags: OFlags,
@@ -265,12 +274,21 @@ pub(crate) fn openat2(
     let extra = if flags.contains(OFlags::PATH) { OFlags::CLOEXEC } else { OFlags::CLOEXEC | OFlags::NOCTTY };
     let mut tries = 0;
     loop {
-        match rustix::fs::openat2(dir, path, flags | extra, mode, resolve) {
+        let result = if LACKS_OPENAT2.load(Ordering::Relaxed) {
+            path.into_with_c_str(|path| walk::open(dir, path, flags | extra, mode, resolve))
+        } else {
+            rustix::fs::openat2(dir, path, flags | extra, mode, resolve)
+        };
+        match result {
+            Err(Errno::NOSYS) if !LACKS_OPENAT2.swap(true, Ordering::Relaxed) => {}
             Err(Errno::AGAIN | Errno::INTR) if tries < RETRIES => tries += 1,
             other => return other,
         }
     }
 }
+
+/// The kernel was asked, and does not have it.
+static LACKS_OPENAT2: AtomicBool = AtomicBool::new(false);
 
 /// A new regular file called `name` in `dir`.
 fn create_in(dir: BorrowedFd<'_>, name: &CString, mode: u32) -> core::result::Result<OwnedFd, Errno> {

@@ -38,7 +38,7 @@ pub fn open_pty_in(devpts: impl AsFd) -> Result<Pty> {
     let call = format!("openat2({}, \"ptmx\", O_RDWR|O_NOCTTY)", Fd::of(&devpts));
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = rustix::fs::openat2(&devpts, "ptmx", flags, Mode::empty(), resolve)
+    let master = crate::root::openat2(devpts.as_fd(), c"ptmx", flags, Mode::empty(), resolve)
         .map_err(|errno| Error::new(call.clone(), errno))?;
     let stat = rustix::fs::fstat(&master).map_err(|errno| Error::new(call.clone(), errno))?;
     let device = rustix::fs::makedev(5, 2);

@@ -4,13 +4,16 @@
 //! * [`unique`] gives names that no other test, running at the same time, has.
 //! * [`temp_dir`] and [`Defer`] clean up when a test fails too.
 //! * [`Leaks`] fails a test that leaves a mount, control group, link, network namespace or process behind.
+//! * [`run_without`] runs tests again, as on a kernel that lacks system calls.
 //! * [`trace`] runs a program under ptrace(2): counts its system calls, makes the k-th fail, kills it there.
 
+mod lacking;
 mod leaks;
 pub mod trace;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub use lacking::{lacks, run_without};
 pub use leaks::Leaks;
 pub use tempfile::TempDir;
 

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::pty::OpenptFlags;
+use vaquita_sys::root::openat2;
 use vaquita_sys::tty::{self, Size};
 
 use super::mounts::{file_type, filesystem_of, open, open_or_make, open_parent};
@@ -110,7 +111,7 @@ pub(super) fn terminal(
     }
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = rustix::fs::openat2(&devpts, c"ptmx", flags, Mode::empty(), resolve).at("openat2(ptmx)")?;
+    let master = openat2(devpts.as_fd(), c"ptmx", flags, Mode::empty(), resolve).at("openat2(ptmx)")?;
     if rustix::fs::fstat(&master).at("fstat")?.st_rdev != rustix::fs::makedev(5, 2) {
         return fail("fstat", Errno::NODEV);
     }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use vaquita_sys::mount::raw::{pivot_root, umount_detached};
 use vaquita_sys::mount::{Attr, Attributes, Propagation, Trees};
+use vaquita_sys::root::openat2;
 
 use super::{At, Failure, HostTree, MountStep, MoveRoot, RootTree, State, Tree, fail};
 use crate::plan::mounts::{Change, Filesystem, Fill, MountPlan, Source};
@@ -260,6 +261,9 @@ fn copy(trees: &mut Trees, host: &HostTree<'_>) -> Result<OwnedFd, Failure> {
     if !host.change.is_none() {
         trees.change(tree.as_fd(), false, &attr(host.change))?;
     }
+    if let Some((propagation, recursive)) = host.propagation {
+        propagate(trees, tree.as_fd(), propagation, recursive)?;
+    }
     Ok(tree)
 }
 
@@ -335,15 +339,8 @@ fn directories(
     Ok(directory)
 }
 
-/// openat2(2), which answers EAGAIN when a rename ran beside it and it cannot say that nothing escaped.
 fn resolve(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
-    let mut tries = 0;
-    loop {
-        match rustix::fs::openat2(dir, path, flags, Mode::empty(), how) {
-            Err(Errno::AGAIN | Errno::INTR) if tries < 128 => tries += 1,
-            other => return other,
-        }
-    }
+    openat2(dir, path, flags, Mode::empty(), how)
 }
 
 /// Opens a node of the host and checks that it is that character device (CVE-2025-31133).

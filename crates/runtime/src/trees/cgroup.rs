@@ -28,7 +28,7 @@ fn unified(mount: &MountPlan, layout: &Layout, cgroup: Option<&Cgroup>) -> Resul
         return Err(Error::unsupported("no cgroup hierarchy"));
     };
     let path = cgroup.map_or_else(|| hierarchy.mount.clone(), |cgroup| directory(&hierarchy.mount, cgroup));
-    Ok(PreparedMount::Tree(Copied::new(&path, false, mount.change)?))
+    Ok(PreparedMount::Tree(Copied::new(&path, false, mount.change, None)?))
 }
 
 #[expect(clippy::disallowed_methods, reason = "control groups of the host")]
@@ -51,7 +51,7 @@ fn hierarchies(mount: &MountPlan, layout: &Layout, cgroup: &Cgroup) -> Result<Pr
                 }
             }
         }
-        trees.push((destination, Copied::new(&path, false, mount.change)?));
+        trees.push((destination, Copied::new(&path, false, mount.change, None)?));
     }
     let links = links.into_iter().filter_map(|(path, target)| Some((path, as_c_str(target)?))).collect();
     let read_only = mount.change.set.contains(Attributes::RDONLY);

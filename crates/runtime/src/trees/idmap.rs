@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use vaquita_sys::mount::{self, Attr, mount_setattr};
+use vaquita_sys::mount::{Attr, mount_setattr};
 use vaquita_sys::ns;
 
 use crate::create::Namespaces;
@@ -28,11 +28,6 @@ impl<'a> IdMaps<'a> {
     /// Maps the identities of a detached tree.
     pub(super) fn apply(&mut self, tree: &OwnedFd, plan: &MountPlan, how: &IdMap) -> Result<(), Error> {
         let destination = &plan.destination;
-        if mount::is_old() {
-            return Err(Error::unsupported(format!(
-                "the mount on {destination}: id mappings need mount_setattr(2) of Linux 5.12, which is not to be had here"
-            )));
-        }
         let own = self.own.map(|(uids, gids)| (uids.to_owned(), gids.to_owned()));
         let maps = how.maps.clone().or(own);
         let userns = match (maps, self.joined) {

@@ -170,8 +170,9 @@ fn binds_of_every_sort() {
     std::fs::create_dir(host.path().join("deep")).unwrap();
     std::fs::write(host.path().join("file"), "from the host").unwrap();
     let tag = host.path().to_str().unwrap().to_owned();
-    let deep = vaquita_sys::mount::Filesystem::open("tmpfs").unwrap().create().unwrap();
-    vaquita_sys::mount::move_mount(&deep, rustix::fs::CWD, host.path().join("deep")).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount(c"tmpfs", host.path().join("deep"), c"tmpfs", flags, None::<&std::ffi::CStr>)
+        .unwrap();
     let _unmount = vaquita_testing::Defer::new({
         let deep = host.path().join("deep");
         move || vaquita_sys::mount::umount(&deep, rustix::mount::UnmountFlags::DETACH).unwrap()
@@ -323,16 +324,23 @@ fn errors_of_the_set_up_name_the_step_and_leave_no_process() {
     let missing =
         json!({"destination": "/x", "type": "bind", "source": "/no/such/thing", "options": ["bind"]});
     let error = Bundle::new("").mount(missing).create().err().unwrap();
-    assert_eq!(
-        error.to_string(),
-        "open_tree(AT_FDCWD, \"/no/such/thing\", OPEN_TREE_CLONE): ENOENT (No such file or directory)"
+    // Without open_tree(2) it is opened only.
+    let call = error.to_string();
+    let call = call.strip_suffix(": ENOENT (No such file or directory)").unwrap();
+    assert!(
+        ["open_tree(AT_FDCWD, \"/no/such/thing\", OPEN_TREE_CLONE)", "open(\"/no/such/thing\", O_PATH)"]
+            .contains(&call),
+        "{call}"
     );
     let bad = json!({"destination": "/x", "type": "tmpfs", "source": "x", "options": ["size=much"]});
     let error = Bundle::new("").mount(bad).create().err().unwrap();
-    assert_eq!(error.to_string(), "mounting tmpfs on \"/x\": fsconfig: EINVAL (Invalid argument)");
+    // By mount(2) where the kernel lacks the new API.
+    let call = error.to_string().replace(": mount: ", ": fsconfig: ");
+    assert_eq!(call, "mounting tmpfs on \"/x\": fsconfig: EINVAL (Invalid argument)");
     let unknown = json!({"destination": "/x", "type": "nosuchfs", "source": "x"});
     let error = Bundle::new("").mount(unknown).create().err().unwrap();
-    assert_eq!(error.to_string(), "mounting nosuchfs on \"/x\": fsopen: ENODEV (No such device)");
+    assert!(error.to_string().starts_with("mounting nosuchfs on \"/x\": "), "{error}");
+    assert!(error.to_string().ends_with(": ENODEV (No such device)"), "{error}");
     assert_eq!(error.errno(), Some(rustix::io::Errno::NODEV));
 }
 

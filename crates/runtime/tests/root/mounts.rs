@@ -4,9 +4,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use rustix::mount::MountFlags;
 use serde_json::{Value, json};
 use vaquita_runtime::Kind;
-use vaquita_sys::mount::{Attr, Attributes, Filesystem, Propagation, mount_setattr, move_mount, umount};
+use vaquita_sys::mount::umount;
 use vaquita_sys::ns;
 
 use crate::harness::{Bundle, is_mounted_below};
@@ -17,17 +18,19 @@ struct HostMount {
 }
 
 impl HostMount {
-    fn new(attributes: Attributes) -> Self {
+    /// By mount(2), which every kernel has.
+    fn new(flags: MountFlags) -> Self {
         let host = Self { dir: vaquita_testing::temp_dir() };
-        let set = Attr { set: attributes, propagation: Some(Propagation::Shared), ..Attr::default() };
         for place in [host.path(), host.path().join("deep")] {
-            let tree = Filesystem::open("tmpfs").unwrap().create().unwrap();
-            move_mount(&tree, rustix::fs::CWD, &place).unwrap();
+            mount_tmpfs(&place, MountFlags::empty());
             std::fs::create_dir(place.join("deep")).unwrap();
             std::fs::create_dir(place.join("later")).unwrap();
             std::fs::write(place.join("file"), "content").unwrap();
+            rustix::mount::mount_change(&place, rustix::mount::MountPropagationFlags::SHARED).unwrap();
         }
-        mount_setattr(rustix::fs::CWD, host.path(), true, &set).unwrap();
+        for place in [host.path(), host.path().join("deep")] {
+            rustix::mount::mount_remount(&place, flags | MountFlags::BIND, c"").unwrap();
+        }
         host
     }
 
@@ -38,6 +41,10 @@ impl HostMount {
     fn bind(&self, destination: &str, options: &[&str]) -> Value {
         json!({"destination": destination, "source": self.path(), "options": options})
     }
+}
+
+fn mount_tmpfs(place: &Path, flags: MountFlags) {
+    rustix::mount::mount(c"tmpfs", place, c"tmpfs", flags, None::<&std::ffi::CStr>).unwrap();
 }
 
 impl Drop for HostMount {
@@ -58,28 +65,31 @@ fn options(answer: &str) -> Vec<&str> {
 const FLAGS: [&str; 7] = ["ro", "nosuid", "nodev", "noexec", "noatime", "nodiratime", "nosymfollow"];
 const OPPOSITES: [&str; 7] = ["rw", "suid", "dev", "exec", "atime", "diratime", "symfollow"];
 
+fn recursive<'a>(list: &[&str], space: &'a mut Vec<String>) -> Vec<&'a str> {
+    *space = list.iter().map(|flag| format!("r{flag}")).collect();
+    ["rbind"].into_iter().chain(space.iter().map(String::as_str)).collect()
+}
+
 #[test]
 fn every_flag_is_set() {
-    let host = HostMount::new(Attributes::NONE);
-    let mut bundle =
-        Bundle::new("mount /all\nmount /all/deep\nmount /recursive\nmount /recursive/deep\nmount /strict")
-            .mount(host.bind("/all", &[&["rbind"][..], &FLAGS].concat()))
-            .mount(host.bind("/strict", &["bind", "strictatime"]));
-    let recursive: Vec<String> = FLAGS.iter().map(|flag| format!("r{flag}")).collect();
-    let recursive: Vec<&str> = ["rbind"].into_iter().chain(recursive.iter().map(String::as_str)).collect();
-    bundle = bundle.mount(host.bind("/recursive", &recursive));
+    let host = HostMount::new(MountFlags::empty());
+    let mut orders = "mount /all\nmount /all/deep\nmount /strict\nmount /alone".to_owned();
+    let mut mounts = vec![
+        host.bind("/all", &[&["rbind"][..], &FLAGS].concat()),
+        host.bind("/strict", &["bind", "strictatime"]),
+        // One mount only: recursive or not is the same.
+        host.bind("/alone", &["bind", "rro", "nosuid", "rsuid", "noexec"]),
+    ];
     for (number, flag) in FLAGS.iter().enumerate() {
-        bundle.spec["process"]["env"][0] =
-            json!(format!("{}\nmount /one{number}", bundle.spec["process"]["env"][0].as_str().unwrap()));
-        bundle = bundle.mount(host.bind(&format!("/one{number}"), &["bind", flag]));
+        orders += &format!("\nmount /one{number}");
+        mounts.push(host.bind(&format!("/one{number}"), &["bind", flag]));
     }
-    let outcome = bundle.run();
-    for place in ["/all", "/recursive", "/recursive/deep"] {
-        let answer = outcome.of(&format!("mount {place}"));
-        assert!(FLAGS.iter().all(|flag| options(answer).contains(flag)), "{place}: {answer}");
-    }
+    let outcome = mounts.into_iter().fold(Bundle::new(&orders), Bundle::mount).run();
+    let all = outcome.of("mount /all");
+    assert!(FLAGS.iter().all(|flag| options(all).contains(flag)), "{all}");
     assert_eq!(options(outcome.of("mount /all/deep")), ["rw", "relatime"]);
     assert_eq!(options(outcome.of("mount /strict")), ["rw"]);
+    assert_eq!(options(outcome.of("mount /alone")), ["ro", "noexec", "relatime"]);
     for (number, flag) in FLAGS.iter().enumerate() {
         let answer = outcome.of(&format!("mount /one{number}"));
         let expected = match *flag {
@@ -95,41 +105,76 @@ fn every_flag_is_set() {
 
 #[test]
 fn every_flag_is_cleared() {
-    let all = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
-    let all = all | Attributes::NODIRATIME | Attributes::NOSYMFOLLOW;
-    let host = HostMount::new(all);
-    let recursive: Vec<String> = OPPOSITES.iter().map(|flag| format!("r{flag}")).collect();
-    let recursive: Vec<&str> = ["rbind"].into_iter().chain(recursive.iter().map(String::as_str)).collect();
-    let outcome =
-        Bundle::new("mount /as\nmount /top\nmount /top/deep\nmount /all\nmount /all/deep\nmount /some")
-            .mount(host.bind("/as", &["rbind"]))
-            .mount(host.bind("/top", &[&["rbind"][..], &OPPOSITES].concat()))
-            .mount(host.bind("/all", &recursive))
-            // The last one holds, and the recursive ones come after the others.
-            .mount(host.bind("/some", &["bind", "rrw", "rw", "ro", "dev", "nodev", "suid"]))
-            .run();
-    let kept = ["ro", "nosuid", "nodev", "noexec", "nodiratime", "relatime", "nosymfollow"];
-    assert_eq!(options(outcome.of("mount /as")), kept);
+    let host = HostMount::new(all_flags());
+    let outcome = Bundle::new("mount /as\nmount /top\nmount /top/deep\nmount /some")
+        .mount(host.bind("/as", &["rbind"]))
+        .mount(host.bind("/top", &[&["rbind"][..], &OPPOSITES].concat()))
+        // The last one holds, and the recursive ones come after the others.
+        .mount(host.bind("/some", &["bind", "rrw", "rw", "ro", "dev", "nodev", "suid"]))
+        .run();
+    assert_eq!(options(outcome.of("mount /as")), KEPT);
     assert_eq!(options(outcome.of("mount /top")), ["rw", "relatime"]);
-    assert_eq!(options(outcome.of("mount /top/deep")), kept);
-    assert_eq!(options(outcome.of("mount /all")), ["rw", "relatime"]);
-    assert_eq!(options(outcome.of("mount /all/deep")), ["rw", "relatime"]);
+    assert_eq!(options(outcome.of("mount /top/deep")), KEPT);
     assert_eq!(
         options(outcome.of("mount /some")),
         ["rw", "nodev", "noexec", "nodiratime", "relatime", "nosymfollow"]
     );
 }
 
+const KEPT: [&str; 7] = ["ro", "nosuid", "nodev", "noexec", "nodiratime", "relatime", "nosymfollow"];
+
+fn all_flags() -> MountFlags {
+    let all = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    // MS_NOSYMFOLLOW
+    all | MountFlags::NODIRATIME | MountFlags::RELATIME | MountFlags::from_bits_retain(256)
+}
+
+#[test]
+fn recursive_flags_are_set_and_cleared() {
+    let (plain, full) = (HostMount::new(MountFlags::empty()), HostMount::new(all_flags()));
+    let mut space = Vec::new();
+    let set = plain.bind("/set", &recursive(&FLAGS, &mut space));
+    let clear = full.bind("/clear", &recursive(&OPPOSITES, &mut space));
+    let mut bundle = Bundle::new("mount /set\nmount /set/deep\nmount /clear\nmount /clear/deep").mount(set);
+    if refused(&mut bundle, "recursive options (\"rro\" and the like) need mount_setattr(2) of Linux 5.12") {
+        return;
+    }
+    let outcome = bundle.mount(clear).run();
+    for place in ["/set", "/set/deep"] {
+        let answer = outcome.of(&format!("mount {place}"));
+        assert!(FLAGS.iter().all(|flag| options(answer).contains(flag)), "{place}: {answer}");
+    }
+    assert_eq!(options(outcome.of("mount /clear")), ["rw", "relatime"]);
+    assert_eq!(options(outcome.of("mount /clear/deep")), ["rw", "relatime"]);
+}
+
+/// Without the new mount API it is refused, for this reason.
+fn refused(bundle: &mut Bundle, why: &str) -> bool {
+    let calls = [libc::SYS_mount_setattr, libc::SYS_open_tree, libc::SYS_move_mount, libc::SYS_fsopen];
+    if !calls.iter().any(|call| vaquita_testing::lacks(*call)) {
+        return false;
+    }
+    let error = bundle.create().err().unwrap();
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    assert!(error.to_string().contains(&format!("{why}, which is not to be had here")), "{error}");
+    true
+}
+
 #[test]
 fn binds_propagate_as_asked() {
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
+    let peer = host.bind("/case", &["rbind", "rshared"]);
+    let lacking = refused(
+        &mut Bundle::new("").mount(peer),
+        "mounts that are shared with the host need open_tree(2) of Linux 5.2",
+    );
     let cases: [(&[&str], &str, &str); 11] = [
         (&[], "[master]", "[master]"),
         (&["private"], "[]", "[master]"),
         (&["rprivate"], "[]", "[]"),
         (&["slave"], "[master]", "[master]"),
         (&["rslave"], "[master]", "[master]"),
-        (&["rshared"], "[shared]", "[shared]"),
+        (if lacking { &["rprivate", "rshared"] } else { &["rshared"] }, "[shared]", "[shared]"),
         (&["shared"], "[shared master]", "[master]"),
         (&["rslave", "rshared"], "[shared master]", "[shared master]"),
         (&["rprivate", "shared"], "[shared]", "[]"),
@@ -156,15 +201,14 @@ fn binds_propagate_as_asked() {
 /// What is mounted on the host later appears in the container or not, and never the other way round but for rshared.
 #[test]
 fn later_mounts_of_the_host_arrive_where_asked() {
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
     let mut bundle = Bundle::new("wait")
         .mount(host.bind("/slave", &["rbind", "rslave"]))
         .mount(host.bind("/private", &["rbind", "rprivate"]));
     let mut running = bundle.create().unwrap();
     running.start().unwrap();
-    let tree = Filesystem::open("tmpfs").unwrap().create().unwrap();
-    vaquita_sys::root::Root::from_fd(tree.try_clone().unwrap()).create_file("new", 0o644).unwrap();
-    move_mount(&tree, rustix::fs::CWD, host.path().join("later")).unwrap();
+    mount_tmpfs(&host.path().join("later"), MountFlags::empty());
+    std::fs::write(host.path().join("later/new"), "").unwrap();
     let seen = running.exec_probe("ls /slave/later\nls /private/later", |_| {});
     assert_eq!(seen.of("ls /slave/later"), "new");
     assert_eq!(seen.of("ls /private/later"), "");
@@ -173,7 +217,7 @@ fn later_mounts_of_the_host_arrive_where_asked() {
 /// linux.rootfsPropagation: of the root, and of binds that say nothing.
 #[test]
 fn the_root_propagates_as_asked() {
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
     for (value, root, bind) in [
         (None, "[]", "[master]"),
         (Some("private"), "[]", "[]"),
@@ -184,10 +228,14 @@ fn the_root_propagates_as_asked() {
         (Some("rshared"), "[shared]", "[shared]"),
         (Some("unbindable"), "[unbindable]", "[]"),
     ] {
-        let outcome = Bundle::new("mount /\nmount /bind")
+        let mut bundle = Bundle::new("mount /\nmount /bind")
             .mount(host.bind("/bind", &["bind"]))
-            .set("/linux/rootfsPropagation", json!(value))
-            .run();
+            .set("/linux/rootfsPropagation", json!(value));
+        let why = "mounts that are shared with the host need open_tree(2) of Linux 5.2";
+        if root == "[shared]" && refused(&mut bundle, why) {
+            continue;
+        }
+        let outcome = bundle.run();
         assert!(outcome.of("mount /").ends_with(root), "{value:?}: {}", outcome.of("mount /"));
         assert!(outcome.of("mount /bind").ends_with(bind), "{value:?}: {}", outcome.of("mount /bind"));
     }
@@ -198,12 +246,14 @@ fn the_root_propagates_as_asked() {
 /// A root filesystem on a mount that the host shares: nothing of the container's mounts reaches the host.
 #[test]
 fn a_shared_root_filesystem_stays_apart() {
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
     for value in [None, Some("slave"), Some("shared"), Some("private")] {
         let mut bundle = Bundle::new("wait").set("/linux/rootfsPropagation", json!(value));
-        let probe = bundle.path("probe");
         let deep = host.path().join("deep");
-        let _ = std::fs::copy(&probe, deep.join("probe")).unwrap();
+        // Not a copy: while its file is open for writing in a fork of another test it cannot be executed.
+        let probe = bundle.path("probe");
+        bundle =
+            bundle.mount(json!({"destination": "/probe", "source": probe, "options": ["bind", "rprivate"]}));
         bundle.root = Some(deep.clone());
         let mut running = bundle.create().unwrap();
         running.start().unwrap();
@@ -216,7 +266,7 @@ fn a_shared_root_filesystem_stays_apart() {
 
 #[test]
 fn a_mount_is_changed_after_the_fact() {
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
     let remount = |destination: &str, options: &[&str]| json!({"destination": destination, "type": "x", "source": "x", "options": options});
     let outcome = Bundle::new(
         "mount /t\ncreate /t/x\nmount /b\nmount /b/deep\nmount /sys\nmount /\ncreate /x",
@@ -225,18 +275,26 @@ fn a_mount_is_changed_after_the_fact() {
     .mount(json!({"destination": "/t/sub", "type": "tmpfs", "source": "t"}))
     .mount(remount("/t", &["remount", "size=64k", "ro"]))
     .mount(host.bind("/b", &["rbind", "nodev"]))
-    .mount(remount("/b", &["bind", "remount", "rnosuid", "noexec", "rprivate"]))
+    .mount(remount("/b", &["bind", "remount", "nosuid", "noexec", "rprivate"]))
     .mount(remount("/sys", &["remount", "bind", "nosymfollow"]))
     .mount(remount("/", &["remount", "bind", "ro"]))
     .run();
     assert_eq!(options(outcome.of("mount /t")), ["ro", "nosuid", "relatime"]);
     assert_eq!(outcome.of("create /t/x"), "EROFS");
     assert_eq!(options(outcome.of("mount /b")), ["rw", "nosuid", "nodev", "noexec", "relatime"]);
-    assert_eq!(options(outcome.of("mount /b/deep")), ["rw", "nosuid", "relatime"]);
+    assert_eq!(options(outcome.of("mount /b/deep")), ["rw", "relatime"]);
     assert!(outcome.of("mount /b/deep").ends_with("[]"));
     assert!(options(outcome.of("mount /sys")).contains(&"nosymfollow"));
     assert_eq!(outcome.of("create /x"), "EROFS");
 
+    let mut deep = Bundle::new("mount /b\nmount /b/deep")
+        .mount(host.bind("/b", &["rbind"]))
+        .mount(remount("/b", &["bind", "remount", "rnosuid"]));
+    if !refused(&mut deep, "recursive options (\"rro\" and the like) need mount_setattr(2) of Linux 5.12") {
+        let outcome = deep.run();
+        assert_eq!(options(outcome.of("mount /b")), ["rw", "nosuid", "relatime"]);
+        assert_eq!(options(outcome.of("mount /b/deep")), ["rw", "nosuid", "relatime"]);
+    }
     let none = Bundle::new("").mount(remount("/tmp", &["remount", "ro"])).create().err().unwrap();
     assert_eq!(none.errno(), Some(Errno::INVAL), "{none}");
     assert!(none.to_string().starts_with("remounting \"/tmp\""), "{none}");
@@ -276,7 +334,7 @@ fn a_tmpfs_takes_content_mode_and_owner_over() {
         0,
     )
     .unwrap();
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
     let tmpfs = |destination: &str, options: &[&str]| json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options});
     let outcome = bundle
         .mount(tmpfs("/mode", &[]))
@@ -322,13 +380,17 @@ fn what_does_not_fit_into_a_tmpfs_is_an_error() {
 
 #[test]
 fn identities_of_a_mount_are_mapped() {
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
     let mapped = |destination: &str, options: &[&str]| {
         let mut mount = host.bind(destination, options);
         mount["uidMappings"] = ids(0, 1000, 10);
         mount["gidMappings"] = ids(0, 2000, 10);
         mount
     };
+    let mut bundle = Bundle::new("").mount(mapped("/one", &["rbind", "idmap"]));
+    if refused(&mut bundle, "id mappings need mount_setattr(2) of Linux 5.12") {
+        return;
+    }
     let outcome = Bundle::new(
         "stat /one/file\nstat /one/deep/file\nstat /all/file\nstat /all/deep/file\nstat /implied/file\nmount /one",
     )
@@ -357,7 +419,7 @@ fn identities_of_a_mount_are_mapped() {
 /// In a user namespace: a root filesystem and a volume with the ids of the image, mapped as the namespace maps.
 #[test]
 fn a_user_namespace_with_a_mapped_root() {
-    let host = HostMount::new(Attributes::NONE);
+    let host = HostMount::new(MountFlags::empty());
     let map = ids(0, 100_000, 65536);
     let mut bundle = Bundle::new("ids\nstat /probe\nstat /plain/file\nstat /mapped/file\ncreate /mapped/new\nstat /mapped/new\ncreate /new")
         .mount(host.bind("/plain", &["bind"]))
@@ -366,6 +428,9 @@ fn a_user_namespace_with_a_mapped_root() {
         .set("/linux/gidMappings", map.clone());
     bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
     bundle.root_map = Some(serde_json::from_value(map).unwrap());
+    if refused(&mut bundle, "id mappings of the root filesystem need mount_setattr(2) of Linux 5.12") {
+        return;
+    }
     let created = bundle.path("new");
     let mut running = bundle.create().unwrap_or_else(|error| panic!("{error}"));
     running.start().unwrap();
@@ -407,9 +472,15 @@ fn below_the_root(pid: rustix::process::Pid) -> bool {
     let look = move || {
         ns::unshare(vaquita_sys::process::CloneFlags::NEWNS).unwrap();
         ns::setns(namespace.as_fd(), ns::Kind::Mount).unwrap();
-        umount("/", rustix::mount::UnmountFlags::DETACH).unwrap();
-        // The root of the namespace is another now.
-        ns::setns(namespace.as_fd(), ns::Kind::Mount).unwrap();
+        // Where mount(2) did it, another mount of the set-up lies between.
+        for _ in 0..2 {
+            umount("/", rustix::mount::UnmountFlags::DETACH).unwrap();
+            // The root of the namespace is another now.
+            ns::setns(namespace.as_fd(), ns::Kind::Mount).unwrap();
+            if Path::new("/etc/passwd").exists() {
+                break;
+            }
+        }
         assert!(Path::new("/etc/passwd").exists(), "this is the host's root");
         let is_empty = |path: &str| std::fs::read_dir(path).unwrap().next().is_none();
         is_empty("/proc") && is_empty("/sys")

@@ -1,10 +1,13 @@
 //! Mounts made where nobody sees them and then put into place, with either of the two mount APIs.
 //!
-//! With the new one (Linux 5.2, and mount_setattr of 5.12) a tree is detached until it is attached. Where it is missing,
-//! or a filter answers `ENOSYS` to a call of it, mount(2) does the same in two moves: a small tmpfs that lies over `/` of
+//! With the new one (Linux 5.2, and mount_setattr of 5.12) a tree is detached until it is attached. Where open_tree,
+//! move_mount or mount_setattr is missing, or a filter answers `ENOSYS` to it, mount(2) does the same in two moves: a small tmpfs that lies over `/` of
 //! this mount namespace is a workshop, out of reach of everybody but this process; a tree is made there, gets its
 //! attributes, and is moved (`MS_MOVE`) to where it belongs. Paths that mount(2) wants are those of `/proc/self/fd`, so
 //! that here, too, what was resolved and verified is what is used.
+//!
+//! A filesystem is made by mount(2) in the workshop, too, where only fsopen and its like are missing, or the filesystem
+//! has an option for which fsconfig(2) is too narrow; it is attached by whichever API there is.
 //!
 //! What mount(2) cannot do is an error (`ENOSYS`): attributes of all mounts of a tree at once, and id mappings.
 //!
@@ -43,17 +46,14 @@ pub fn is_old() -> bool {
     OLD.load(Ordering::Relaxed)
 }
 
-/// Asks the kernel which mount API it has. To be called when something failed with `ENOSYS`, and so never where all is
-/// there. Returns true when it is this call that found out: what failed is worth another try then.
-pub fn fall_back() -> bool {
+/// Asks the kernel whether it has the calls of the new mount API that nothing else stands in for, one by one. To be called
+/// when something failed with `ENOSYS`, or before something is made that only they can use. What [`is_old`] says holds
+/// from then on.
+pub fn fall_back() {
     // None of them does anything with these arguments but say that they are wrong.
-    let calls: [(libc::c_long, [libc::c_long; 5]); 7] = [
+    let calls: [(libc::c_long, [libc::c_long; 5]); 3] = [
         (libc::SYS_open_tree, [-1, 0, -1, 0, 0]),
         (libc::SYS_move_mount, [-1, 0, -1, 0, -1]),
-        (libc::SYS_fsopen, [0, -1, 0, 0, 0]),
-        (libc::SYS_fsconfig, [-1, 0, 0, 0, 0]),
-        (libc::SYS_fsmount, [-1, 0, 0, 0, 0]),
-        (libc::SYS_fspick, [-1, 0, -1, 0, 0]),
         (libc::SYS_mount_setattr, [-1, 0, 0, 0, 0]),
     ];
     let lacks = calls.iter().any(|(number, arguments)| {
@@ -62,7 +62,9 @@ pub fn fall_back() -> bool {
         let result = check(unsafe { libc::syscall(*number, a, b, c, d, e) });
         result == Err(Errno::NOSYS)
     });
-    lacks && !OLD.swap(true, Ordering::Relaxed)
+    if lacks {
+        OLD.store(true, Ordering::Relaxed);
+    }
 }
 
 static OLD: AtomicBool = AtomicBool::new(false);
@@ -105,28 +107,26 @@ impl Trees {
     /// `ENODEV` for a kind that the kernel does not have; what the filesystem says about its parameters, mostly `EINVAL`;
     /// `E2BIG` when one API is too narrow for a value and the other for another.
     pub fn make(&mut self, recipe: &Recipe, attributes: Attributes) -> Result<OwnedFd, Failed> {
-        if self.is_old || recipe.only_old {
-            if recipe.only_new {
-                // A comma would end the value.
-                return Err(Failed { call: "mount", errno: Errno::TOOBIG });
+        if !self.is_old && !recipe.only_old {
+            match make_new(recipe, attributes) {
+                Err(Failed { errno: Errno::NOSYS, .. }) => {}
+                other => return other,
             }
-            let workshop = self.workshop()?;
-            let place = FdPath::below(workshop, DIR);
-            let source = Some(recipe.source_or_kind());
-            mount(source, place.as_c_str(), Some(recipe.kind()), recipe.bits, Some(&recipe.data))
-                .map_err(at("mount"))?;
-            let tree = finished(workshop, DIR)?;
-            self.change(tree.as_fd(), false, &Attr { set: attributes, ..Attr::default() })?;
-            return Ok(tree);
         }
-        let context =
-            rustix::mount::fsopen(recipe.kind(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen"))?;
-        configure(&context, recipe)?;
-        rustix::mount::fsconfig_create(&context).map_err(at("fsconfig(FSCONFIG_CMD_CREATE)"))?;
-        // All attributes that fsmount takes are in the lower half.
-        let bits = u32::try_from(attributes.bits()).unwrap_or(u32::MAX);
-        let flags = MountAttrFlags::from_bits_retain(bits);
-        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))
+        if recipe.only_new {
+            // A comma would end the value.
+            return Err(Failed { call: "mount", errno: Errno::TOOBIG });
+        }
+        let workshop = self.workshop()?;
+        let place = FdPath::below(workshop, DIR);
+        let source = Some(recipe.source_or_kind());
+        mount(source, place.as_c_str(), Some(recipe.kind()), recipe.bits, Some(&recipe.data))
+            .map_err(at("mount"))?;
+        let tree = finished(workshop, DIR)?;
+        // The mode of access times is one of several: the others are cleared.
+        let attr = Attr { set: attributes, clear: Attributes::ATIME, ..Attr::default() };
+        self.change(tree.as_fd(), false, &attr)?;
+        Ok(tree)
     }
 
     /// Changes attributes and propagation of the mount that `tree` is the root of.
@@ -158,18 +158,18 @@ impl Trees {
     /// # Errors
     /// As [`Self::make`]; `EINVAL` when it is not the root of a mount.
     pub fn reconfigure(&self, place: BorrowedFd<'_>, recipe: &Recipe) -> Result<(), Failed> {
-        if self.is_old || recipe.only_old {
-            if recipe.only_new {
-                return Err(Failed { call: "mount", errno: Errno::TOOBIG });
+        if !self.is_old && !recipe.only_old {
+            match reconfigure_new(place, recipe) {
+                Err(Failed { errno: Errno::NOSYS, .. }) => {}
+                other => return other,
             }
-            let bits = libc::MS_REMOUNT | recipe.bits | bits_of(current(place)?);
-            return mount(None, FdPath::of(place).as_c_str(), None, bits, Some(&recipe.data))
-                .map_err(at("mount(MS_REMOUNT)"));
         }
-        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
-        let context = rustix::mount::fspick(place, c"", flags).map_err(at("fspick"))?;
-        configure(&context, recipe)?;
-        rustix::mount::fsconfig_reconfigure(&context).map_err(at("fsconfig(FSCONFIG_CMD_RECONFIGURE)"))
+        if recipe.only_new {
+            return Err(Failed { call: "mount", errno: Errno::TOOBIG });
+        }
+        let bits = libc::MS_REMOUNT | recipe.bits | bits_of(current(place)?);
+        mount(None, FdPath::of(place).as_c_str(), None, bits, Some(&recipe.data))
+            .map_err(at("mount(MS_REMOUNT)"))
     }
 
     /// Puts a tree over the file or directory `place`.
@@ -242,6 +242,23 @@ fn at(call: &'static str) -> impl FnOnce(Errno) -> Failed {
 /// The root of what was just mounted in the workshop.
 fn finished(workshop: BorrowedFd<'_>, place: &CStr) -> Result<OwnedFd, Failed> {
     rustix::fs::openat(workshop, place, PATH, Mode::empty()).map_err(at("openat"))
+}
+
+fn make_new(recipe: &Recipe, attributes: Attributes) -> Result<OwnedFd, Failed> {
+    let context = rustix::mount::fsopen(recipe.kind(), FsOpenFlags::FSOPEN_CLOEXEC).map_err(at("fsopen"))?;
+    configure(&context, recipe)?;
+    rustix::mount::fsconfig_create(&context).map_err(at("fsconfig(FSCONFIG_CMD_CREATE)"))?;
+    // All attributes that fsmount takes are in the lower half.
+    let bits = u32::try_from(attributes.bits()).unwrap_or(u32::MAX);
+    let flags = MountAttrFlags::from_bits_retain(bits);
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(at("fsmount"))
+}
+
+fn reconfigure_new(place: BorrowedFd<'_>, recipe: &Recipe) -> Result<(), Failed> {
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+    let context = rustix::mount::fspick(place, c"", flags).map_err(at("fspick"))?;
+    configure(&context, recipe)?;
+    rustix::mount::fsconfig_reconfigure(&context).map_err(at("fsconfig(FSCONFIG_CMD_RECONFIGURE)"))
 }
 
 fn configure(context: &OwnedFd, recipe: &Recipe) -> Result<(), Failed> {

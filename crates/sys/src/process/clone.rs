@@ -2,7 +2,9 @@
 
 use std::ops::{BitOr, BitOrAssign};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::signal::Signal;
@@ -103,10 +105,12 @@ pub enum Forked {
 
 /// Clones the calling process with a copy of its memory, as fork does, but with namespaces and a pidfd.
 ///
+/// Where the kernel has no clone3(2) (before Linux 5.3), clone(2) does the same, and a cgroup is entered right after it.
+///
 /// # Errors
 /// `EPERM` for namespaces without the privilege, `ENOSPC` at the limit of nested namespaces, `EAGAIN` at pids.max,
 /// `EINVAL` for `parent` when the caller is process 1 of its PID namespace, `EBUSY`/`EOPNOTSUPP` for a `cgroup` that
-/// takes no processes.
+/// takes no processes; `ENOSYS` for a new time namespace without clone3(2).
 ///
 /// # Safety
 /// When other threads run, the child holds copies of their locks, which nobody releases. Then it may call only what is
@@ -114,31 +118,118 @@ pub enum Forked {
 /// [`exit_now`](super::exit_now). In a process of one thread it may do anything, but must not return into frames that
 /// act for the parent.
 pub unsafe fn clone3(how: &Clone<'_>) -> Result<Forked> {
+    // SAFETY: the caller answers for what the child does.
+    unsafe { clone3_raw(how) }.map_err(|errno| Error::new(describe(how), errno))
+}
+
+/// As [`clone3`]. Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// As there.
+///
+/// # Safety
+/// As there.
+pub unsafe fn clone3_raw(how: &Clone<'_>) -> core::result::Result<Forked, Errno> {
+    if !LACKS_CLONE3.load(Ordering::Relaxed) {
+        // SAFETY: the caller answers for what the child does.
+        match unsafe { by_clone3(how) } {
+            Err(Errno::NOSYS) => LACKS_CLONE3.store(true, Ordering::Relaxed),
+            other => return other,
+        }
+    }
+    // SAFETY: as above.
+    unsafe { by_clone(how) }
+}
+
+/// The kernel was asked, and does not have it.
+static LACKS_CLONE3: AtomicBool = AtomicBool::new(false);
+
+unsafe fn by_clone3(how: &Clone<'_>) -> core::result::Result<Forked, Errno> {
     let mut pidfd: i32 = -1;
-    let mut flags = how.flags.0 | libc::CLONE_PIDFD as u64;
     let mut exit_signal = how.exit_signal.map_or(0, |signal| signal.number().unsigned_abs().into());
     if how.parent {
-        flags |= libc::CLONE_PARENT as u64;
         exit_signal = 0; // The kernel refuses both together (kernel/fork.c clone3_args_valid).
     }
-    let mut cgroup = 0;
-    if let Some(fd) = how.cgroup {
-        flags |= CLONE_INTO_CGROUP;
-        cgroup = u64::from(fd.as_raw_fd().unsigned_abs());
-    }
+    let cgroup = how.cgroup.map_or(0, |fd| u64::from(fd.as_raw_fd().unsigned_abs()));
+    let flags = how.all_flags();
     let args =
         CloneArgs { flags, pidfd: (&raw mut pidfd) as u64, exit_signal, cgroup, ..CloneArgs::default() };
     // SAFETY: the arguments live until the call returns; no stack is given, so the child runs on a copy of this one.
     // The caller answers for what the child does.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })
-        .map_err(|errno| Error::new(describe(how, flags), errno))?;
-    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        None => Ok(Forked::Child),
-        Some(pid) => {
-            // SAFETY: CLONE_PIDFD made the kernel store a new fd there; nobody else knows it.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Forked::Parent { pid, pidfd })
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+    // SAFETY: CLONE_PIDFD made the kernel store a new fd there; nobody else knows it.
+    Ok(unsafe { forked(pid, pidfd) })
+}
+
+unsafe fn by_clone(how: &Clone<'_>) -> core::result::Result<Forked, Errno> {
+    let mut pidfd: i32 = -1;
+    let upper = CloneFlags::CLEAR_SIGHAND.0 | CLONE_INTO_CGROUP;
+    let flags = how.all_flags() & !upper;
+    if flags & 0xff != 0 {
+        // CLONE_NEWTIME is where clone(2) takes the exit signal.
+        return Err(Errno::NOSYS);
+    }
+    let signal = how.exit_signal.map_or(0, |signal| signal.number().unsigned_abs());
+    let none = core::ptr::null_mut::<libc::c_void>();
+    // SAFETY: as for clone3; the third argument is where CLONE_PIDFD stores it, and no other pointer is used.
+    let pid = check(unsafe {
+        libc::syscall(libc::SYS_clone, flags | u64::from(signal), none, &raw mut pidfd, none, none)
+    })?;
+    // SAFETY: as for clone3.
+    let forked = unsafe { forked(pid, pidfd) };
+    match &forked {
+        Forked::Child => {
+            if how.flags.contains(CloneFlags::CLEAR_SIGHAND) {
+                // It fails for no signal that can be handled.
+                let _ = crate::signal::reset_all();
+            }
         }
+        Forked::Parent { pid, pidfd } => {
+            if let Some(Err(errno)) = how.cgroup.map(|cgroup| enter(cgroup, *pid)) {
+                let _ = crate::signal::send(pidfd, Signal::KILL);
+                if !how.parent {
+                    let _ = super::wait_pidfd(pidfd);
+                }
+                return Err(errno);
+            }
+        }
+    }
+    Ok(forked)
+}
+
+/// Puts a process into a v2 cgroup.
+fn enter(cgroup: BorrowedFd<'_>, pid: Pid) -> core::result::Result<(), Errno> {
+    use rustix::fs::{Mode, OFlags};
+    let file = rustix::fs::openat(cgroup, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut digits = [0; 12];
+    let mut at = digits.len();
+    let mut rest = pid.as_raw_nonzero().get().unsigned_abs();
+    while rest > 0 {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    crate::fs::write_all(&file, &digits[at..])
+}
+
+/// # Safety
+/// `pidfd` must be a new fd, owned by nobody else, unless `pid` is 0.
+unsafe fn forked(pid: libc::c_long, pidfd: i32) -> Forked {
+    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        None => Forked::Child,
+        Some(pid) => {
+            // SAFETY: the caller's promise.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Forked::Parent { pid, pidfd }
+        }
+    }
+}
+
+impl Clone<'_> {
+    fn all_flags(&self) -> u64 {
+        let parent = if self.parent { libc::CLONE_PARENT as u64 } else { 0 };
+        let cgroup = if self.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+        self.flags.0 | libc::CLONE_PIDFD as u64 | parent | cgroup
     }
 }
 
@@ -162,7 +253,8 @@ struct CloneArgs {
 }
 
 #[cold]
-fn describe(how: &Clone<'_>, flags: u64) -> String {
+fn describe(how: &Clone<'_>) -> String {
+    let flags = how.all_flags();
     let names = [
         (CloneFlags::NEWNS.0, "CLONE_NEWNS"),
         (CloneFlags::NEWCGROUP.0, "CLONE_NEWCGROUP"),

@@ -76,25 +76,52 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Closes every fd from `first` to `last`. Safe between clone and exec: no allocation.
+/// Closes every fd from `first` to `last`; one by one, up to the hard limit of open files, where the kernel has no
+/// close_range(2) (before Linux 5.9). Safe between clone and exec: no allocation.
 ///
 /// # Errors
-/// `EINVAL` for `first` above `last`; `ENOSYS` before Linux 5.9.
+/// `EINVAL` for `first` above `last`.
 ///
 /// # Safety
 /// Nothing may use those fds afterwards: an `OwnedFd` among them would close somebody else's.
 pub unsafe fn close_range(first: u32, last: u32) -> core::result::Result<(), Errno> {
     // SAFETY: integers only; the caller answers for the owners.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+    match check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }) {
+        Err(Errno::NOSYS) if first <= last => {}
+        other => return other.map(drop),
+    }
+    for fd in first..=last.min(highest_fd()) {
+        // SAFETY: as above. A number that is no fd is none to close.
+        unsafe { libc::syscall(libc::SYS_close, fd) };
+    }
+    Ok(())
 }
 
-/// Marks every fd from `first` to `last` close-on-exec. Safe between clone and exec: no allocation.
+/// Marks every fd from `first` to `last` close-on-exec; one by one, as [`close_range`] does, before Linux 5.11. Safe
+/// between clone and exec: no allocation.
 ///
 /// # Errors
-/// `EINVAL` for `first` above `last` or before Linux 5.11; `ENOSYS` before Linux 5.9.
+/// `EINVAL` for `first` above `last`.
 pub fn close_range_on_exec(first: u32, last: u32) -> core::result::Result<(), Errno> {
     // SAFETY: integers only; no fd is closed now.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+    match check(unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) }) {
+        // Linux 5.9 and 5.10 do not know the flag.
+        Err(Errno::NOSYS | Errno::INVAL) if first <= last => {}
+        other => return other.map(drop),
+    }
+    for fd in first..=last.min(highest_fd()) {
+        // SAFETY: integers only; a number that is no fd has no flag.
+        unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+/// No fd of this process is higher, unless it was opened before the hard limit was lowered.
+fn highest_fd() -> u32 {
+    /// What the kernel lets the limit be at most (sysctl fs.nr_open), unless that was raised.
+    const MOST: u64 = 1 << 20;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    u32::try_from(limit.maximum.unwrap_or(MOST).min(MOST)).unwrap_or(u32::MAX)
 }
 
 /// Makes `number` another name of the fd that execve does not close; it may be its own number. Safe between clone and

@@ -69,10 +69,19 @@ pub fn reap_any() -> Result<Option<(Pid, Exit)>> {
 /// still the same process.
 ///
 /// # Errors
-/// `ESRCH` when there is none.
+/// `ESRCH` when there is none; `ENOSYS` before Linux 5.3, for which there is no substitute: a pid can be another
+/// process's at any moment.
 pub fn open_pidfd(pid: Pid) -> Result<OwnedFd> {
-    rustix::process::pidfd_open(pid, PidfdFlags::empty())
-        .map_err(|errno| Error::new(format!("pidfd_open({pid})"), errno))
+    let call = || format!("pidfd_open({pid})");
+    rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
+        Errno::NOSYS => Error::refused(
+            call(),
+            errno,
+            "ENOSYS: this kernel (before Linux 5.3, or behind a filter) gives no hold of a process by its number, and \
+             without one another process might be meant",
+        ),
+        errno => Error::new(call(), errno),
+    })
 }
 
 /// The pid of the process of `pidfd` in the PID namespace of procfs, or none when it has been reaped (or is in another

@@ -10,7 +10,7 @@ use vaquita_sys::mount::{
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::root::Root;
 use vaquita_sys::{Errno, Kind, ns, tty};
-use vaquita_testing::require_root;
+use vaquita_testing::{lacks, require_root, run_without};
 
 use super::support::{detached_tmpfs, with_own_mounts};
 
@@ -79,50 +79,54 @@ fn a_private_procfs_reads_and_writes() {
     assert_eq!(proc.write("sys/kernel/ostype", "x").unwrap_err().kind(), Kind::Denied);
 }
 
-/// Runs a body on a thread whose kernel lacks these calls.
-fn without_calls(numbers: &[libc::c_long], body: impl FnOnce() + Send) {
-    use vaquita_sys::seccomp::{SockFilter, install};
-    let mut program = vec![SockFilter { code: 0x20, jt: 0, jf: 0, k: 0 }];
-    for number in numbers {
-        program.push(SockFilter { code: 0x15, jt: 0, jf: 1, k: u32::try_from(*number).unwrap() });
-        let enosys = 0x0005_0000 | Errno::NOSYS.raw_os_error().unsigned_abs();
-        program.push(SockFilter { code: 0x06, jt: 0, jf: 0, k: enosys });
-    }
-    program.push(SockFilter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 });
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            install(&program, 0).unwrap();
-            body();
-        });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
 #[test]
 fn procfs_falls_back_where_the_kernel_is_older() {
     require_root();
-    for calls in [&[libc::SYS_fsopen][..], &[libc::SYS_fsopen, libc::SYS_open_tree]] {
-        without_calls(calls, || {
-            let proc = Procfs::open().unwrap();
-            assert_eq!(proc.read("sys/kernel/ostype", 64).unwrap(), b"Linux\n");
-            assert_eq!(proc.open_file("self/exe", OFlags::PATH).unwrap_err().errno(), Errno::LOOP);
-        });
+    for calls in [&[libc::SYS_fsopen][..], &[libc::SYS_fsopen, libc::SYS_open_tree], OLD] {
+        run_without(calls, &["a_private_procfs_reads_and_writes"], &[]);
     }
 }
 
+/// All calls that a kernel of 2019 lacks.
+const OLD: &[libc::c_long] = &[
+    libc::SYS_openat2,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_clone3,
+    libc::SYS_close_range,
+    libc::SYS_pidfd_open,
+];
+
+/// The tests of paths and processes, races included, with what stands in for the calls.
 #[test]
-fn without_openat2_nothing_is_opened() {
+fn older_kernels_do_the_same() {
     require_root();
-    without_calls(&[libc::SYS_openat2], || {
-        let root = Root::open_host("/tmp").unwrap();
-        let error = root.open("x", OFlags::RDONLY).unwrap_err();
+    run_without(&[libc::SYS_openat2], &["root::paths::"], &[]);
+    run_without(&[libc::SYS_clone3], &["root::processes::"], &[]);
+    run_without(&[libc::SYS_close_range], &["root::processes::"], &[]);
+}
+
+/// A time namespace is asked of clone3(2) only, and a pid is no hold of a process.
+#[test]
+fn what_has_no_substitute_says_so() {
+    use vaquita_sys::process::{CloneFlags, open_pidfd};
+    if lacks(libc::SYS_pidfd_open) {
+        let error = open_pidfd(rustix::process::getpid()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.to_string().contains("before Linux 5.3"), "{error}");
+        let how = vaquita_sys::process::Clone { flags: CloneFlags::NEWTIME, ..Default::default() };
+        // SAFETY: it fails before anything is cloned.
+        let error = unsafe { vaquita_sys::process::clone3(&how) }.unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{error}");
-        assert_eq!(root.mkdir_all("x/y", 0o700).unwrap_err().kind(), Kind::Unsupported);
-        assert_eq!(root.remove_tree("x").unwrap_err().kind(), Kind::Unsupported);
-        assert_eq!(Procfs::open().unwrap().read("self/stat", 4096).unwrap_err().kind(), Kind::Unsupported);
-    });
+    } else {
+        require_root();
+        run_without(OLD, &["what_has_no_substitute_says_so"], &[]);
+    }
 }
 
 #[test]

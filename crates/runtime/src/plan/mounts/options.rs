@@ -29,6 +29,12 @@ impl Change {
     pub(crate) fn is_none(self) -> bool {
         self == Self::default()
     }
+
+    /// Both, one after the other.
+    pub(crate) fn and(self, later: Self) -> Self {
+        let set = self.set.without(later.clear) | later.set;
+        Self { set, clear: self.clear.without(later.set) | later.clear }
+    }
 }
 
 /// A list of options, sorted by what they act on.
@@ -230,6 +236,15 @@ mod tests {
         }
         let both = parse("noatime,nodiratime").0;
         assert_eq!(both, change(Attributes::NOATIME | Attributes::NODIRATIME, Attributes::ATIME));
+    }
+
+    #[test]
+    fn one_change_after_another() {
+        let first = change(Attributes::NOATIME | Attributes::RDONLY, Attributes::ATIME | Attributes::NODEV);
+        let second = change(Attributes::NODEV, Attributes::RDONLY);
+        let both = change(Attributes::NOATIME | Attributes::NODEV, Attributes::ATIME | Attributes::RDONLY);
+        assert_eq!(first.and(second), both);
+        assert_eq!(first.and(Change::default()), first);
     }
 
     #[test]

@@ -1,0 +1,35 @@
+//! Containers on kernels that lack system calls: each alone, and all that are younger than 2019 at once.
+
+use vaquita_testing::{require_root, run_without};
+
+/// What stands in for one of them, stands in for all of them.
+const MOUNTS: &[libc::c_long] = &[
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+];
+
+const OTHERS: &[libc::c_long] =
+    &[libc::SYS_openat2, libc::SYS_clone3, libc::SYS_close_range, libc::SYS_pidfd_open, libc::SYS_fspick];
+
+/// It has recursive options, which are refused: `mounts` has a test for that.
+const EXCEPT: &[&str] = &["binds_of_every_sort"];
+
+#[test]
+fn each_alone() {
+    require_root();
+    for call in MOUNTS.iter().chain(OTHERS) {
+        run_without(&[*call], &["create::", "sandbox::"], EXCEPT);
+    }
+}
+
+#[test]
+fn all_at_once() {
+    require_root();
+    let all: Vec<_> = MOUNTS.iter().chain(OTHERS).copied().collect();
+    let tests = ["create::", "sandbox::", "mounts::", "devices::", "hostile::", "exec::", "hook::"];
+    run_without(&all, &tests, EXCEPT);
+}
