@@ -36,7 +36,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Looks at the mounts of the calling process. Where a hierarchy is mounted more than once, the first one counts.
+    /// Looks at the mounts of the calling process. Where a hierarchy is mounted more than once, the first one counts
+    /// that no other mount hides.
     ///
     /// # Errors
     /// `NotFound` when no control group filesystem is mounted; else those of reading `/proc` and `cgroup.controllers`.
@@ -110,11 +111,33 @@ fn hierarchies(mounts: &[MountInfo]) -> Vec<Hierarchy> {
             "cgroup" => (Version::V1, v1_controllers(&mount.super_options)),
             _ => continue,
         };
-        if devices.insert(mount.device) {
+        if !is_hidden(mount, mounts) && devices.insert(mount.device) {
             found.push(Hierarchy { version, mount: mount.mount_point.clone(), controllers });
         }
     }
     found
+}
+
+/// Whether its path leads to another mount: one on it, or one that leaves the way to it at a directory above.
+fn is_hidden(mount: &MountInfo, mounts: &[MountInfo]) -> bool {
+    let on =
+        |parent: &MountInfo| mounts.iter().filter(move |other| other.parent == parent.id).collect::<Vec<_>>();
+    if on(mount).iter().any(|other| other.mount_point == mount.mount_point) {
+        return true;
+    }
+    let mut step = mount;
+    while let Some(parent) = mounts.iter().find(|other| other.id == step.parent && other.id != step.id) {
+        let leaves = |other: &&MountInfo| {
+            other.id != step.id
+                && other.mount_point != step.mount_point
+                && step.mount_point.starts_with(&other.mount_point)
+        };
+        if on(parent).into_iter().any(|other| leaves(&other)) {
+            return true;
+        }
+        step = parent;
+    }
+    false
 }
 
 /// The options of the mount that are controllers, or the hierarchy's name.
@@ -182,6 +205,22 @@ mod tests {
         assert_eq!(layout.controller("hugetlb").unwrap().version, Version::V2);
         assert_eq!(layout.hierarchies().len(), 4);
         assert!(layout.controller("name=systemd").is_some());
+    }
+
+    #[test]
+    fn hidden_mounts_do_not_count() {
+        let layout = layout(
+            "23 1 0:1 / / rw - ext4 /dev/vda rw\n\
+             31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+             38 31 0:35 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio\n\
+             39 31 0:36 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+             41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+             50 31 0:50 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+             51 50 0:36 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n",
+            &["hugetlb"],
+        );
+        assert_eq!(layout.hierarchies().len(), 1);
+        assert_eq!(layout.controller("pids").unwrap().mount, Path::new("/sys/fs/cgroup/pids"));
     }
 
     #[test]
