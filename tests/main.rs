@@ -8,6 +8,7 @@
 mod check;
 mod cli;
 mod demo;
+mod engines;
 mod exec;
 mod features;
 mod image;
