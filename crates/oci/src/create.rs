@@ -182,7 +182,7 @@ fn make_in(
         Start::Here => None,
     };
     let (record, id) = (&container.record, container.id());
-    let rendezvous = hooks::has_early(spec).then(|| Rendezvous {
+    let rendezvous = hooks::has_any(spec).then(|| Rendezvous {
         root: &record.rootfs,
         meet: Box::new(|pid, pidfd| hooks::early(spec, record, id, (pid, pidfd))),
     });

@@ -10,11 +10,13 @@ use vaquita_runtime::{Context, hook};
 use crate::state::Record;
 use crate::{Error, Host, Id, Status};
 
-/// Whether there is work in the middle of the set-up.
-pub(crate) fn has_early(spec: &Spec) -> bool {
+/// Whether there are any: they are announced to the runtime, which refuses a specification with hooks otherwise.
+pub(crate) fn has_any(spec: &Spec) -> bool {
     spec.hooks().as_ref().is_some_and(|hooks| {
-        let lists = [hooks.prestart(), hooks.create_runtime(), hooks.create_container()];
-        lists.iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+        let (created, started) = (hooks.create_container(), hooks.start_container());
+        [hooks.prestart(), hooks.create_runtime(), created, started, hooks.poststart(), hooks.poststop()]
+            .iter()
+            .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
     })
 }
 
@@ -26,11 +28,12 @@ pub(crate) fn early(
     (pid, pidfd): (Pid, BorrowedFd<'_>),
 ) -> Result<(), vaquita_runtime::Error> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
-    let state = text(record, id, Status::Creating, pid.as_raw_nonzero().get());
-    let prestart = hooks.prestart();
-    for hook in prestart.iter().flatten().chain(hooks.create_runtime().iter().flatten()) {
-        hook::run(hook, &state)?;
-    }
+    let pid = pid.as_raw_nonzero().get();
+    // The oldest hooks were made for a container that is created and about to be started; they are told so.
+    let created = text(record, id, Status::Created, pid);
+    hooks.prestart().iter().flatten().try_for_each(|hook| hook::run(hook, &created))?;
+    let state = text(record, id, Status::Creating, pid);
+    hooks.create_runtime().iter().flatten().try_for_each(|hook| hook::run(hook, &state))?;
     hooks.create_container().iter().flatten().try_for_each(|hook| hook::run_inside(hook, &state, pidfd))
 }
 

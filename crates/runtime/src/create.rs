@@ -33,8 +33,8 @@ pub struct CreateArgs<'a> {
     pub stdio: Stdio,
     /// Namespaces to join. They take precedence over what the specification says of the same kind.
     pub join: Vec<(ns::Kind, OwnedFd)>,
-    /// The container's cgroup, with its limits. Hierarchies of v1 are entered when the process is started, so that none of
-    /// the set-up's memory is charged there; into v2 it is cloned. The rules for devices are not among those limits: they
+    /// The container's cgroup, with its limits. Hierarchies of v1 are entered when the process is started, or before it
+    /// waits on a `start_socket`, so that none of the set-up's memory is charged there; into v2 it is cloned. The rules for devices are not among those limits: they
     /// come from the plan, when the set-up is done that has device nodes to make. `None`: it stays in the caller's.
     pub cgroup: Option<&'a Cgroup>,
     /// What the process has open as descriptors 3, 4 and so on, in this order.
@@ -47,8 +47,9 @@ pub struct CreateArgs<'a> {
     /// [`crate::hook`]). It must be given when the specification has such hooks.
     pub rendezvous: Option<Rendezvous<'a>>,
     /// A socket that listens (`SOCK_SEQPACKET`, unix(7)), on which the process waits to be started by whoever connects:
-    /// [`StartHandle::from_fd`] takes that connection. One that is closed without a word changes nothing. `None`: the
-    /// process waits for [`Created::start`].
+    /// [`StartHandle::from_fd`] takes that connection. One that is closed without a word changes nothing. Others see such
+    /// a process, so it is in its cgroup and cgroup namespace by then, and a program that is not there is an error of
+    /// the creation already. `None`: the process waits for [`Created::start`].
     pub start_socket: Option<vaquita_sys::socket::Listener>,
     /// The root of the mount namespace is not exchanged: the root filesystem is moved over it, and the process changes its
     /// root (chroot(2)). For a host that runs from a ramdisk, of which pivot_root(2) wants nothing to know. It is weaker:
@@ -204,24 +205,34 @@ impl Job<'_> {
         };
         let known = Known::new()?;
         let entry = entry(*cgroup, &self.extra)?;
-        let (early, entry) = if rendezvous.is_some() { (entry, None) } else { (None, entry) };
+        // Hooks look for the process in its cgroup, and so does whoever sees it wait.
+        let (met, waiting, entry) = match (rendezvous.is_some(), self.start_socket.is_some()) {
+            (true, _) => (entry, None, None),
+            (false, true) => (None, entry, None),
+            (false, false) => (None, None, entry),
+        };
+        // Its root is the cgroup that the process is in.
+        let cgroup_namespace =
+            namespaces.is_new(ns::Kind::Cgroup).then_some(Step::Unshare(CloneFlags::NEWCGROUP));
 
         let mut setup = self.before_mounts()?;
         mounts(&mut setup, plan, &prepared, &known, stdio);
         if rendezvous.is_some() {
-            // Hooks look there for the cgroup of the process.
-            setup.extend(early);
+            setup.extend(met);
             setup.push(Step::Meet);
         }
         hidden(&mut setup, plan, &prepared);
         self.change_root(&mut setup, procfs.as_ref());
         setup.extend(stdio.steps(plan.process.uid));
-
         let mut start = Vec::new();
-        start.extend(entry);
-        if namespaces.is_new(ns::Kind::Cgroup) {
-            // Its root is the cgroup that the process is in.
-            start.push(Step::Unshare(CloneFlags::NEWCGROUP));
+        if self.start_socket.is_some() {
+            setup.push(Step::LookForProgram(&plan.process.program));
+            // As the last thing, so that the set-up's memory is not charged there.
+            setup.extend(waiting);
+            setup.extend(cgroup_namespace);
+        } else {
+            start.extend(entry);
+            start.extend(cgroup_namespace);
         }
         start.extend(program(&plan.process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
 

@@ -104,6 +104,8 @@ pub(crate) enum Step<'a> {
     NoNewPrivs,
     /// And says the listener, if it has one.
     Seccomp(&'a Program),
+    /// Fails as [`Self::Execute`] will if nothing is there to be executed.
+    LookForProgram(&'a ProgramFile),
     Execute {
         program: &'a ProgramFile,
         arguments: &'a CStrArray,
@@ -309,6 +311,7 @@ impl Step<'_> {
             Self::SetCapabilities(sets) => identity::set_capabilities(sets),
             Self::NoNewPrivs => vaquita_sys::process::no_new_privs().at("prctl"),
             Self::Seccomp(program) => identity::install_filter(state, program),
+            Self::LookForProgram(program) => identity::look_for_program(program),
             Self::Execute { program, arguments, environment } => {
                 identity::execute(program, arguments, environment)
             }
@@ -388,7 +391,7 @@ impl fmt::Display for Step<'_> {
             Self::SetCapabilities(sets) => write!(f, "setting the capabilities {:?}", sets.permitted),
             Self::NoNewPrivs => f.write_str("setting no_new_privs"),
             Self::Seccomp(_) => f.write_str("installing the seccomp profile"),
-            Self::Execute { program, .. } => match &program.search {
+            Self::LookForProgram(program) | Self::Execute { program, .. } => match &program.search {
                 None => write!(f, "execve({:?})", program.name),
                 Some(search) => write!(f, "execve({:?}, looked for in {search:?})", program.name),
             },

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{Access, AtFlags, CWD, Mode};
 use rustix::io::Errno;
 use vaquita_sys::cap::{self, CapSet, Capability, Sets};
 use vaquita_sys::process::{self, CStrArray};
@@ -60,6 +60,20 @@ pub(super) fn install_filter(state: &State<'_>, program: &Program) -> Result<(),
         None => Ok(()),
         Some(listener) => crate::handshake::say_listener(state.starter(), listener.as_fd()).at("sendmsg"),
     }
+}
+
+/// With the rights that the process has during its set-up: what only those of its program forbid comes out later.
+pub(super) fn look_for_program(program: &ProgramFile) -> Result<(), Failure> {
+    let mut worst = Errno::NOENT;
+    for candidate in &program.candidates {
+        match rustix::fs::accessat(CWD, candidate, Access::EXEC_OK, AtFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(Errno::ACCESS) if program.search.is_some() => worst = Errno::ACCESS,
+            Err(errno) => return fail("", errno),
+        }
+    }
+    fail("", worst)
 }
 
 /// Returns only when none of the candidates could be executed.
