@@ -27,6 +27,11 @@ pub(super) fn unified(resources: &Resources, layout: &Layout, groups: &mut Vec<V
                 format!("unified: {file} is of cgroup v2: this host has the controller {controller} in v1");
             return Err(Error::refused(Kind::Unsupported, message));
         }
+        if file == "memory.swap.max" && ["0", "max"].contains(&value.trim()) {
+            // Where the kernel has no swap accounting, no swap and any swap are what there is.
+            groups.push(vec![Write::new(controller, file, value).optional()]);
+            continue;
+        }
         // Some files take one line in a call, as io.max does for a device.
         let lines: Vec<&str> = value.lines().filter(|line| !line.trim().is_empty()).collect();
         match lines[..] {

@@ -117,7 +117,7 @@ pub(super) mod tests {
                 ip: "192.0.2.10".to_owned(),
                 memory: 4_000_000_000,
                 milli_cpu: 4000,
-                cgroup2: true,
+                unified_memory: true,
                 resolv_conf: "search example.com\nnameserver 192.0.2.53\noptions ndots:1 edns0\n".to_owned(),
                 hosts: "127.0.0.1 localhost\n".to_owned(),
             },

@@ -1,7 +1,6 @@
 //! Facts about this machine and this process.
 
 use std::net::{IpAddr, UdpSocket};
-use std::path::Path;
 
 /// What pods are told of, and measured against, the machine they run on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +12,8 @@ pub(super) struct Host {
     pub(super) memory: i64,
     /// CPUs in thousandths.
     pub(super) milli_cpu: i64,
-    /// Control groups are of version 2, so files of theirs can be set.
-    pub(super) cgroup2: bool,
+    /// The memory controller is there, and in version 2, so that files of its can be set.
+    pub(super) unified_memory: bool,
     /// Text of the resolv.conf that pods inherit.
     pub(super) resolv_conf: String,
     /// Text of /etc/hosts.
@@ -31,7 +30,7 @@ impl Host {
             ip: route_source().map_or_else(|| "127.0.0.1".to_owned(), |ip| ip.to_string()),
             memory: memory_total(&read("/proc/meminfo")),
             milli_cpu: i64::try_from(cpus).unwrap_or(1) * 1000,
-            cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+            unified_memory: has_word(&read("/sys/fs/cgroup/cgroup.controllers"), "memory"),
             resolv_conf: resolv_conf(&read("/etc/resolv.conf"), &read("/run/systemd/resolve/resolv.conf")),
             hosts: read("/etc/hosts"),
         }
@@ -44,6 +43,10 @@ fn route_source() -> Option<IpAddr> {
     // TEST-NET-1 (RFC 5737): only the routing table is asked.
     socket.connect("192.0.2.1:9").ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.split_whitespace().any(|other| other == word)
 }
 
 fn memory_total(meminfo: &str) -> i64 {

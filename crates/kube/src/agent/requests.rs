@@ -186,7 +186,7 @@ fn resources(context: &Context, container: &Container) -> cri::LinuxContainerRes
     let cpu = amount(&container.resources.requests, "cpu").or_else(|| amount(limits, "cpu"));
     let cpu_quota = qos::cpu_quota(amount(limits, "cpu").map_or(0, |quantity| quantity.milli()));
     let mut unified = BTreeMap::new();
-    if context.host.cgroup2 {
+    if context.host.unified_memory {
         // A container is one unit: where one process is killed for memory, all are. And none of it is swapped.
         unified.insert("memory.oom.group".to_owned(), "1".to_owned());
         if amount(limits, "memory").is_some() {
