@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, Uid};
 use vaquita_sys::Errno;
 
 use super::Cgroup;
@@ -40,5 +41,31 @@ impl Cgroup {
         let Some(dir) = self.dirs.first() else { return Ok(()) };
         rustix::fs::fsetxattr(&dir.fd, CLAIM, owner.as_os_str().as_bytes(), rustix::fs::XattrFlags::empty())
             .map_err(|errno| error("fsetxattr", &dir.fd, "trusted.vaquita", "", errno))
+    }
+
+    /// Gives the group to a user, who may then make groups inside and move its processes among them, but not raise the
+    /// group's own limits: the directory and those of its files that the kernel names for this in
+    /// `/sys/kernel/cgroup/delegate` (cgroups(7), "delegation"; OCI runtime specification 1.3, "cgroup ownership").
+    ///
+    /// With v1 controllers that is not safe, and nothing is done.
+    ///
+    /// # Errors
+    /// `Denied`. A file that the kernel names and the group does not have is passed over.
+    pub fn give_to(&self, uid: u32) -> Result<()> {
+        let Some(v2) = self.v2().filter(|_| self.layout.is_v2()) else { return Ok(()) };
+        let owner = Some(Uid::from_raw(uid));
+        rustix::fs::fchown(&v2.fd, owner, None)
+            .map_err(|errno| error("fchown", &v2.fd, "", &format!(", {uid}, -1"), errno))?;
+        let names = std::fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_default();
+        // Before Linux 4.15 it was these.
+        let names =
+            if names.is_empty() { "cgroup.procs\ncgroup.subtree_control\ncgroup.threads" } else { &names };
+        for name in names.lines().filter(|name| !name.contains('/')) {
+            match rustix::fs::chownat(&v2.fd, name, owner, None, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(error("fchownat", &v2.fd, name, &format!(", {uid}, -1"), errno)),
+            }
+        }
+        Ok(())
     }
 }
