@@ -133,7 +133,6 @@ fn others() -> Vec<Case> {
     ]
 }
 
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn linux() -> Vec<Case> {
     let ids = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
     vec![
