@@ -240,6 +240,7 @@ impl Job<'_> {
         let script = Script {
             cgroup: cgroup.and_then(Cgroup::dir_fd),
             flags: namespaces.clone_flags(),
+            user_namespace: namespaces.first_user_namespace(),
             pid_namespace: namespaces.joined(ns::Kind::Pid),
             time_offsets: plan.time_offsets.as_deref().filter(|_| namespaces.is_new(ns::Kind::Time)),
             setup,
@@ -468,12 +469,6 @@ impl Namespaces {
             }
             all.insert(kind, Some(fd));
         }
-        if matches!(all.get(&ns::Kind::User), Some(Some(_))) && matches!(all.get(&ns::Kind::Pid), Some(None))
-        {
-            return Err(Error::unsupported(
-                "a new PID namespace in a user namespace that is joined is not supported yet",
-            ));
-        }
         Ok(Self(all))
     }
 
@@ -491,11 +486,16 @@ impl Namespaces {
 
     /// Made by the clone, unless they must belong to a user namespace that is joined after it.
     fn clone_flags(&self) -> CloneFlags {
-        if self.joined(ns::Kind::User).is_some() {
+        if self.joined(ns::Kind::User).is_some() && self.first_user_namespace().is_none() {
             CloneFlags::CLEAR_SIGHAND
         } else {
             self.new_flags() | CloneFlags::CLEAR_SIGHAND
         }
+    }
+
+    /// The user namespace to join before the clone: a PID namespace that belongs to it cannot be made afterwards.
+    fn first_user_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.joined(ns::Kind::User).filter(|_| self.is_new(ns::Kind::Pid))
     }
 
     fn new_flags(&self) -> CloneFlags {
@@ -511,9 +511,11 @@ impl Namespaces {
         if self.is_new(ns::Kind::User) {
             steps.push(Step::AwaitIdMaps);
         }
-        let order = ns::Kind::ALL.iter().filter(|kind| **kind != ns::Kind::Pid);
+        let is_in = self.first_user_namespace().is_some();
+        let done = |kind: ns::Kind| kind == ns::Kind::Pid || is_in && kind == ns::Kind::User;
+        let order = ns::Kind::ALL.iter().filter(|kind| !done(**kind));
         steps.extend(order.filter_map(|kind| self.joined(*kind).map(|fd| Step::Join(*kind, fd))));
-        if self.joined(ns::Kind::User).is_some() {
+        if self.joined(ns::Kind::User).is_some() && !is_in {
             steps.push(Step::Unshare(self.new_flags()));
         }
         if self.contains(ns::Kind::User) {

@@ -74,7 +74,7 @@ impl StartHandle {
         }
         match heard {
             Said::Nothing => Ok(()),
-            Said::Ready(_) | Said::Meet | Said::Listener(_) => {
+            Said::Ready(_) | Said::Meet | Said::Born(_) | Said::Listener(_) => {
                 Err(Error::died("a process that was ready said something else than how its start went"))
             }
             Said::Failed { text, errno, is_exec: true, .. } => Err(Error::exec(text, errno)),

@@ -70,6 +70,11 @@ pub(crate) fn say_listener(socket: BorrowedFd<'_>, listener: BorrowedFd<'_>) -> 
     say(socket, LISTENER, Some(listener))
 }
 
+/// Says which process was made. Safe between clone and exec: no allocation.
+pub(crate) fn say_born(socket: BorrowedFd<'_>, pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    say(socket, BORN, Some(pidfd))
+}
+
 fn say(socket: BorrowedFd<'_>, what: u8, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -116,6 +121,8 @@ pub(crate) enum Said {
     /// It waits, with its mounts in place and its root not yet changed.
     Meet,
     Ready(Option<OwnedFd>),
+    /// It has made the process of this pidfd, and ends.
+    Born(OwnedFd),
     /// Of its seccomp filter.
     Listener(OwnedFd),
     Failed {
@@ -153,6 +160,7 @@ const FAILED: u8 = 2;
 const EXEC_FAILED: u8 = 3;
 const MEET: u8 = 4;
 const LISTENER: u8 = 5;
+const BORN: u8 = 6;
 
 /// Longest text of a step; more is cut.
 const LONGEST: usize = 3072;
@@ -161,6 +169,9 @@ fn parse(message: &[u8], fd: Option<OwnedFd>) -> Result<Said, Error> {
     match message {
         [] => Ok(Said::Nothing),
         [READY] => Ok(Said::Ready(fd)),
+        [BORN] => {
+            fd.map(Said::Born).ok_or_else(|| Error::died("a pidfd did not arrive: too many open files?"))
+        }
         [LISTENER] => fd
             .map(Said::Listener)
             .ok_or_else(|| Error::died("a listener did not arrive: too many open files?")),

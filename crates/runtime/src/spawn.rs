@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Pid, Resource, Rlimit};
 use vaquita_cgroup::{Cgroup, DeviceRule};
-use vaquita_sys::process::{Clone, CloneFlags, Forked, clone3, exit_now, wait_pidfd};
+use vaquita_sys::process::{Clone, CloneFlags, Forked, clone3, clone3_raw, exit_now, wait_pidfd};
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::{cap, ns};
@@ -25,6 +25,8 @@ pub(crate) struct Script<'a> {
     /// The v2 cgroup that the process is cloned into. Moving it there later would take milliseconds; the set-up's few
     /// pages are given back on execve.
     pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// A user namespace that the process is in from its first moment on, so that what the clone makes belongs to it.
+    pub(crate) user_namespace: Option<BorrowedFd<'a>>,
     /// A PID namespace that the new process is in; only a child can join one.
     pub(crate) pid_namespace: Option<BorrowedFd<'a>>,
     /// Lines for timens_offsets, when the process is to be the first one of a new time namespace.
@@ -82,7 +84,7 @@ pub(crate) fn spawn(
     };
     let (pid, pidfd) = in_time_namespace(script.time_offsets, || {
         in_pid_namespace(script.pid_namespace, || {
-            fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state)
+            fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state, &ours)
         })
     })?;
     drop(theirs);
@@ -121,7 +123,9 @@ fn set_up(
     }
     let console = match heard {
         Said::Ready(console) => console,
-        Said::Listener(_) => return Err(Error::died("the new process has a listener too early")),
+        Said::Born(_) | Said::Listener(_) => {
+            return Err(Error::died("the new process said what comes at another time"));
+        }
         Said::Meet => return Err(Error::died("the new process waits for hooks that nobody runs")),
         Said::Nothing => return Err(Error::died("the new process died while it set itself up")),
         Said::Failed { number, text, errno, .. } => {
@@ -179,18 +183,83 @@ pub(crate) fn restricted(value: i32) -> Result<i32, Error> {
 
 #[expect(
     unsafe_code,
-    reason = "the one clone3 of this crate: what the child may do is a property of all steps together"
+    reason = "the clone3 of this crate: what the child may do is a property of all steps together"
 )]
 fn fork(
     how: &Clone<'_>,
     script: &Script<'_>,
     told: &Told<'_>,
     state: State<'_>,
+    ours: &OwnedFd,
 ) -> Result<(Pid, OwnedFd), Error> {
-    // SAFETY: the child only runs `child`, which allocates nothing, takes no lock and never returns.
-    match unsafe { clone3(how) }? {
-        Forked::Child => child(script, told, state),
-        Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
+    let Some(user) = script.user_namespace else {
+        // SAFETY: the child only runs `child`, which allocates nothing, takes no lock and never returns.
+        return match unsafe { clone3(how) }? {
+            Forked::Child => child(script, told, state),
+            Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        };
+    };
+    let between = Clone { parent: how.parent, ..Clone::default() };
+    // SAFETY: the child only runs `make_inside`, which allocates nothing, takes no lock and never returns.
+    let between = match unsafe { clone3(&between) }? {
+        Forked::Child => make_inside(user, how, script, told, state),
+        Forked::Parent { pidfd, .. } => pidfd,
+    };
+    let heard = handshake::hear(ours);
+    if !how.parent {
+        wait_pidfd(&between)?;
+    }
+    match heard? {
+        Said::Born(pidfd) => match vaquita_sys::process::pidfd_pid(&pidfd)? {
+            Some(pid) => Ok((pid, pidfd)),
+            None => Err(Error::died("the new process died at once")),
+        },
+        Said::Failed { text, errno, .. } => Err(Error::kernel(text, errno)),
+        _ => Err(Error::died("the process that joins the user namespace died")),
+    }
+}
+
+/// In a process of its own, which ends: joins the user namespace, and makes the new process from there as a sibling.
+#[expect(unsafe_code, reason = "as for fork, which this is a part of")]
+fn make_inside(
+    user: BorrowedFd<'_>,
+    how: &Clone<'_>,
+    script: &Script<'_>,
+    told: &Told<'_>,
+    state: State<'_>,
+) -> ! {
+    let socket = state.socket;
+    let how = Clone { parent: true, ..*how };
+    let made = crate::steps::prepare()
+        .map_err(|failure| ("preparing", failure))
+        .and_then(|()| {
+            ns::setns(user, ns::Kind::User)
+                .at("setns")
+                .map_err(|failure| ("joining the user namespace", failure))
+        })
+        // Whoever is root there must not look into this process, which has all of the maker's memory.
+        .and_then(|()| {
+            vaquita_sys::process::set_dumpable(false).at("prctl").map_err(|failure| ("preparing", failure))
+        })
+        .and_then(|()| {
+            // SAFETY: as in `fork`.
+            let forked = unsafe { clone3_raw(&how) };
+            forked.at("clone3").map_err(|failure| ("making a process in the user namespace", failure))
+        });
+    match made {
+        Ok(Forked::Child) => child(script, told, state),
+        Ok(Forked::Parent { pidfd, .. }) => {
+            let said = handshake::say_born(socket, pidfd.as_fd());
+            if said.is_err() {
+                // Nobody is there to have it.
+                let _ = signal::send(&pidfd, Signal::KILL);
+            }
+            exit_now(0)
+        }
+        Err((step, failure)) => {
+            handshake::say_failure(socket, u16::MAX, step.as_bytes(), false, failure);
+            exit_now(1)
+        }
     }
 }
 

@@ -133,3 +133,45 @@ fn namespaces_are_joined_by_path() {
     );
     assert_eq!(outcome.of("hostname"), "probe");
 }
+
+/// A user namespace of another container, with everything else of one's own: a PID namespace belongs to whom its maker was.
+#[test]
+fn a_user_namespace_is_joined_by_path() {
+    let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
+    let mut first = with(Bundle::new("ns mnt\nwait"), json!({"type": "user"}))
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map);
+    let owner = Some(rustix::fs::Uid::from_raw(200_000));
+    rustix::fs::chown(first.dir.path(), owner, None).unwrap();
+    let first = started(&mut first);
+    let path = format!("/proc/{}/ns/user", first.pid.as_raw_nonzero());
+    let orders = "pid\nids\nns user\nns pid\ncat /proc/self/uid_map\nmount /proc\nhostname\nstatus CapEff\nstatus NSpid\nfds";
+    for pid in [json!({"type": "pid"}), Value::Null] {
+        for cgroup in [true, false] {
+            let mut second = with(Bundle::new(orders), json!({"type": "user", "path": path}));
+            second.with_cgroup = cgroup;
+            rustix::fs::chown(second.dir.path(), owner, None).unwrap();
+            if pid.is_null() {
+                let path = format!("/proc/{}/ns/pid", first.pid.as_raw_nonzero());
+                second = with(second, json!({"type": "pid", "path": path}));
+            }
+            let outcome = second.run();
+            assert_eq!(outcome.of("ns user"), std::fs::read_link(&path).unwrap().to_str().unwrap());
+            let theirs = std::fs::read_link(format!("/proc/{}/ns/pid", first.pid.as_raw_nonzero())).unwrap();
+            assert_eq!(outcome.of("ns pid") == theirs.to_str().unwrap(), pid.is_null());
+            assert_eq!(outcome.of("pid") == "1", !pid.is_null());
+            assert_eq!(outcome.of("ids"), "0 0 []");
+            assert!(outcome.of("cat /proc/self/uid_map").contains("200000"));
+            assert!(outcome.of("mount /proc").starts_with("proc "));
+            assert_eq!(outcome.of("hostname"), "probe");
+            assert_eq!(outcome.of("status CapEff"), "0000000000000021");
+            assert_eq!(outcome.of("fds"), "0 1 2");
+        }
+    }
+    // What is no user namespace is told before anything is made.
+    let wrong = with(Bundle::new("pid"), json!({"type": "user", "path": "/proc/self/ns/net"}))
+        .create()
+        .err()
+        .unwrap();
+    assert!(wrong.to_string().starts_with("joining the user namespace: setns: EINVAL"), "{wrong}");
+}
