@@ -3,6 +3,7 @@
 //! Each test has an engine of its own, with all its directories and control groups bearing the test's tag. Whatever the
 //! engine started is ended by process id and removed when the test fails too.
 
+mod bundle;
 mod containerd;
 mod podman;
 
@@ -29,11 +30,7 @@ impl Place {
         let tag = unique("vqeng");
         let leaks = Leaks::of(&tag);
         let dir = tempfile::Builder::new().prefix(&tag).tempdir().unwrap();
-        std::os::unix::fs::symlink(
-            env!("CARGO_BIN_EXE_vaquita"),
-            dir.path().join("vaquita-oci"),
-        )
-        .unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_vaquita"), dir.path().join("vaquita-oci")).unwrap();
         write_busybox(&dir.path().join("busybox.tar"));
         Self { tag, dir, _leaks: leaks }
     }

@@ -129,9 +129,12 @@ fn set_up(
         Said::Meet => return Err(Error::died("the new process waits for hooks that nobody runs")),
         Said::Nothing => return Err(Error::died("the new process died while it set itself up")),
         Said::Failed { number, text, errno, .. } => {
-            let step = script.setup.get(number).map(ToString::to_string).unwrap_or_default();
-            let call = if step.is_empty() { text } else { format!("{step}: {text}") };
-            return Err(Error::kernel(call, errno));
+            let step = script.setup.get(number);
+            let what = step.map(ToString::to_string).unwrap_or_default();
+            let between = if what.is_empty() || text.is_empty() { "" } else { ": " };
+            let call = format!("{what}{between}{text}");
+            let is_exec = matches!(step, Some(Step::LookForProgram(_)));
+            return Err(if is_exec { Error::exec(call, errno) } else { Error::kernel(call, errno) });
         }
     };
     if !has_all {
