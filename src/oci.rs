@@ -214,19 +214,24 @@ fn misused(name: &str, error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = terminal::err(&text.to_string());
+        let _ = terminal::err(&format!("{name}: no command is given; see {name} --help\n"));
         return ExitCode::FAILURE;
     }
     let text = text.to_string();
-    // The lines after the first are hints with indentation, up to the usage.
-    let said: Vec<&str> = text
-        .lines()
-        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    // Below the first line are hints, and then how the command is used.
+    let is_hint = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more");
+    let said: Vec<&str> =
+        text.lines().take_while(is_hint).map(str::trim).filter(|line| !line.is_empty()).collect();
     let said = said.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
-    let _ = terminal::err(&format!("{name}: {said}; see --help\n"));
+    let usage =
+        text.lines().find_map(|line| line.strip_prefix("Usage: ")?.strip_prefix(name)?.strip_prefix(' '));
+    let command = usage.and_then(|usage| usage.split(' ').next());
+    let command = command.filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
+    let line = match command {
+        Some(command) => format!("{name}: {command}: {said}; see {name} {command} --help\n"),
+        None => format!("{name}: {said}; see {name} --help\n"),
+    };
+    let _ = terminal::err(&line);
     ExitCode::FAILURE
 }

@@ -15,6 +15,7 @@ mod image;
 mod lifecycle;
 mod logs;
 mod net;
+mod oci;
 mod pod;
 mod restart;
 mod run;

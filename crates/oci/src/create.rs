@@ -276,7 +276,7 @@ pub(crate) fn stdio(process: Option<&Process>) -> Result<Stdio, Error> {
 
 /// Writes a pid so that a reader sees all of it or nothing.
 pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
-    let name = path.file_name().and_then(OsStr::to_str).filter(|name| !name.as_bytes().is_empty());
+    let name = path.file_name().and_then(OsStr::to_str).filter(|name| !name.is_empty());
     let name =
         name.ok_or_else(|| Error::invalid(format!("--pid-file: {path:?} is not the name of a file")))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().as_bytes().is_empty()).unwrap_or(Path::new("."));

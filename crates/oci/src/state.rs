@@ -241,8 +241,11 @@ impl Container {
 
 impl Record {
     fn read(directory: &Directory) -> Result<Self, Error> {
-        let Some(bytes) = directory.read(STATE)? else {
-            return Err(Error::not_found(directory.id().as_str()));
+        // Empty while its maker is about to write it, before it makes anything.
+        let Some(bytes) = directory.read(STATE)?.filter(|bytes| !bytes.is_empty()) else {
+            let id = directory.id().as_str();
+            let message = format!("container {id:?} does not exist, but was begun: delete --force clears it");
+            return Err(Error::new(Kind::NotFound, message));
         };
         serde_json::from_slice(&bytes).map_err(|error| {
             let path = directory.file(STATE);

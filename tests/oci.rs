@@ -1,0 +1,12 @@
+//! `vaquita-oci`: the command line of the OCI runtime, run as an engine runs it.
+
+mod bundle;
+mod console;
+mod crashes;
+mod exec;
+mod help;
+mod hooks;
+mod life;
+mod limits;
+mod misuse;
+mod streams;

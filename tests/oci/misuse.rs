@@ -1,0 +1,95 @@
+//! What is said when something is not as it should be.
+
+use serde_json::{Value, json};
+
+use super::bundle::Bundle;
+
+#[test]
+fn ids_that_are_none_are_refused_and_touch_nothing() {
+    let bundle = Bundle::new("exit 0");
+    let long = "x".repeat(256);
+    for id in ["", ".", "..", "../c1", "a/b", "/etc", "a b", "a\nb", "ä", &long] {
+        for command in ["create", "run", "state", "start", "kill", "delete", "exec", "pause"] {
+            let args = if command == "exec" { vec!["exec", id, "true"] } else { vec![command, id] };
+            let status = if command == "exec" { 255 } else { 1 };
+            let said = bundle.bad(status, args);
+            assert!(said.contains("invalid container id"), "{command} {id:?}: {said}");
+        }
+    }
+    assert!(!bundle.root().exists());
+}
+
+#[test]
+fn misuse_gets_one_line_with_the_way_out() {
+    let bundle = Bundle::new("exit 0");
+    for (args, parts) in [
+        (&[][..], &["--help"][..]),
+        (&["fly"], &["'fly'", "--help"]),
+        (&["create"], &["create", "ID", "--help"]),
+        (&["create", "c1", "--fly"], &["'--fly'", "--help"]),
+        (&["create", "c1", "c2"], &["'c2'"]),
+        (&["exec", "c1"], &["COMMAND"]),
+        (&["list", "--format", "xml"], &["xml", "json", "table"]),
+        (&["events", "c1", "--interval", "5"], &["--interval", "5s"]),
+        (
+            &["run", "c1", "--bundle", "/nonexistent"],
+            &["run c1", "/nonexistent/config.json", "No such file or directory"],
+        ),
+        (&["spec"], &["exists", "remove it"]),
+    ] {
+        let output = bundle.oci(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.starts_with("vaquita-oci: "), "{said}");
+        for part in parts {
+            assert!(said.contains(part), "{args:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_configuration_leaves_nothing_and_names_the_property() {
+    let bundle = Bundle::new("exit 0");
+    let good = std::fs::read(bundle.path("config.json")).unwrap();
+    for (change, part) in [
+        (
+            (|spec: &mut Value| spec["process"]["user"]["uid"] = json!(-1)) as fn(&mut Value),
+            "process.user.uid",
+        ),
+        (|spec| spec["root"]["path"] = json!("nowhere"), "nowhere"),
+        (|spec| spec["process"]["args"] = json!([]), "process.args"),
+        (|spec| spec["process"]["cwd"] = json!("relative"), "process.cwd"),
+        (|spec| drop(spec.as_object_mut().unwrap().remove("root")), "root"),
+        (|spec| spec["ociVersion"] = json!("9.9.9"), "ociVersion"),
+        (|spec| spec["linux"]["resources"]["memory"] = json!({"limit": -7}), "memory.limit"),
+        (|spec| spec["process"]["args"] = json!(["missing"]), "\"missing\""),
+    ] {
+        bundle.change(change);
+        let said = bundle.bad(1, ["run", "c1"]);
+        assert!(said.contains(part), "{part}: {said}");
+        assert!(bundle.good(["list", "-q"]).is_empty());
+        std::fs::write(bundle.path("config.json"), &good).unwrap();
+    }
+    std::fs::write(bundle.path("config.json"), &good[..good.len() / 2]).unwrap();
+    assert!(bundle.bad(1, ["run", "c1"]).contains("config.json"));
+}
+
+#[test]
+fn errors_are_in_the_log_file_too() {
+    let bundle = Bundle::new("exit 0");
+    let path = bundle.path("log");
+    let log = path.to_str().unwrap();
+    bundle.bad(1, ["--log", log, "--log-format", "json", "state", "c1"]);
+    bundle.bad(1, ["--log", log, "--log-format=json", "start", "c2"]);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["level"], "error");
+    assert_eq!(lines[1]["msg"], "start c2: container \"c2\" does not exist");
+    assert!(lines[0]["time"].as_str().unwrap().contains('T'));
+    std::fs::remove_file(&path).unwrap();
+    bundle.bad(1, ["--log", log, "state", "c1"]);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("time=\"") && text.contains(" level=error msg=\"state c1: "), "{text}");
+}
