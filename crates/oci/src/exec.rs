@@ -14,6 +14,7 @@ use vaquita_sys::signal::{self, Signal};
 pub use self::user::User;
 use crate::create::{stdio, write_pid_file};
 use crate::foreground::Signals;
+use crate::start::SeccompAgent;
 use crate::{Container, Error, Extra, Host, Id, Kind, Status, console};
 
 /// How a process is run in a container.
@@ -102,11 +103,13 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
     let context = Context {
         bundle: container.record.bundle.clone(),
         id: Some(container.id().to_string()),
+        passes_listeners: true,
         ..Context::default()
     };
     let plan = ExecPlan::new(&process, &spec, &context)?;
     let signals = if how.detach { None } else { Some(Signals::take()?) };
     let cgroup = group(&container, how.cgroup.as_deref())?;
+    let agent = SeccompAgent::of(&spec)?;
     let made = spawn(&container, &plan, &process, how, status, cgroup.as_ref());
     let Execed { pid, pidfd, started, console } = match made {
         // Of v2, a group with groups below it takes no process: the container has made some for itself.
@@ -117,7 +120,10 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
         other => other?,
     };
     let told = (|| {
-        started.wait()?;
+        started.wait_with(|listener| match agent {
+            Some(agent) => agent.send(listener, &container, pid.as_raw_nonzero().get()),
+            None => Ok(()),
+        })?;
         if let Some(path) = &how.pidfd_socket {
             console::send_pidfd(path, pidfd.as_fd())?;
         }

@@ -59,21 +59,46 @@ fn try_go(
     handle: StartHandle,
 ) -> Result<(), Error> {
     let Some(spec) = spec.filter(|_| container.record.has_start_work) else { return Ok(handle.start()?) };
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let agent = seccomp.and_then(|seccomp| seccomp.listener_path().as_deref());
-    let agent = agent.map(Agent::connect).transpose()?;
+    let agent = SeccompAgent::of(spec)?;
     hooks::start_container(spec, &container.record, container.id(), init, cgroup)?;
-    let metadata = seccomp.and_then(|seccomp| seccomp.listener_metadata().clone());
+    let pid = container.record.init.map_or(0, |init| init.pid);
     handle.start_with(|listener: OwnedFd| match agent {
-        Some(agent) => agent.send(listener, &process_state(container, metadata)),
+        Some(agent) => agent.send(listener, container, pid),
         None => Ok(()),
     })?;
     Ok(())
 }
 
+/// The agent of a seccomp profile, before the process is there that it answers for.
+pub(crate) struct SeccompAgent {
+    agent: Agent,
+    metadata: Option<String>,
+}
+
+impl SeccompAgent {
+    /// Connects to it. None for a profile that tells nobody of calls.
+    pub(crate) fn of(spec: &Spec) -> Result<Option<Self>, Error> {
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let Some(profile) = profile.filter(|profile| vaquita_runtime::seccomp::notifies(profile)) else {
+            return Ok(None);
+        };
+        let Some(path) = profile.listener_path() else { return Ok(None) };
+        Ok(Some(Self { agent: Agent::connect(path)?, metadata: profile.listener_metadata().clone() }))
+    }
+
+    /// Gives it the listener of a process of the container.
+    pub(crate) fn send(
+        self,
+        listener: OwnedFd,
+        container: &Container,
+        pid: i32,
+    ) -> Result<(), vaquita_runtime::Error> {
+        self.agent.send(listener, &process_state(container, pid, self.metadata))
+    }
+}
+
 /// What the agent of a seccomp profile is told.
-fn process_state(container: &Container, metadata: Option<String>) -> ContainerProcessState {
-    let pid = container.record.init.map_or(0, |init| init.pid);
+fn process_state(container: &Container, pid: i32, metadata: Option<String>) -> ContainerProcessState {
     let state = container.record.state(container.id(), Status::Running, pid);
     let mut told = ContainerProcessState::default();
     told.set_version(crate::SPEC_VERSION.to_owned());

@@ -17,6 +17,6 @@ mod notify;
 mod table;
 
 pub use bpf::Program;
-pub use compile::compile;
+pub use compile::{compile, notifies};
 pub use default::runtime_default;
 pub use notify::Agent;

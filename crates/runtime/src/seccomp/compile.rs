@@ -28,7 +28,7 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
     let default = verdict(profile.default_action(), profile.default_errno_ret(), "defaultErrnoRet")?;
     let rules = rules(profile)?;
     let columns = columns(profile)?;
-    let notifies = default == NOTIFY || rules.iter().any(|rule| rule.verdict == NOTIFY);
+    let notifies = notifies(profile);
     check_listener(profile, notifies, &rules, default)?;
     let mut sections: BTreeMap<u32, BTreeMap<u32, Outcome>> = BTreeMap::new();
     for &column in &columns {
@@ -58,6 +58,16 @@ pub fn compile(profile: &LinuxSeccomp) -> Result<Program, Error> {
         )));
     }
     Ok(Program { instructions: program, flags: flags(profile, notifies)? })
+}
+
+/// Whether calls are told to an agent, which the profile's `listenerPath` leads to. Where they are not, that is to be ignored.
+#[must_use]
+pub fn notifies(profile: &LinuxSeccomp) -> bool {
+    let rules = profile.syscalls().iter().flatten();
+    profile.default_action() == LinuxSeccompAction::ScmpActNotify
+        || rules
+            .into_iter()
+            .any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify && !rule.names().is_empty())
 }
 
 const KILL_PROCESS: u32 = 0x8000_0000;
