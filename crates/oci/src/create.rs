@@ -84,6 +84,10 @@ impl Request {
         if root.path().as_os_str() == OsStr::new("") {
             return Err(Error::invalid("config.json: root.path is empty"));
         }
+        if root.path().as_os_str().as_bytes().contains(&0) {
+            let message = format!("config.json: root.path {:?} has a NUL character", root.path());
+            return Err(Error::invalid(message));
+        }
         Ok(self.bundle.join(root.path()))
     }
 }

@@ -5,6 +5,7 @@
 //! (config.md, "Extensibility"); a name that stands twice in one object is refused, since readers differ in which one
 //! they take.
 
+mod objects;
 mod unique;
 
 use std::ffi::OsStr;
@@ -18,6 +19,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use self::objects::Objects;
 use self::unique::Unique;
 use crate::Error;
 
@@ -122,7 +124,7 @@ fn respelled(bytes: &[u8]) -> Option<Vec<u8>> {
 
 fn deserialize<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, Error> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Objects(&mut json)).map_err(|error| {
         let path = error.path().to_string();
         let what = error.into_inner();
         match path.as_str() {

@@ -1,6 +1,7 @@
 //! The pure half: an OCI specification becomes a validated plan.
 
 pub(crate) mod devices;
+pub(crate) mod ids;
 pub(crate) mod mounts;
 pub(crate) mod path;
 pub(crate) mod process;
@@ -148,15 +149,13 @@ pub(crate) fn kind(namespace: LinuxNamespaceType) -> ns::Kind {
     }
 }
 
-/// Lines for uid_map (user_namespaces(7)).
-pub(crate) fn id_map_text(mappings: &[LinuxIdMapping]) -> String {
-    mappings.iter().map(|map| format!("{} {} {}\n", map.container_id(), map.host_id(), map.size())).collect()
-}
-
 fn namespaces(linux: &Linux) -> Result<BTreeMap<ns::Kind, Option<PathBuf>>, Error> {
     let mut namespaces = BTreeMap::new();
     for namespace in linux.namespaces().iter().flatten() {
         let path = namespace.path().clone().filter(|path| !path.as_os_str().is_empty());
+        if path.iter().any(|path| has_nul(path)) {
+            return Err(Error::invalid(format!("linux.namespaces: {path:?} has a NUL character")));
+        }
         if namespaces.insert(kind(namespace.typ()), path).is_some() {
             return Err(Error::invalid(format!("linux.namespaces: {} is there twice", namespace.typ())));
         }
@@ -172,6 +171,11 @@ fn namespaces(linux: &Linux) -> Result<BTreeMap<ns::Kind, Option<PathBuf>>, Erro
         }
     }
     Ok(namespaces)
+}
+
+/// Whether a path is one that no file can have.
+pub(crate) fn has_nul(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().contains(&0)
 }
 
 fn insides(field: &str, paths: Option<&[String]>) -> Result<Vec<Inside>, Error> {
@@ -258,7 +262,7 @@ fn id_map(
         Some(None) if !mappings.iter().any(|map| map.container_id() == 0 && map.size() > 0) => Err(
             Error::invalid(format!("{field}: id 0 of the container is not mapped, and the set-up needs it")),
         ),
-        Some(None) => Ok(id_map_text(mappings)),
+        Some(None) => ids::text(field, mappings),
         None if !mappings.is_empty() => {
             Err(Error::invalid(format!("{field}: there are mappings and no user namespace")))
         }

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use vaquita_sys::mount::{self, Attr, Propagation, mount_setattr, mountinfo, open_tree_clone};
 use vaquita_sys::ns;
 
+use crate::plan::ids;
 use crate::plan::mounts::Change;
 use crate::steps::{HostTree, RootTree};
 use crate::{Error, Plan};
@@ -37,7 +38,7 @@ pub fn open(path: &Path) -> Result<OwnedFd, Error> {
 /// image can be used in it as it is. Mounts below it are not mapped.
 ///
 /// # Errors
-/// `EINVAL` where the filesystem cannot (overlay before Linux 5.19 and its layers, network filesystems) or before Linux
+/// [`crate::Kind::Invalid`] for maps that are none, `EINVAL` where the filesystem cannot (overlay before Linux 5.19 and its layers, network filesystems) or before Linux
 /// 5.12; [`crate::Kind::Unsupported`] without mount_setattr(2).
 pub fn map_ids(rootfs: &OwnedFd, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), Error> {
     if mount::is_old() {
@@ -45,7 +46,7 @@ pub fn map_ids(rootfs: &OwnedFd, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping
             "id mappings of the root filesystem need mount_setattr(2) of Linux 5.12, which is not to be had here",
         ));
     }
-    let maps = (crate::plan::id_map_text(uids), crate::plan::id_map_text(gids));
+    let maps = (ids::text("linux.uidMappings", uids)?, ids::text("linux.gidMappings", gids)?);
     let userns = ns::new_userns(&maps.0, &maps.1)?;
     Ok(mount_setattr(rootfs, "", false, &Attr { userns: Some(userns.as_fd()), ..Attr::default() })?)
 }

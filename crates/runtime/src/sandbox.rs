@@ -174,8 +174,8 @@ impl Checked {
                 .collect::<Result<_, _>>()?,
             filter: args.seccomp.as_ref().map(filter).transpose()?,
             oom_score_adj,
-            uid_map: crate::plan::id_map_text(&args.uid_mappings),
-            gid_map: crate::plan::id_map_text(&args.gid_mappings),
+            uid_map: crate::plan::ids::text("uid_mappings", &args.uid_mappings)?,
+            gid_map: crate::plan::ids::text("gid_mappings", &args.gid_mappings)?,
         })
     }
 }

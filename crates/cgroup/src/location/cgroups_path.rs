@@ -9,7 +9,8 @@ use crate::{Error, Kind, Result};
 pub(super) fn cgroupfs(given: Option<&Path>, id: &str, base: &Path) -> Result<PathBuf> {
     let path = base.join(given.filter(|path| !path.as_os_str().is_empty()).unwrap_or(id.as_ref()));
     let is_plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    let is_group = path.components().count() > 1 && path.to_str().is_some_and(|text| !text.contains('\n'));
+    let is_group =
+        path.components().count() > 1 && path.to_str().is_some_and(|text| !text.contains(['\n', '\0']));
     if !is_plain || !is_group {
         let message = format!("cgroupsPath {path:?} is not the path of a control group below the root");
         return Err(Error::refused(Kind::Invalid, message));
@@ -57,7 +58,7 @@ mod tests {
         assert_eq!(path(Some("")).unwrap(), Path::new("/base/c1"));
         assert_eq!(path(None).unwrap(), Path::new("/base/c1"));
         assert_eq!(cgroupfs(None, "a:b:c", "/base".as_ref()).unwrap(), Path::new("/base/a:b:c"));
-        for bad in ["/", "..", "/a/../../b", "a\nb"] {
+        for bad in ["/", "..", "/a/../../b", "a\nb", "a\0b"] {
             assert_eq!(path(Some(bad)).unwrap_err().kind(), Kind::Invalid, "{bad:?}");
         }
         let error = cgroupfs(Some("s.slice:p:n".as_ref()), "c1", "/".as_ref()).unwrap_err();

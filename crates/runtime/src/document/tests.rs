@@ -115,3 +115,23 @@ fn flags_of_a_scheduler_go_by_the_names_of_the_specification() {
     let scheduler = parsed.process().as_ref().unwrap().scheduler().clone().unwrap();
     assert_eq!(scheduler.flags().as_deref(), Some(&wanted[..]));
 }
+
+/// A list of its fields is no object.
+#[test]
+fn structures_are_objects() {
+    for (process, path) in [
+        (r#"["/"]"#, "process: invalid type: sequence"),
+        (r#"{"cwd":"/","user":[0,0]}"#, "process: user: invalid type: sequence"),
+        (r#"{"cwd":"/","user":{"uid":0,"gid":0},"capabilities":[]}"#, "process: capabilities: invalid type"),
+        (
+            r#"{"cwd":"/","user":{"uid":0,"gid":0},"rlimits":[["RLIMIT_CORE",0,0]]}"#,
+            "process: rlimits[0]: invalid",
+        ),
+    ] {
+        let error = parse::<Process>("process", process.as_bytes()).unwrap_err();
+        assert!(error.to_string().starts_with(path), "{error}");
+    }
+    let rlimits =
+        r#"{"cwd":"/","user":{"uid":0,"gid":0},"rlimits":[{"type":"RLIMIT_CORE","soft":0,"hard":0}]}"#;
+    assert_eq!(parse::<Process>("process", rlimits.as_bytes()).unwrap().rlimits().as_ref().unwrap().len(), 1);
+}

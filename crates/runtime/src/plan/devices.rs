@@ -98,7 +98,7 @@ fn one(device: &LinuxDevice) -> Result<DevicePlan, Error> {
             .map_err(|_| Error::invalid(format!("linux.devices: {path:?} has {field} {value}")))
     };
     let inside = Inside::new("linux.devices", path)?;
-    if inside.parts.is_empty() || !path.is_absolute() {
+    if inside.depth() == 0 || !path.is_absolute() {
         return Err(Error::invalid(format!("linux.devices: {path:?} is not an absolute path of a file")));
     }
     let (uid, gid) = (device.uid(), device.gid());

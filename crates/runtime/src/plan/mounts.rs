@@ -83,6 +83,9 @@ impl MountPlan {
                 let path = mount.source().as_ref().filter(|path| !path.as_os_str().is_empty());
                 let path = path.ok_or_else(|| fail("a bind mount needs a source"))?;
                 options.refuse_parameters(&destination, "a bind mount")?;
+                if super::has_nul(path) {
+                    return Err(fail(&format!("its source {path:?} has a NUL character")));
+                }
                 Source::Bind { path: context.bundle.join(path), recursive: options.bind.unwrap_or(false) }
             }
             Some("cgroup" | "cgroup2") => Source::Cgroup,
@@ -92,7 +95,7 @@ impl MountPlan {
         if options.copy_up && !matches!(&source, Source::New(new) if new.recipe.kind() == c"tmpfs") {
             return Err(fail("option \"tmpcopyup\" is one of tmpfs"));
         }
-        let idmap = idmap(mount, &options).map_err(fail)?;
+        let idmap = idmap(mount, &options).map_err(|why| fail(&why))?;
         if idmap.is_some() && !matches!(source, Source::Bind { .. }) {
             return Err(fail("only a bind mount can have id mappings"));
         }
@@ -263,13 +266,15 @@ fn invalid(error: vaquita_sys::Error) -> Error {
     Error::invalid(format!("mounts: {error}"))
 }
 
-fn idmap(mount: &Mount, options: &Options<'_>) -> Result<Option<IdMap>, &'static str> {
+fn idmap(mount: &Mount, options: &Options<'_>) -> Result<Option<IdMap>, String> {
     let given = |list: &'_ Option<Vec<LinuxIdMapping>>| list.clone().filter(|list| !list.is_empty());
-    let text = |list: &[LinuxIdMapping]| super::id_map_text(list);
+    let text = |field: &str, list: &[LinuxIdMapping]| {
+        super::ids::text(field, list).map_err(|error| error.to_string())
+    };
     let maps = match (given(mount.uid_mappings()), given(mount.gid_mappings())) {
-        (Some(uids), Some(gids)) => Some((text(&uids), text(&gids))),
+        (Some(uids), Some(gids)) => Some((text("uidMappings", &uids)?, text("gidMappings", &gids)?)),
         (None, None) => None,
-        _ => return Err("uidMappings and gidMappings must be given together"),
+        _ => return Err("uidMappings and gidMappings must be given together".to_owned()),
     };
     match (options.idmap, maps) {
         (None, None) => Ok(None),

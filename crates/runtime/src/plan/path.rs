@@ -1,21 +1,22 @@
 //! Paths inside a root filesystem, taken apart before the clone.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::Error;
 
-/// A path inside a root filesystem, cleaned lexically, with all that is needed to make its missing parts.
+/// The longest path that the kernel takes, in bytes, the NUL at its end counted (`PATH_MAX`, linux/limits.h).
+pub(crate) const PATH_MAX: usize = 4096;
+
+/// A path inside a root filesystem, cleaned lexically. It can be taken apart without memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Inside {
     /// Absolute, as the container sees it.
     shown: PathBuf,
     /// Relative to the root; "." for the root itself.
     pub(crate) path: CString,
-    /// Each component: the relative path up to and with it, and its name.
-    pub(crate) parts: Vec<(CString, CString)>,
 }
 
 impl Inside {
@@ -31,18 +32,47 @@ impl Inside {
                 Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
             }
         }
-        let c_string = |text: &Path| {
-            CString::new(text.as_os_str().as_bytes())
-                .map_err(|_| Error::invalid(format!("{field}: {path:?} has a NUL character")))
-        };
-        let mut parts = Vec::new();
-        let mut prefix = PathBuf::new();
-        for name in clean.components() {
-            prefix.push(name);
-            parts.push((c_string(&prefix)?, c_string(name.as_ref())?));
+        let bytes = clean.as_os_str().as_bytes();
+        if bytes.len() >= PATH_MAX {
+            return Err(Error::invalid(format!("{field}: {path:?} is longer than {} bytes", PATH_MAX - 1)));
         }
-        let path = if parts.is_empty() { c".".to_owned() } else { c_string(&clean)? };
-        Ok(Self { shown: Path::new("/").join(clean), path, parts })
+        let path = if bytes.is_empty() { &b"."[..] } else { bytes };
+        let path = CString::new(path)
+            .map_err(|_| Error::invalid(format!("{field}: {path:?} has a NUL character", path = clean)))?;
+        Ok(Self { shown: Path::new("/").join(clean), path })
+    }
+
+    /// How many components it has.
+    pub(crate) fn depth(&self) -> usize {
+        if self.is_root() { 0 } else { self.path.to_bytes().split(|byte| *byte == b'/').count() }
+    }
+
+    /// The name of the last component; none of the root itself.
+    pub(crate) fn name(&self) -> Option<&CStr> {
+        let start = self.path.to_bytes().iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let name = CStr::from_bytes_with_nul(&self.path.to_bytes_with_nul()[start..]).ok();
+        name.filter(|_| !self.is_root())
+    }
+
+    /// The relative path up to and with the component of that number, and its name, put into `buffer`. Safe between clone
+    /// and exec: no allocation.
+    pub(crate) fn part<'a>(
+        &self,
+        number: usize,
+        buffer: &'a mut [u8; PATH_MAX],
+    ) -> Option<(&'a CStr, &'a CStr)> {
+        let bytes = self.path.to_bytes();
+        let mut slashes = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let start = if number == 0 { 0 } else { slashes.nth(number - 1)? + 1 };
+        let end = slashes.next().unwrap_or(bytes.len());
+        buffer.get_mut(..end)?.copy_from_slice(&bytes[..end]);
+        *buffer.get_mut(end)? = 0;
+        let prefix = CStr::from_bytes_with_nul(&buffer[..=end]).ok()?;
+        Some((prefix, CStr::from_bytes_with_nul(&buffer[start..=end]).ok()?))
+    }
+
+    fn is_root(&self) -> bool {
+        self.path.as_c_str() == c"."
     }
 
     /// Absolute, as the container sees it.
@@ -73,8 +103,25 @@ mod tests {
             let inside = Inside::new("field", Path::new(path)).unwrap();
             assert_eq!(inside.as_path(), Path::new(shown), "{path}");
             assert_eq!(inside.path.to_str().unwrap(), relative, "{path}");
-            assert_eq!(inside.parts.len(), parts, "{path}");
+            assert_eq!(inside.depth(), parts, "{path}");
+            let mut buffer = [1; PATH_MAX];
+            let names: Vec<_> = (0..parts)
+                .map(|number| {
+                    let (prefix, name) = inside.part(number, &mut buffer).unwrap();
+                    assert!(prefix.to_bytes().ends_with(name.to_bytes()));
+                    assert!(relative.as_bytes().starts_with(prefix.to_bytes()));
+                    name.to_str().unwrap().to_owned()
+                })
+                .collect();
+            if parts > 0 {
+                assert_eq!(names.join("/"), relative);
+                assert!(inside.part(parts, &mut buffer).is_none());
+            }
+            assert_eq!(inside.name().map(|name| name.to_str().unwrap()), names.last().map(String::as_str));
         }
         assert!(Inside::new("field", Path::new("a\0b")).is_err());
+        assert!(Inside::new("field", Path::new(&format!("/{}", "x".repeat(4095)))).is_ok());
+        assert!(Inside::new("field", Path::new(&"/x".repeat(2048))).is_ok());
+        assert!(Inside::new("field", Path::new(&format!("/{}", "x".repeat(4096)))).is_err());
     }
 }

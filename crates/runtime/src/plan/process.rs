@@ -1,6 +1,6 @@
 //! The process part of a specification: who it is, what it may do, what it executes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit};
 use vaquita_sys::cap::{CapSet, Capability, Sets};
 use vaquita_sys::process::{CStrArray, Scheduling};
 
-use super::path::Inside;
+use super::path::{Inside, PATH_MAX};
 use super::scheduling::{self, Affinity, MemoryPolicy};
 use crate::seccomp::{self, Program};
 use crate::{Context, Error};
@@ -72,6 +72,12 @@ impl ProcessPlan {
                 return Err(Error::invalid(format!("process.user.{field}: 4294967295 is not an id")));
             }
         }
+        if groups.len() > NGROUPS_MAX {
+            return Err(Error::invalid(format!(
+                "process.user.additionalGids: {} groups; the kernel takes {NGROUPS_MAX} (setgroups(2))",
+                groups.len()
+            )));
+        }
         let environment = environment(process.env().as_deref().unwrap_or_default())?;
         let arguments = process.args().as_deref().unwrap_or_default();
         Ok(Self {
@@ -86,9 +92,10 @@ impl ProcessPlan {
             oom_score_adj: process.oom_score_adj().map(oom_score_adj).transpose()?,
             restrict_oom_score_adj: context.restrict_oom_score_adj,
             cwd: cwd(process.cwd())?,
+            // First: the search path is among them.
+            environment: strings("process.env", &environment)?,
             program: ProgramFile::new(arguments, &environment)?,
             arguments: strings("process.args", arguments)?,
-            environment: strings("process.env", &environment)?,
             terminal: process.terminal().unwrap_or(false),
             apparmor: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
             selinux: process.selinux_label().clone().filter(|label| !label.is_empty()),
@@ -106,6 +113,13 @@ impl ProgramFile {
         let Some(name) = arguments.first().filter(|name| !name.is_empty()) else {
             return Err(Error::invalid("process.args: no program is named"));
         };
+        // A longer one is no file's, and would be put behind each directory of a long search path.
+        let longest = if name.contains('/') { PATH_MAX - 1 } else { 255 };
+        if name.len() > longest {
+            return Err(Error::invalid(format!(
+                "process.args: the program {name:?} is longer than {longest} bytes"
+            )));
+        }
         if name.contains('/') {
             let candidates = vec![c_string("process.args", name)?];
             return Ok(Self { name: name.clone(), search: None, candidates });
@@ -114,8 +128,10 @@ impl ProgramFile {
             .iter()
             .find_map(|variable| variable.strip_prefix("PATH="))
             .unwrap_or("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        let mut seen = HashSet::new();
         let candidates = search
             .split(':')
+            .filter(|dir| seen.insert(*dir))
             .map(|dir| {
                 c_string("process.args", &format!("{}/{name}", if dir.is_empty() { "." } else { dir }))
             })
@@ -144,7 +160,20 @@ pub(crate) fn oom_score_adj(value: i32) -> Result<i32, Error> {
     }
 }
 
+/// Most supplementary groups (linux/limits.h).
+const NGROUPS_MAX: usize = 65536;
+
+/// The longest argument or variable that execve takes, with its NUL (`MAX_ARG_STRLEN`, linux/binfmts.h: 32 pages).
+const LONGEST: usize = 32 * 4096;
+
 fn strings(field: &str, list: &[String]) -> Result<CStrArray, Error> {
+    if let Some(at) = list.iter().position(|text| text.len() >= LONGEST) {
+        let length = list[at].len();
+        return Err(Error::invalid(format!(
+            "{field}[{at}]: it has {length} bytes; the kernel takes up to {} (E2BIG, execve(2))",
+            LONGEST - 1
+        )));
+    }
     CStrArray::new(list).map_err(|error| Error::invalid(format!("{field}: {error}")))
 }
 

@@ -19,7 +19,7 @@ use crate::plan::path::Inside;
 const DEVPTS: FsWord = 0x1cd1;
 
 pub(super) fn make_device(state: &State<'_>, device: &DevicePlan) -> Result<(), Failure> {
-    let Some((_, name)) = device.path.parts.last() else { return fail("mknodat", Errno::ISDIR) };
+    let Some(name) = device.path.name() else { return fail("mknodat", Errno::ISDIR) };
     if device.is_of_host {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let node = open(state.root()?, &device.path, flags)?;
@@ -27,7 +27,7 @@ pub(super) fn make_device(state: &State<'_>, device: &DevicePlan) -> Result<(), 
     }
     let directory = open_parent(state.root()?, &device.path)?;
     let mode = Mode::from_raw_mode(device.mode.unwrap_or(0o666));
-    match rustix::fs::mknodat(&directory, name.as_c_str(), device.kind, mode, device.number()) {
+    match rustix::fs::mknodat(&directory, name, device.kind, mode, device.number()) {
         Ok(()) => {}
         Err(Errno::EXIST) => return use_device(&directory, name, device),
         Err(errno) => return fail("mknodat", errno),
@@ -36,7 +36,7 @@ pub(super) fn make_device(state: &State<'_>, device: &DevicePlan) -> Result<(), 
     if (uid, gid) != (0, 0) {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        rustix::fs::chownat(&directory, name.as_c_str(), owner.0, owner.1, flags).at("fchownat")?;
+        rustix::fs::chownat(&directory, name, owner.0, owner.1, flags).at("fchownat")?;
     }
     Ok(())
 }
@@ -89,9 +89,9 @@ pub(super) fn bind_device(state: &mut State<'_>, device: &DevicePlan, host: &CSt
 }
 
 pub(super) fn link(state: &State<'_>, path: &Inside, target: &CStr) -> Result<(), Failure> {
-    let Some((_, name)) = path.parts.last() else { return fail("symlinkat", Errno::ISDIR) };
+    let Some(name) = path.name() else { return fail("symlinkat", Errno::ISDIR) };
     let directory = open_parent(state.root()?, path)?;
-    match rustix::fs::symlinkat(target, &directory, name.as_c_str()) {
+    match rustix::fs::symlinkat(target, &directory, name) {
         // The image has something there; it stays.
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => fail("symlinkat", errno),

@@ -1,6 +1,6 @@
 //! Steps that mount. Every path of the container is resolved below its root by openat2(2) and used by descriptor.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, XattrFlags};
@@ -12,7 +12,7 @@ use vaquita_sys::root::openat2;
 
 use super::{At, Failure, HostTree, MountStep, MoveRoot, RootTree, State, Tree, fail};
 use crate::plan::mounts::{Change, Filesystem, Fill, MountPlan, Source};
-use crate::plan::path::Inside;
+use crate::plan::path::{Inside, PATH_MAX};
 
 /// How paths of the container are resolved: as if its root were `/`, and never through a magic link of procfs.
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -281,8 +281,7 @@ fn open_if_there(state: &State<'_>, path: &Inside) -> Result<Option<OwnedFd>, Fa
 
 /// Opens the directory that `path` is in, making what is missing.
 pub(super) fn open_parent(root: BorrowedFd<'_>, path: &Inside) -> Result<OwnedFd, Failure> {
-    let parts = path.parts.len().saturating_sub(1);
-    directories(root, &path.parts[..parts], IN_ROOT)
+    directories(root, path, path.depth().saturating_sub(1), IN_ROOT)
 }
 
 /// Opens a path of the container; a directory or an empty file is made where nothing is.
@@ -297,16 +296,16 @@ pub(super) fn open_or_make(
         other => return other.at("openat2"),
     }
     if is_dir {
-        return directories(root, &path.parts, how);
+        return directories(root, path, path.depth(), how);
     }
-    let Some(((_, name), above)) = path.parts.split_last() else { return fail("openat2", Errno::ISDIR) };
-    let parent = directories(root, above, how)?;
+    let Some(name) = path.name() else { return fail("openat2", Errno::ISDIR) };
+    let parent = directories(root, path, path.depth() - 1, how)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     #[expect(
         clippy::disallowed_methods,
         reason = "one name in a directory resolved before, and no link is followed"
     )]
-    let made = rustix::fs::openat(&parent, name.as_c_str(), flags, Mode::from_raw_mode(0o644));
+    let made = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644));
     match made {
         // Somebody else's file that appeared just now is as good. A dangling link fails in the next call.
         Ok(_) | Err(Errno::EXIST) => {}
@@ -316,17 +315,21 @@ pub(super) fn open_or_make(
     resolve(parent.as_fd(), name, PATH, beneath).at("openat2")
 }
 
-/// Opens nested directories, making missing ones. Each is made by its name below a descriptor of the one above.
+/// Opens the first `count` of nested directories, making missing ones. Each is made by its name below a descriptor of the
+/// one above.
 fn directories(
     root: BorrowedFd<'_>,
-    parts: &[(CString, CString)],
+    path: &Inside,
+    count: usize,
     how: ResolveFlags,
 ) -> Result<OwnedFd, Failure> {
     let mut directory = resolve(root, c".", DIRECTORY, how).at("openat2")?;
-    for (prefix, name) in parts {
+    let mut buffer = [0; PATH_MAX];
+    for number in 0..count {
+        let Some((prefix, name)) = path.part(number, &mut buffer) else { break };
         directory = match resolve(root, prefix, DIRECTORY, how) {
             Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&directory, name.as_c_str(), Mode::from_raw_mode(0o755)) {
+                match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return fail("mkdirat", errno),
                 }
