@@ -180,7 +180,12 @@ fn make_in(
     placed: &mut Placed,
 ) -> Result<Created, Error> {
     let spec = &request.spec;
-    let rootfs = vaquita_runtime::rootfs::open(&container.record.rootfs)?;
+    let path = &container.record.rootfs;
+    let rootfs = if plan.has_own_mounts() {
+        vaquita_runtime::rootfs::open(path)?
+    } else {
+        vaquita_runtime::rootfs::open_directory(path)?
+    };
     let start_socket = match start {
         Start::Socket => Some(Listener::bind(container.directory.file(START))?),
         Start::Here => None,

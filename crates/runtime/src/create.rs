@@ -127,6 +127,16 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     if plan.has_hooks && args.rendezvous.is_none() {
         return Err(Error::unsupported("hooks: this caller runs none"));
     }
+    if !plan.has_own_mounts() && args.rendezvous.is_some() {
+        return Err(Error::unsupported(
+            "hooks: without a mount namespace of its own the container has no root filesystem that hooks could find",
+        ));
+    }
+    if !plan.has_own_mounts() && plan.root_propagation.is_some() {
+        return Err(Error::invalid(
+            "linux.rootfsPropagation: without a mount namespace of its own nothing of the container propagates",
+        ));
+    }
     let place = args.rendezvous.as_ref().map(|rendezvous| host_path(rendezvous.root)).transpose()?;
     let mut rendezvous = args.rendezvous;
     if let Some(listener) = &args.start_socket {
@@ -244,7 +254,11 @@ impl Job<'_> {
             pid_namespace: namespaces.joined(ns::Kind::Pid),
             time_offsets: plan.time_offsets.as_deref().filter(|_| namespaces.is_new(ns::Kind::Time)),
             setup,
-            late: if self.hide.is_none() { vec![Step::DetachOldRoot] } else { Vec::new() },
+            late: if self.hide.is_none() && plan.has_own_mounts() {
+                vec![Step::DetachOldRoot]
+            } else {
+                Vec::new()
+            },
             start,
             id_maps: namespaces.is_new(ns::Kind::User).then_some((&*plan.uid_map, &*plan.gid_map)),
             limits: &plan.process.rlimits,
@@ -268,15 +282,20 @@ impl Job<'_> {
         setup.extend(self.new_keyring.then_some(Step::NewKeyring));
         setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
         setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
-        setup.push(Step::Isolate);
-        let root = rootfs::tree(&self.rootfs)?;
-        setup.push(Step::AttachRoot(root, self.place.clone(), rootfs::propagation(plan)));
+        if plan.has_own_mounts() {
+            setup.push(Step::Isolate);
+            let root = rootfs::tree(&self.rootfs)?;
+            setup.push(Step::AttachRoot(root, self.place.clone(), rootfs::propagation(plan)));
+        } else {
+            setup.push(Step::CopyRoot(rootfs::host_tree(&self.rootfs)?));
+        }
         Ok(setup)
     }
 
     fn change_root<'a>(&'a self, setup: &mut Vec<Step<'a>>, procfs: Option<&'a Procfs>) {
         let plan = self.plan;
         setup.push(match &self.hide {
+            _ if !plan.has_own_mounts() => Step::UseRoot,
             None => Step::Pivot,
             Some(hide) => Step::MoveRoot(MoveRoot { hide, is_elsewhere: self.place.is_some() }),
         });

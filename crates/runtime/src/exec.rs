@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::process::Pid;
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::ns;
@@ -27,6 +27,7 @@ pub struct ExecPlan {
     /// The container's own namespaces, without PID, which is joined before the clone.
     namespaces: CloneFlags,
     has_pid_namespace: bool,
+    has_own_mounts: bool,
 }
 
 impl ExecPlan {
@@ -37,6 +38,10 @@ impl ExecPlan {
     pub fn new(process: &Process, container: &Spec, context: &Context) -> Result<Self, Error> {
         let linux = container.linux().as_ref();
         let kinds = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let has_own_mounts = kinds.iter().any(|namespace| {
+            let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
+            namespace.typ() == LinuxNamespaceType::Mount && path.is_none()
+        });
         let kinds = kinds.iter().map(|namespace| crate::plan::kind(namespace.typ()));
         let (pid, others): (Vec<_>, Vec<_>) = kinds.partition(|kind| *kind == ns::Kind::Pid);
         let class = linux.and_then(|linux| linux.intel_rdt().as_ref());
@@ -45,6 +50,7 @@ impl ExecPlan {
             class: class.map(|asked| Class::new(asked, context)).transpose()?,
             namespaces: others.iter().fold(CloneFlags::NONE, |flags, kind| flags | kind.flag()),
             has_pid_namespace: !pid.is_empty(),
+            has_own_mounts,
         })
     }
 }
@@ -96,7 +102,8 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         if labels.is_empty() { None } else { Some(Procfs::open()?.above(spawn::first_free(&extra))?) };
     let known = Known::new()?;
 
-    let place = if args.created { Some(Place::of(args.init)?) } else { None };
+    // To join the mount namespace of others does not lead to the container's root.
+    let place = if args.created || !plan.has_own_mounts { Some(Place::of(args.init)?) } else { None };
 
     let affinity = &process.affinity;
     let mut setup = vec![Step::NewSession];

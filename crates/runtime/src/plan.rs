@@ -134,6 +134,14 @@ impl Plan {
             has_hooks: spec.hooks().as_ref().is_some_and(has_hooks),
         })
     }
+
+    /// Whether the container has a mount namespace of its own. Otherwise (`linux.namespaces` without `mount`, or with a
+    /// path) its root filesystem must be a directory, as [`crate::rootfs::open_directory`] gives it: the container's process
+    /// makes a tree of mounts that is in no namespace, and changes its root there (chroot(2)).
+    #[must_use]
+    pub fn has_own_mounts(&self) -> bool {
+        matches!(self.namespaces.get(&ns::Kind::Mount), Some(None))
+    }
 }
 
 pub(crate) fn kind(namespace: LinuxNamespaceType) -> ns::Kind {
@@ -158,16 +166,6 @@ fn namespaces(linux: &Linux) -> Result<BTreeMap<ns::Kind, Option<PathBuf>>, Erro
         }
         if namespaces.insert(kind(namespace.typ()), path).is_some() {
             return Err(Error::invalid(format!("linux.namespaces: {} is there twice", namespace.typ())));
-        }
-    }
-    match namespaces.get(&ns::Kind::Mount) {
-        Some(None) => {}
-        Some(Some(_)) => {
-            return Err(Error::unsupported("linux.namespaces: joining a mount namespace is not supported"));
-        }
-        // Without one, every mount and the pivot would change the host.
-        None => {
-            return Err(Error::invalid("linux.namespaces: a container needs a mount namespace of its own"));
         }
     }
     Ok(namespaces)

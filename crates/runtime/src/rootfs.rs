@@ -33,6 +33,23 @@ pub fn open(path: &Path) -> Result<OwnedFd, Error> {
     if mount::is_old() { Ok(directory) } else { Ok(open_tree_clone(&directory, "", true)?) }
 }
 
+/// The directory itself, for a container without a mount namespace of its own (see [`Plan::has_own_mounts`]).
+///
+/// # Errors
+/// `ENOENT`, `ENOTDIR` for what is no directory.
+#[expect(clippy::disallowed_methods, reason = "the directory that the caller names")]
+pub fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    mount::fall_back();
+    if mount::is_old() {
+        return Err(Error::unsupported(
+            "linux.namespaces: a container without a mount namespace of its own needs move_mount(2) and Linux 6.15",
+        ));
+    }
+    rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH|O_DIRECTORY)"), errno))
+}
+
 /// Maps the identities of a detached root filesystem: a file of user `containerID` on the disk belongs to user `hostID`
 /// of the host there. With the mappings of a container's user namespace, a root filesystem unpacked with the ids of an
 /// image can be used in it as it is. Mounts below it are not mapped.
@@ -52,14 +69,16 @@ pub fn map_ids(rootfs: &OwnedFd, uids: &[LinuxIdMapping], gids: &[LinuxIdMapping
 }
 
 /// How a container's process gets it.
+pub(crate) fn tree(rootfs: &OwnedFd) -> Result<RootTree<'_>, Error> {
+    if mount::is_old() { host_tree(rootfs).map(RootTree::Host) } else { Ok(RootTree::Ready(rootfs.as_fd())) }
+}
+
+/// What the container's process copies itself.
 #[expect(
     clippy::disallowed_methods,
     reason = "what the kernel says of a descriptor of the host, compared with it"
 )]
-pub(crate) fn tree(rootfs: &OwnedFd) -> Result<RootTree<'_>, Error> {
-    if !mount::is_old() {
-        return Ok(RootTree::Ready(rootfs.as_fd()));
-    }
+pub(crate) fn host_tree(rootfs: &OwnedFd) -> Result<HostTree<'_>, Error> {
     let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(rootfs));
     let path = rustix::fs::readlink(&link, Vec::new())
         .map_err(|errno| Error::kernel(format!("readlink({link:?})"), errno))?;
@@ -67,12 +86,12 @@ pub(crate) fn tree(rootfs: &OwnedFd) -> Result<RootTree<'_>, Error> {
     let own = rustix::fs::fstat(rootfs).map_err(|errno| Error::kernel("fstat(<root filesystem>)", errno))?;
     if !there.is_ok_and(|there| (there.st_dev, there.st_ino) == (own.st_dev, own.st_ino)) {
         return Err(Error::unsupported(
-            "the root filesystem is a detached mount, which this kernel cannot attach (move_mount(2), mount_setattr(2)): it \
-             must be a directory of the host",
+            "the root filesystem is a detached mount, which this kernel cannot attach (move_mount(2), mount_setattr(2)) or \
+             the container not copy: it must be a directory of the host",
         ));
     }
     let same = rootfs.as_fd();
-    Ok(RootTree::Host(HostTree { path, same, recursive: true, change: Change::default(), propagation: None }))
+    Ok(HostTree { path, same, recursive: true, change: Change::default(), propagation: None })
 }
 
 /// How the root filesystem propagates while it is set up: never to the host. As runc has it (linux.rootfsPropagation is

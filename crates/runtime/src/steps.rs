@@ -50,6 +50,10 @@ pub(crate) enum Step<'a> {
     /// The root filesystem, attached in this mount namespace only, with this propagation: at this path of the host, or on
     /// top of all of it.
     AttachRoot(RootTree<'a>, Option<CString>, (Propagation, bool)),
+    /// For a process that is in a mount namespace of others: a copy of the root filesystem that is in none.
+    CopyRoot(HostTree<'a>),
+    /// And changes to it.
+    UseRoot,
     /// The root of the mount namespace just joined.
     OpenRoot,
     /// This directory as the root, in the mount namespace just joined.
@@ -217,6 +221,8 @@ pub(crate) struct State<'a> {
     trees: Trees,
     /// The container's root directory.
     root: Option<OwnedFd>,
+    /// The mount that it is the root of, where that is in no namespace: it takes no more mounts when this is closed.
+    tree: Option<OwnedFd>,
     /// The host's /dev/null, verified.
     null: Option<OwnedFd>,
     pub(crate) master: Option<OwnedFd>,
@@ -226,7 +232,7 @@ pub(crate) struct State<'a> {
 impl<'a> State<'a> {
     pub(crate) fn new(socket: BorrowedFd<'a>) -> Self {
         let trees = Trees::new(vaquita_sys::mount::is_old());
-        Self { socket, starter: None, trees, root: None, null: None, master: None, slave: None }
+        Self { socket, starter: None, trees, root: None, tree: None, null: None, master: None, slave: None }
     }
 
     /// Who is told how the start goes.
@@ -263,6 +269,8 @@ impl Step<'_> {
             Self::HostName(name) => rustix::system::sethostname(name).at("sethostname"),
             Self::DomainName(name) => rustix::system::setdomainname(name).at("setdomainname"),
             Self::Isolate => mounts::isolate(),
+            Self::CopyRoot(tree) => mounts::copy_root(state, tree),
+            Self::UseRoot => mounts::change_root(state.root()?),
             Self::AttachRoot(tree, place, propagation) => {
                 mounts::attach_root(state, tree, place.as_deref(), *propagation)
             }
@@ -347,6 +355,8 @@ impl fmt::Display for Step<'_> {
             }
             Self::Isolate => f.write_str("keeping mounts from spreading to the host"),
             Self::AttachRoot(..) => f.write_str("attaching the root filesystem"),
+            Self::CopyRoot(_) => f.write_str("copying the root filesystem"),
+            Self::UseRoot => f.write_str("changing to the root filesystem"),
             Self::OpenRoot => f.write_str("opening the container's root"),
             Self::ChangeRoot(_) => f.write_str("changing to the container's root"),
             Self::Meet => f.write_str("waiting for the hooks"),

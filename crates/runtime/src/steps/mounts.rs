@@ -67,6 +67,20 @@ pub(super) fn attach_root(
     Ok(())
 }
 
+/// The process's root for as long as somebody has it, and gone with the last of them: nothing is left behind on the host.
+/// Needs Linux 6.15, which takes mounts on such a tree.
+pub(super) fn copy_root(state: &mut State<'_>, root: &HostTree<'_>) -> Result<(), Failure> {
+    state.null = Some(open_node(c"/dev/null", (1, 3))?);
+    let tree = copy(&mut state.trees, root)?;
+    let attr = Attr { propagation: Some(Propagation::Private), ..Attr::default() };
+    state.trees.change(tree.as_fd(), true, &attr)?;
+    #[expect(clippy::disallowed_methods, reason = "the tree itself; nothing is looked up")]
+    let root = rustix::fs::openat(&tree, c".", DIRECTORY, Mode::empty()).at("openat")?;
+    state.root = Some(root);
+    state.tree = Some(tree);
+    Ok(())
+}
+
 pub(super) fn open_root(state: &mut State<'_>) -> Result<(), Failure> {
     #[expect(clippy::disallowed_methods, reason = "the root itself; nothing is looked up")]
     let root = rustix::fs::open(c"/", DIRECTORY, Mode::empty()).at("open")?;
