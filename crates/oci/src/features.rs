@@ -183,7 +183,7 @@ fn takes(pointer: &str, value: Value) -> bool {
     if let Some(parent) = parent {
         parent[name] = value;
     }
-    document::parse_spec("features", spec.to_string().as_bytes()).is_ok_and(|spec| {
-        !Plan::new(&spec, &Context::default()).is_err_and(|error| error.kind() == Kind::Unsupported)
-    })
+    let context = Context { id: Some("features".to_owned()), ..Context::default() };
+    document::parse_spec("features", spec.to_string().as_bytes())
+        .is_ok_and(|spec| !Plan::new(&spec, &context).is_err_and(|error| error.kind() == Kind::Unsupported))
 }

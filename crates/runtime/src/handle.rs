@@ -43,9 +43,7 @@ impl StartHandle {
     /// [`crate::Kind::NotFound`] when the process is gone.
     pub fn release(&self) -> Result<(), Error> {
         handshake::give_word(self.0.as_fd()).map_err(|errno| match errno {
-            Errno::PIPE | Errno::CONNRESET => {
-                Error::new(Kind::NotFound, "the container's process ended before it was started".to_owned())
-            }
+            Errno::PIPE | Errno::CONNRESET => gone(),
             errno => Error::kernel("send(<new process>)", errno),
         })
     }
@@ -74,6 +72,7 @@ impl StartHandle {
         }
         match heard {
             Said::Nothing => Ok(()),
+            Said::Unread => Err(gone()),
             Said::Ready(_) | Said::Meet | Said::Born(_) | Said::Listener(_) => {
                 Err(Error::died("a process that was ready said something else than how its start went"))
             }
@@ -93,6 +92,10 @@ impl StartHandle {
     pub fn into_fd(self) -> OwnedFd {
         self.0
     }
+}
+
+fn gone() -> Error {
+    Error::new(Kind::NotFound, "the container's process ended before it was started".to_owned())
 }
 
 impl AsFd for StartHandle {

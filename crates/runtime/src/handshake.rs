@@ -118,6 +118,8 @@ pub(crate) fn say_failure(socket: BorrowedFd<'_>, number: u16, step: &[u8], is_e
 pub(crate) enum Said {
     /// Its end is closed: it has executed its program, or it is dead.
     Nothing,
+    /// It died with our word unread.
+    Unread,
     /// It waits, with its mounts in place and its root not yet changed.
     Meet,
     Ready(Option<OwnedFd>),
@@ -144,8 +146,7 @@ pub(crate) fn hear(socket: impl AsFd) -> Result<Said, Error> {
     });
     let length = match received {
         Ok(message) => message.bytes,
-        // It died with our word unread.
-        Err(Errno::CONNRESET) => 0,
+        Err(Errno::CONNRESET) => return Ok(Said::Unread),
         Err(errno) => return Err(Error::kernel("recvmsg(<new process>)", errno)),
     };
     let fd = control.drain().find_map(|message| match message {

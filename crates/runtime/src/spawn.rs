@@ -82,13 +82,13 @@ pub(crate) fn spawn(
         cgroup: script.cgroup,
         ..Clone::default()
     };
-    let (pid, pidfd) = in_time_namespace(script.time_offsets, || {
+    let (pid, mut guard) = in_time_namespace(script.time_offsets, || {
         in_pid_namespace(script.pid_namespace, || {
-            fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state, &ours)
+            let (pid, pidfd) = fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state)?;
+            Ok((pid, Guard::new(pidfd, parent)))
         })
     })?;
     drop(theirs);
-    let mut guard = Guard::new(pidfd, parent);
     let console = set_up(script, (pid, guard.pidfd()?), &ours, rendezvous)?;
     Ok(Spawned { pid, pidfd: guard.release()?, start: StartHandle::from_fd(ours), console })
 }
@@ -127,7 +127,9 @@ fn set_up(
             return Err(Error::died("the new process said what comes at another time"));
         }
         Said::Meet => return Err(Error::died("the new process waits for hooks that nobody runs")),
-        Said::Nothing => return Err(Error::died("the new process died while it set itself up")),
+        Said::Nothing | Said::Unread => {
+            return Err(Error::died("the new process died while it set itself up"));
+        }
         Said::Failed { number, text, errno, .. } => {
             let step = script.setup.get(number);
             let what = step.map(ToString::to_string).unwrap_or_default();
@@ -193,7 +195,6 @@ fn fork(
     script: &Script<'_>,
     told: &Told<'_>,
     state: State<'_>,
-    ours: &OwnedFd,
 ) -> Result<(Pid, OwnedFd), Error> {
     let Some(user) = script.user_namespace else {
         // SAFETY: the child only runs `child`, which allocates nothing, takes no lock and never returns.
@@ -202,12 +203,15 @@ fn fork(
             Forked::Parent { pid, pidfd } => Ok((pid, pidfd)),
         };
     };
+    // Not the handshake's socket: the new process may be quicker to speak there.
+    let (ours, theirs) = handshake::pair()?;
     let between = Clone { parent: how.parent, ..Clone::default() };
     // SAFETY: the child only runs `make_inside`, which allocates nothing, takes no lock and never returns.
     let between = match unsafe { clone3(&between) }? {
-        Forked::Child => make_inside(user, how, script, told, state),
+        Forked::Child => make_inside((user, theirs.as_fd()), how, script, told, state),
         Forked::Parent { pidfd, .. } => pidfd,
     };
+    drop(theirs);
     let heard = handshake::hear(ours);
     if !how.parent {
         wait_pidfd(&between)?;
@@ -225,13 +229,12 @@ fn fork(
 /// In a process of its own, which ends: joins the user namespace, and makes the new process from there as a sibling.
 #[expect(unsafe_code, reason = "as for fork, which this is a part of")]
 fn make_inside(
-    user: BorrowedFd<'_>,
+    (user, socket): (BorrowedFd<'_>, BorrowedFd<'_>),
     how: &Clone<'_>,
     script: &Script<'_>,
     told: &Told<'_>,
     state: State<'_>,
 ) -> ! {
-    let socket = state.socket;
     let how = Clone { parent: true, ..*how };
     let made = crate::steps::prepare()
         .map_err(|failure| ("preparing", failure))

@@ -20,20 +20,21 @@ impl Sysctl {
     /// container has a namespace of that kind which is not the host's.
     pub(crate) fn new(name: &str, value: &str, is_own: impl Fn(ns::Kind) -> bool) -> Result<Self, Error> {
         let refuse = |why: &str| Err(Error::invalid(format!("sysctl {name:?} = {value:?}: {why}")));
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if !name.chars().all(plain) || name.split('.').any(str::is_empty) {
-            return refuse("a name is made of letters, digits, '_' and '-', separated by dots");
+        let path = path(name);
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+        if !path.chars().all(plain) || path.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+            return refuse("a name is made of letters, digits, '_' and '-', separated by dots or by slashes");
         }
         if value.contains(['\n', '\r', '\0']) {
             return refuse("a value is one line");
         }
-        let Some(kind) = kind(name) else {
+        let Some(kind) = kind(&path) else {
             return refuse("it belongs to no namespace, so it would change the host");
         };
         if !is_own(kind) {
             return refuse(&format!("the {} namespace is the host's", kind.file_name()));
         }
-        let file = CString::new(format!("sys/{}", name.replace('.', "/")))
+        let file = CString::new(format!("sys/{path}"))
             .map_err(|_| Error::invalid(format!("sysctl {name:?}: has a NUL character")))?;
         // Longer names would need memory after the clone.
         if file.as_bytes().len() > 255 {
@@ -43,22 +44,38 @@ impl Sysctl {
     }
 }
 
-fn kind(name: &str) -> Option<ns::Kind> {
+/// Below /proc/sys. Whichever of dot and slash comes first separates, and the other one is part of a name, such as that
+/// of the link in `net.ipv4.conf.eth0/100.forwarding` (sysctl(8)).
+fn path(name: &str) -> String {
+    match name.find(['.', '/']) {
+        Some(at) if name.as_bytes()[at] == b'.' => {
+            let swap = |c| match c {
+                '.' => '/',
+                '/' => '.',
+                other => other,
+            };
+            name.chars().map(swap).collect()
+        }
+        _ => name.to_owned(),
+    }
+}
+
+fn kind(path: &str) -> Option<ns::Kind> {
     const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
+        "kernel/msgmax",
+        "kernel/msgmnb",
+        "kernel/msgmni",
+        "kernel/sem",
+        "kernel/shmall",
+        "kernel/shmmax",
+        "kernel/shmmni",
+        "kernel/shm_rmid_forced",
     ];
-    if name.starts_with("net.") {
+    if path.starts_with("net/") {
         Some(ns::Kind::Net)
-    } else if IPC.contains(&name) || name.starts_with("fs.mqueue.") {
+    } else if IPC.contains(&path) || path.starts_with("fs/mqueue/") {
         Some(ns::Kind::Ipc)
-    } else if name == "kernel.domainname" {
+    } else if path == "kernel/domainname" {
         // kernel.hostname has a field of its own.
         Some(ns::Kind::Uts)
     } else {
@@ -80,6 +97,9 @@ mod tests {
             ("kernel.sem", "sys/kernel/sem"),
             ("fs.mqueue.msg_max", "sys/fs/mqueue/msg_max"),
             ("kernel.domainname", "sys/kernel/domainname"),
+            ("net/ipv4/ip_forward", "sys/net/ipv4/ip_forward"),
+            ("net.ipv4.conf.eth0/100.forwarding", "sys/net/ipv4/conf/eth0.100/forwarding"),
+            ("net/ipv4/conf/eth0.100/forwarding", "sys/net/ipv4/conf/eth0.100/forwarding"),
         ] {
             assert_eq!(Sysctl::new(name, "1", all).unwrap().file.to_str().unwrap(), file);
             assert!(Sysctl::new(name, "1", |_| false).is_err(), "{name} on the host");
@@ -92,7 +112,12 @@ mod tests {
             "net",
             "net..ipv4",
             "net.ipv4/../../kernel/core_pattern",
-            "net/ipv4/ip_forward",
+            "net/ipv4/../../kernel/core_pattern",
+            "net/./x",
+            "net//x",
+            "/net/x",
+            "net.//.//.kernel.core_pattern",
+            "kernel/core_pattern",
             "+net.x",
             "net.x=1",
             "net.x\n",
