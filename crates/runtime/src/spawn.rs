@@ -205,7 +205,8 @@ fn fork(
     };
     // Not the handshake's socket: the new process may be quicker to speak there.
     let (ours, theirs) = handshake::pair()?;
-    let between = Clone { parent: how.parent, ..Clone::default() };
+    // What it is in, its child is in, too; from inside the user namespace a v2 cgroup could not be entered.
+    let between = Clone { parent: how.parent, cgroup: how.cgroup, ..Clone::default() };
     // SAFETY: the child only runs `make_inside`, which allocates nothing, takes no lock and never returns.
     let between = match unsafe { clone3(&between) }? {
         Forked::Child => make_inside((user, theirs.as_fd()), how, script, told, state),
@@ -235,7 +236,7 @@ fn make_inside(
     told: &Told<'_>,
     state: State<'_>,
 ) -> ! {
-    let how = Clone { parent: true, ..*how };
+    let how = Clone { parent: true, cgroup: None, ..*how };
     let made = crate::steps::prepare()
         .map_err(|failure| ("preparing", failure))
         .and_then(|()| {

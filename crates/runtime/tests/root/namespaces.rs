@@ -1,7 +1,7 @@
 //! Namespaces that are made, and ones of others that are joined by path.
 
 use serde_json::{Value, json};
-use vaquita_runtime::Kind;
+use vaquita_runtime::{Kind, ParentOf};
 
 use crate::harness::{Bundle, Running};
 
@@ -174,4 +174,55 @@ fn a_user_namespace_is_joined_by_path() {
         .err()
         .unwrap();
     assert!(wrong.to_string().starts_with("joining the user namespace: setns: EINVAL"), "{wrong}");
+}
+
+/// A user namespace is joined, and a new PID namespace belongs to it: as the containers of a pod with ids of its own.
+#[test]
+fn a_pid_namespace_of_a_joined_user_namespace() {
+    let map = json!([{"containerID": 0, "hostID": 300_000, "size": 65536}]);
+    let mut pod = with(Bundle::new("ns user\nns mnt\nwait"), json!({"type": "user"}))
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map.clone());
+    pod.root_map = Some(serde_json::from_value(map.clone()).unwrap());
+    let mut first = pod.create().unwrap();
+    first.start().unwrap();
+    let user = first.read_until("ns user");
+    let path = |kind: &str| format!("/proc/{}/ns/{kind}", first.pid.as_raw_nonzero());
+    let orders = "pid\nns user\nns net\nids\nmount /proc\nstat /dev/null\nwrite /dev/null\nhostname\nstatus CapEff\nwait";
+    for parent in [ParentOf::Caller, ParentOf::CallersParent] {
+        let mut bundle = with(Bundle::new(orders), json!({"type": "user", "path": path("user")}));
+        bundle = with(bundle, json!({"type": "network", "path": path("net")}));
+        bundle.root_map = Some(serde_json::from_value(map.clone()).unwrap());
+        bundle.with_cgroup = true;
+        let mut running = bundle.create_as(parent).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", running.pid)).unwrap();
+        let field = |status: &str, name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+        };
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        let expected = match parent {
+            ParentOf::Caller => std::process::id().to_string(),
+            ParentOf::CallersParent => field(&own, "PPid:"),
+        };
+        assert_eq!(field(&status, "PPid:"), expected);
+        assert!(field(&status, "Uid:").starts_with("300000"));
+        running.start().unwrap();
+        running.read_until("status CapEff");
+        let seen = running.exec_probe("pid\nns user\nids", |_| {});
+        // Threads of the first process have numbers, too.
+        assert!(seen.of("pid").parse::<i32>().unwrap() < 10, "{}", seen.of("pid"));
+        assert_eq!(seen.of("ids"), "0 0 []");
+        assert_eq!(seen.of("ns user"), user);
+        if parent == ParentOf::Caller {
+            let mut again = with(Bundle::new(orders), json!({"type": "user", "path": path("user")}));
+            again.root_map = Some(serde_json::from_value(map.clone()).unwrap());
+            let outcome = again.run();
+            assert_eq!((outcome.of("pid"), outcome.of("ids")), ("1", "0 0 []"));
+            assert_eq!(outcome.of("ns user"), user);
+            assert!(outcome.of("mount /proc").starts_with("proc rw"));
+            assert_eq!(outcome.of("write /dev/null"), "ok");
+            assert_eq!(outcome.of("hostname"), "probe");
+            assert_eq!(outcome.of("status CapEff"), "0000000000000021");
+        }
+    }
 }
