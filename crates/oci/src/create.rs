@@ -130,7 +130,8 @@ pub(crate) fn make(
     let written = directory
         .write_new(CONFIG, &request.config)
         .and_then(|()| record.encode())
-        .and_then(|bytes| directory.write_new(STATE, &bytes));
+        // In one step: what is there is whole, also when this process is killed.
+        .and_then(|bytes| directory.replace(STATE, &bytes));
     if let Err(error) = written {
         let _ = directory.remove(FILES);
         return Err(error);

@@ -123,9 +123,9 @@ fn remove_cgroup(container: &Container) -> Result<(), Error> {
     if let Some(group) = group {
         if container.record.init.is_some() {
             group.kill()?;
-        } else if !group.procs()?.is_empty() {
-            // A process that had not been written down ended with its maker: these are of somebody else, for whom the
-            // container was refused.
+        } else if group.wait_empty(PATIENCE).is_err() {
+            // A process that had not been written down ends when it sees that its maker has: these are of somebody
+            // else, for whom the container was refused.
             return Ok(());
         }
     }
