@@ -38,7 +38,9 @@ pub(crate) fn exists(dir: impl AsFd, file: &str) -> bool {
 }
 
 pub(crate) fn open(dir: impl AsFd, file: &str, flags: OFlags) -> core::result::Result<OwnedFd, Errno> {
-    rustix::fs::openat(dir, file, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+    rustix::io::retry_on_intr(|| {
+        rustix::fs::openat(&dir, file, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+    })
 }
 
 #[cold]

@@ -89,7 +89,7 @@ impl Directory {
     }
 
     fn open_path(path: PathBuf, id: &Id) -> Result<Self, Error> {
-        match rustix::fs::open(&path, DIRECTORY, Mode::empty()) {
+        match rustix::io::retry_on_intr(|| rustix::fs::open(&path, DIRECTORY, Mode::empty())) {
             Ok(fd) => Ok(Self { fd, path, id: id.clone() }),
             Err(Errno::NOENT) => Err(Error::not_found(id.as_str())),
             Err(errno) => Err(Error::kernel(format!("open({path:?}, O_DIRECTORY)"), errno)),
@@ -113,8 +113,9 @@ impl Directory {
     /// Whether somebody changes the container now.
     pub(crate) fn is_locked(&self) -> Result<bool, Error> {
         // A lock of this descriptor's own would be given up by asking.
-        let other = rustix::fs::openat(&self.fd, c".", DIRECTORY, Mode::empty())
-            .map_err(|errno| Error::kernel(format!("openat({:?}, \".\")", self.path), errno))?;
+        let other =
+            rustix::io::retry_on_intr(|| rustix::fs::openat(&self.fd, c".", DIRECTORY, Mode::empty()))
+                .map_err(|errno| Error::kernel(format!("openat({:?}, \".\")", self.path), errno))?;
         match rustix::fs::flock(&other, FlockOperation::NonBlockingLockShared) {
             Ok(()) => Ok(false),
             Err(Errno::AGAIN) => Ok(true),
@@ -150,8 +151,9 @@ impl Directory {
     pub(crate) fn write_new(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         let call = || format!("write({:?})", self.file(name));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| Error::kernel(call(), errno))?;
+        let file =
+            rustix::io::retry_on_intr(|| rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR))
+                .map_err(|errno| Error::kernel(call(), errno))?;
         std::io::Write::write_all(&mut std::fs::File::from(file), bytes)
             .map_err(|error| Error::io(call(), &error))
     }

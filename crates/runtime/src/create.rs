@@ -474,7 +474,7 @@ impl Namespaces {
             )]
             let open = |path: &std::path::PathBuf| {
                 let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-                rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+                rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, rustix::fs::Mode::empty()))
                     .map_err(|errno| Error::kernel(format!("open({path:?})"), errno))
             };
             let is_given = join.iter().any(|(given, _)| given == kind);

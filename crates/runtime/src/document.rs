@@ -51,7 +51,7 @@ pub fn read_process(path: &Path) -> Result<Process, Error> {
 #[expect(clippy::disallowed_methods, reason = "a file of the bundle, which whoever calls vouches for")]
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::empty())
+    let fd = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
         .map_err(|errno| Error::kernel(format_args!("open({path:?})"), errno))?;
     let kernel = |errno| Error::kernel(format_args!("read({path:?})"), errno);
     match FileType::from_raw_mode(rustix::fs::fstat(fd.as_fd()).map_err(kernel)?.st_mode) {

@@ -294,7 +294,7 @@ impl Place {
             clippy::disallowed_methods,
             reason = "a magic link of the host's procfs, not below the container's root"
         )]
-        let root = rustix::fs::open(&path, flags, Mode::empty())
+        let root = rustix::io::retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty()))
             .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH)"), errno))?;
         Ok(Self { namespaces, has_pid_namespace, root })
     }

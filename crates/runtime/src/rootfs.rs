@@ -26,7 +26,7 @@ use crate::{Error, Plan};
 #[expect(clippy::disallowed_methods, reason = "the directory that the caller names")]
 pub fn open(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty())
+    let directory = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
         .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH|O_DIRECTORY)"), errno))?;
     // A detached copy is of no use without the calls that attach it.
     mount::fall_back();

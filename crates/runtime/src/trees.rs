@@ -69,8 +69,10 @@ impl Copied {
         propagation: Option<(Propagation, bool)>,
     ) -> Result<Self, Error> {
         let fd = if mount::is_old() {
-            rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
-                .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH)"), errno))?
+            rustix::io::retry_on_intr(|| {
+                rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())
+            })
+            .map_err(|errno| Error::kernel(format!("open({path:?}, O_PATH)"), errno))?
         } else {
             let tree = open_tree_clone(rustix::fs::CWD, path, recursive)?;
             set(&tree, change, false)?;

@@ -107,7 +107,9 @@ pub fn write_atomic(dir: impl AsFd, name: &str, bytes: &[u8], mode: u32, durable
     let (temporary, file) = loop {
         let serial = NEXT.fetch_add(1, Ordering::Relaxed);
         let temporary = format!(".{name}.{}.{serial}.tmp", std::process::id());
-        match rustix::fs::openat(&dir, &temporary, flags, Mode::from_bits_truncate(mode)) {
+        match rustix::io::retry_on_intr(|| {
+            rustix::fs::openat(&dir, &temporary, flags, Mode::from_bits_truncate(mode))
+        }) {
             Ok(file) => break (temporary, file),
             // Left by a process that had the same pid and was killed in the middle.
             Err(Errno::EXIST) => {}
@@ -149,7 +151,7 @@ pub fn sync_dir(dir: impl AsFd) -> Result<()> {
 pub fn open_dir(path: impl AsRef<Path>) -> Result<OwnedFd> {
     let path = path.as_ref();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
+    rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
         .map_err(|errno| Error::new(format!("open({}, O_RDONLY|O_DIRECTORY)", quoted(path)), errno))
 }
 
@@ -199,7 +201,7 @@ pub(crate) fn write_all(file: impl AsFd, mut bytes: &[u8]) -> core::result::Resu
 /// Another description of the same directory, readable, with an offset of its own.
 pub(crate) fn reopen_dir(dir: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, c".", flags, Mode::empty())
+    rustix::io::retry_on_intr(|| rustix::fs::openat(dir, c".", flags, Mode::empty()))
         .map_err(|errno| Error::new(format!("openat({}, \".\", O_RDONLY|O_DIRECTORY)", Fd::of(&dir)), errno))
 }
 

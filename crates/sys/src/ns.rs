@@ -78,7 +78,7 @@ pub fn open(pid: Option<Pid>, kind: Kind) -> Result<OwnedFd> {
         None => format!("/proc/thread-self/ns/{}", kind.file_name()),
     };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty())
+    rustix::io::retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty()))
         .map_err(|errno| Error::new(format!("open({path:?}, O_RDONLY|O_CLOEXEC)"), errno))
 }
 

@@ -46,7 +46,7 @@ impl Procfs {
     /// Those of open(2); `EXDEV` when what is at `/proc` is not procfs.
     pub fn host() -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::open("/proc", flags, Mode::empty())
+        let fd = rustix::io::retry_on_intr(|| rustix::fs::open("/proc", flags, Mode::empty()))
             .map_err(|errno| Error::new("open(\"/proc\", O_PATH|O_DIRECTORY)", errno))?;
         Self::from_fd(fd)
     }

@@ -237,7 +237,9 @@ impl From<Root> for OwnedFd {
 /// Those of open(2); `ENOENT` without `/proc`.
 pub fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> core::result::Result<OwnedFd, Errno> {
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
-    rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
+    rustix::io::retry_on_intr(|| {
+        rustix::fs::open(&path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
+    })
 }
 
 /// Reads to the end of the file, `EFBIG` beyond `limit` bytes.

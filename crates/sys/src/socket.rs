@@ -103,7 +103,7 @@ pub fn connect(path: impl AsRef<Path>) -> Result<OwnedFd> {
     let path = path.as_ref();
     let connected = (|| {
         let socket = new_socket(SocketFlags::empty())?;
-        with_address(path, |address| rustix::net::connect(&socket, address))?;
+        with_address(path, |address| rustix::io::retry_on_intr(|| rustix::net::connect(&socket, address)))?;
         Ok(socket)
     })();
     connected.map_err(|errno| Error::new(format!("connect(<seqpacket socket>, {})", quoted(path)), errno))
@@ -118,7 +118,7 @@ pub fn connect_stream(path: impl AsRef<Path>) -> Result<OwnedFd> {
     let connected = (|| {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        with_address(path, |address| rustix::net::connect(&socket, address))?;
+        with_address(path, |address| rustix::io::retry_on_intr(|| rustix::net::connect(&socket, address)))?;
         Ok(socket)
     })();
     connected.map_err(|errno| Error::new(format!("connect(<stream socket>, {})", quoted(path)), errno))
@@ -133,7 +133,7 @@ pub fn is_bound(path: impl AsRef<Path>) -> Result<bool> {
     let connected = (|| {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-        with_address(path, |address| rustix::net::connect(&socket, address))
+        with_address(path, |address| rustix::io::retry_on_intr(|| rustix::net::connect(&socket, address)))
     })();
     match connected {
         // The kernel compares the types when it has found the socket (unix_find_bsd in the kernel).

@@ -45,7 +45,8 @@ pub(super) fn make_device(state: &State<'_>, device: &DevicePlan) -> Result<(), 
 #[expect(clippy::disallowed_methods, reason = "one name, not followed")]
 fn use_device(directory: &OwnedFd, name: &CStr, device: &DevicePlan) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node = rustix::fs::openat(directory, name, flags, Mode::empty()).at("openat")?;
+    let node = rustix::io::retry_on_intr(|| rustix::fs::openat(directory, name, flags, Mode::empty()))
+        .at("openat")?;
     if !is_same(&node, device)? {
         return fail("mknodat", Errno::EXIST);
     }
@@ -78,7 +79,9 @@ fn differs(node: &OwnedFd, device: &DevicePlan) -> Result<bool, Failure> {
 
 #[expect(clippy::disallowed_methods, reason = "a node of the host, verified before it is used")]
 pub(super) fn bind_device(state: &mut State<'_>, device: &DevicePlan, host: &CStr) -> Result<(), Failure> {
-    let node = rustix::fs::open(host, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at("open")?;
+    let node =
+        rustix::io::retry_on_intr(|| rustix::fs::open(host, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()))
+            .at("open")?;
     if !is_same(&node, device)? {
         return fail("fstat", Errno::NODEV);
     }

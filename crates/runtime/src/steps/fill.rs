@@ -79,7 +79,9 @@ fn one(
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let source = open(from, name, flags)?;
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let made = rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR).at("openat")?;
+            let made =
+                rustix::io::retry_on_intr(|| rustix::fs::openat(to, name, flags, Mode::RUSR | Mode::WUSR))
+                    .at("openat")?;
             while rustix::fs::sendfile(&made, &source, None, 1 << 20).at("sendfile")? > 0 {}
             finish(&made, &stat)?;
             capabilities(&source, &made)
@@ -139,5 +141,5 @@ fn mode_of(stat: &Stat) -> Mode {
 
 #[expect(clippy::disallowed_methods, reason = "one name, not followed")]
 fn open(dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Result<OwnedFd, Failure> {
-    rustix::fs::openat(dir, name, flags, Mode::empty()).at("openat")
+    rustix::io::retry_on_intr(|| rustix::fs::openat(dir, name, flags, Mode::empty())).at("openat")
 }

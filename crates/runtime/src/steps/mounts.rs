@@ -57,12 +57,14 @@ pub(super) fn attach_root(
                 clippy::disallowed_methods,
                 reason = "a path of the host, that the bundle's owner vouches for"
             )]
-            let place = rustix::fs::open(place, DIRECTORY, Mode::empty()).at("open")?;
+            let place =
+                rustix::io::retry_on_intr(|| rustix::fs::open(place, DIRECTORY, Mode::empty())).at("open")?;
             state.trees.attach(tree, place.as_fd())?;
         }
     }
     #[expect(clippy::disallowed_methods, reason = "the tree itself; nothing is looked up")]
-    let root = rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty()).at("openat")?;
+    let root = rustix::io::retry_on_intr(|| rustix::fs::openat(tree, c".", DIRECTORY, Mode::empty()))
+        .at("openat")?;
     state.root = Some(root);
     Ok(())
 }
@@ -83,7 +85,7 @@ pub(super) fn copy_root(state: &mut State<'_>, root: &HostTree<'_>) -> Result<()
 
 pub(super) fn open_root(state: &mut State<'_>) -> Result<(), Failure> {
     #[expect(clippy::disallowed_methods, reason = "the root itself; nothing is looked up")]
-    let root = rustix::fs::open(c"/", DIRECTORY, Mode::empty()).at("open")?;
+    let root = rustix::io::retry_on_intr(|| rustix::fs::open(c"/", DIRECTORY, Mode::empty())).at("open")?;
     state.root = Some(root);
     Ok(())
 }
@@ -250,7 +252,8 @@ fn make(
     super::fill::fill(tree.as_fd(), covered, filesystem.fill)?;
     if let Some(label) = &filesystem.relabel {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::openat(&tree, c".", flags, Mode::empty()).at("openat")?;
+        let root = rustix::io::retry_on_intr(|| rustix::fs::openat(&tree, c".", flags, Mode::empty()))
+            .at("openat")?;
         rustix::fs::fsetxattr(&root, c"security.selinux", label.to_bytes(), XattrFlags::empty())
             .at("fsetxattr")?;
     }
@@ -266,7 +269,8 @@ fn make(
     reason = "a path of the host, compared with what was opened there before"
 )]
 fn copy(trees: &mut Trees, host: &HostTree<'_>) -> Result<OwnedFd, Failure> {
-    let found = rustix::fs::open(host.path.as_c_str(), PATH, Mode::empty()).at("open")?;
+    let found = rustix::io::retry_on_intr(|| rustix::fs::open(host.path.as_c_str(), PATH, Mode::empty()))
+        .at("open")?;
     let (same, stat) = (rustix::fs::fstat(host.same).at("fstat")?, rustix::fs::fstat(&found).at("fstat")?);
     if (same.st_dev, same.st_ino) != (stat.st_dev, stat.st_ino) {
         return fail("open", Errno::STALE);
@@ -319,7 +323,8 @@ pub(super) fn open_or_make(
         clippy::disallowed_methods,
         reason = "one name in a directory resolved before, and no link is followed"
     )]
-    let made = rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644));
+    let made =
+        rustix::io::retry_on_intr(|| rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)));
     match made {
         // Somebody else's file that appeared just now is as good. A dangling link fails in the next call.
         Ok(_) | Err(Errno::EXIST) => {}
@@ -363,7 +368,8 @@ fn resolve(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -
 /// Opens a node of the host and checks that it is that character device (CVE-2025-31133).
 pub(super) fn open_node(path: &CStr, (major, minor): (u32, u32)) -> Result<OwnedFd, Failure> {
     #[expect(clippy::disallowed_methods, reason = "a node of the host's /dev, and checked to be it")]
-    let node = rustix::fs::open(path, PATH | OFlags::NOFOLLOW, Mode::empty()).at("open")?;
+    let node = rustix::io::retry_on_intr(|| rustix::fs::open(path, PATH | OFlags::NOFOLLOW, Mode::empty()))
+        .at("open")?;
     let stat = rustix::fs::fstat(&node).at("fstat")?;
     let is_character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
     if !is_character || stat.st_rdev != rustix::fs::makedev(major, minor) {
