@@ -85,21 +85,34 @@ impl Call {
     #[must_use]
     pub fn string(&self, argument: usize) -> Option<String> {
         let address = *self.arguments.get(argument)?;
-        let mut memory = File::open(format!("/proc/{}/mem", self.pid)).ok()?;
-        memory.seek(io::SeekFrom::Start(address)).ok()?;
         let mut bytes = Vec::new();
         // A page at a time: the next one may not be there.
-        let mut page = 4096 - address % 4096;
         while bytes.len() < 4096 && !bytes.contains(&0) {
-            let before = bytes.len();
-            memory.by_ref().take(page).read_to_end(&mut bytes).ok()?;
-            if bytes.len() == before {
+            let from = address + bytes.len() as u64;
+            let page = self.memory(from, 4096 - from % 4096).ok()?;
+            if page.is_empty() {
                 return None;
             }
-            page = 4096;
+            bytes.extend(page);
         }
         let end = bytes.iter().position(|byte| *byte == 0)?;
         Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+    }
+
+    /// The number of eight bytes, `index` times eight bytes behind where an argument points; none where it points nowhere.
+    #[must_use]
+    pub fn word(&self, argument: usize, index: u64) -> Option<u64> {
+        let address = *self.arguments.get(argument)?;
+        let bytes = self.memory(address + 8 * index, 8).ok()?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    fn memory(&self, address: u64, length: u64) -> io::Result<Vec<u8>> {
+        let mut memory = File::open(format!("/proc/{}/mem", self.pid))?;
+        memory.seek(io::SeekFrom::Start(address))?;
+        let mut bytes = Vec::new();
+        memory.take(length).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 }
 

@@ -1,0 +1,219 @@
+//! Every system call of every command fails once, with every error that a caller may meet.
+//!
+//! After each failure: the command ends, either well or with one line that says why; and when the container has then
+//! been deleted by force, nothing is left of it.
+//!
+//! Continuous integration tries every call with one error after the other, a different one for each; with
+//! `VAQUITA_FAULTS=all` every call fails with every error.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use rustix::io::Errno;
+use vaquita_testing::trace::{Call, Verdict};
+
+use crate::scene::{Container, OwnCode, Scene, Verb, in_parallel, judge, name};
+
+const ERRORS: [Errno; 5] = [Errno::IO, Errno::NOMEM, Errno::PERM, Errno::NOSYS, Errno::INTR];
+
+/// Calls that do not return, and those that cannot fail: their callers have no answer to it. getrandom(2) is among them
+/// because of what it is asked for: some bytes, as the language's hash maps do; brk(2) because it answers with an address,
+/// never with an error; close(2) because it closes whatever it answers.
+const NEVER: [i64; 14] = [
+    libc::SYS_brk,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_getuid,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_umask,
+];
+
+/// A call to fail.
+#[derive(Clone, Debug)]
+struct Target {
+    call: Call,
+    /// How many of the same kind its process has made before: others may be more or fewer in the next run.
+    before: usize,
+    /// It is made by the program's own code, not before or after that.
+    is_own: bool,
+}
+
+#[test]
+fn create_survives_every_error() {
+    survive(Verb::Create);
+}
+
+#[test]
+fn start_survives_every_error() {
+    survive(Verb::Start);
+}
+
+#[test]
+fn exec_survives_every_error() {
+    survive(Verb::Exec);
+}
+
+#[test]
+fn kill_survives_every_error() {
+    survive(Verb::Kill);
+}
+
+#[test]
+fn delete_survives_every_error() {
+    survive(Verb::Delete);
+}
+
+fn survive(verb: Verb) {
+    let scene = Scene::new();
+    let targets = targets(&scene, verb);
+    let all = std::env::var("VAQUITA_FAULTS").is_ok_and(|value| value == "all");
+    let cases: Vec<(&Target, Errno)> = targets
+        .iter()
+        .enumerate()
+        .flat_map(|(number, target)| {
+            let errors = if all { &ERRORS[..] } else { std::slice::from_ref(&ERRORS[number % ERRORS.len()]) };
+            errors.iter().map(move |errno| (target, *errno))
+        })
+        .collect();
+    let complaints = Mutex::new(Vec::new());
+    let missed = Mutex::new(0);
+    in_parallel(cases.len(), |number| {
+        let (target, errno) = cases[number];
+        let mut said = Vec::new();
+        if !one(&scene, verb, target, errno, &mut said) {
+            *missed.lock().unwrap() += 1;
+        }
+        if !said.is_empty() {
+            let Target { call, is_own, .. } = target;
+            let what = format!("{} {errno:?}", name(call.number));
+            let place = format!("process {}, call {}, own code: {is_own}", call.process, call.index);
+            complaints.lock().unwrap().push(format!("{what} ({place}): {said:#?}"));
+        }
+    });
+    let complaints = complaints.into_inner().unwrap();
+    let (count, missed) = (cases.len(), missed.into_inner().unwrap());
+    assert!(complaints.is_empty(), "{} of {count}:\n{}", complaints.len(), complaints.join("\n"));
+    // Some calls are not made each time, such as those that wait for something.
+    assert!(missed * 20 <= count, "{missed} of {count} calls were not reached");
+}
+
+/// How many calls of each kind a process has made.
+#[derive(Default)]
+struct Seen(BTreeMap<(usize, i64), usize>);
+
+impl Seen {
+    /// Counts this one, and tells how many were before.
+    fn count(&mut self, call: &Call) -> usize {
+        let count = self.0.entry((call.process, call.number)).or_default();
+        *count += 1;
+        *count - 1
+    }
+}
+
+/// All calls of a command that succeeds.
+fn targets(scene: &Scene, verb: Verb) -> Vec<Target> {
+    let mut container = ready(scene, verb);
+    let mut own = OwnCode::default();
+    let mut seen = Seen::default();
+    let mut targets = Vec::new();
+    let trace = container.traced(verb, |call| {
+        let is_own = call.process > 0 || own.contains(call);
+        let before = seen.count(call);
+        if !NEVER.contains(&call.number) {
+            targets.push(Target { call: call.clone(), before, is_own });
+        }
+        Verdict::Make
+    });
+    assert_eq!(judge(&trace), Ok(true), "{trace:?}");
+    targets
+}
+
+/// A container for which the command makes sense.
+fn ready(scene: &Scene, verb: Verb) -> Container<'_> {
+    let container = scene.container();
+    if !matches!(verb, Verb::Create | Verb::Run) {
+        container.must(Verb::Create);
+    }
+    if matches!(verb, Verb::Exec | Verb::Kill | Verb::Delete) {
+        container.must(Verb::Start);
+    }
+    container
+}
+
+/// Whether the call was reached; what is wrong goes to `said`.
+fn one(scene: &Scene, verb: Verb, target: &Target, errno: Errno, said: &mut Vec<String>) -> bool {
+    let mut container = ready(scene, verb);
+    let mut reached = false;
+    let mut seen = Seen::default();
+    let trace = container.traced(verb, |call| {
+        let before = seen.count(call);
+        if (call.process, call.number) == (target.call.process, target.call.number) && before == target.before
+        {
+            reached = true;
+            return Verdict::FailOnce(errno);
+        }
+        Verdict::Make
+    });
+    match judge(&trace) {
+        Ok(true) => said.extend(unfinished(&container, verb, &target.call)),
+        Ok(false) if errno == Errno::INTR && RESTARTABLE.contains(&target.call.number) && target.is_own => {
+            said.push(format!("not tried again: {}", trace.errors.trim_end()));
+        }
+        Ok(false) => {}
+        Err(why) if target.is_own => said.push(why),
+        Err(_) => {}
+    }
+    said.extend(container.remove());
+    reached
+}
+
+/// What a command that says it succeeded has not done.
+fn unfinished(container: &Container<'_>, verb: Verb, failed: &Call) -> Option<String> {
+    let expected = match verb {
+        Verb::Create => Some("created"),
+        Verb::Start | Verb::Exec | Verb::Kill => Some("running"),
+        Verb::Delete | Verb::Run => None,
+    };
+    let status = container.status();
+    // A created process that fails while nobody waits for it any more: the start has to say so.
+    if verb == Verb::Create && failed.process > 0 && status.as_deref() == Some("stopped") {
+        let start = container.run(Verb::Start);
+        let said = String::from_utf8_lossy(&start.stderr);
+        let is_clean = said.starts_with("vaquita-oci: ") && said.lines().count() == 1;
+        return (start.status.success() || !is_clean).then(|| format!("started though it has ended: {said}"));
+    }
+    (status.as_deref() != expected).then(|| format!("succeeded, but the container is {status:?}"))
+}
+
+/// Calls that a signal can interrupt, which is no reason to give up.
+const RESTARTABLE: [i64; 21] = [
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_flock,
+    libc::SYS_futex,
+    libc::SYS_nanosleep,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    libc::SYS_write,
+];
