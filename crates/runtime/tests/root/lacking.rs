@@ -30,6 +30,18 @@ fn each_alone() {
 fn all_at_once() {
     require_root();
     let all: Vec<_> = MOUNTS.iter().chain(OTHERS).copied().collect();
-    let tests = ["create::", "sandbox::", "mounts::", "devices::", "hostile::", "exec::", "hook::"];
+    let tests = [
+        "create::",
+        "sandbox::",
+        "mounts::",
+        "devices::",
+        "hostile::",
+        "exec::",
+        "hook::",
+        "namespaces::",
+        "netdev::",
+        "process::",
+        "seccomp::",
+    ];
     run_without(&all, &tests, EXCEPT);
 }
