@@ -136,6 +136,8 @@ pub fn run_as_container(hook: &Hook, stdin: &[u8], container: &Container<'_>) ->
 
 /// What of a hook's output is in the error: the last bytes.
 const SHOWN: usize = 1024;
+/// What a pipe holds (pipe(7)).
+const PIPE: usize = 65536;
 
 /// A hook, checked.
 struct Command {
@@ -220,7 +222,9 @@ impl Command {
                 true => ready([pidfd, output.as_fd()], deadline)?,
                 false => ready([pidfd], deadline)?,
             };
-            if !is_over {
+            // One that always has something to say is always ready.
+            let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if !is_over || (is_late && !ready([pidfd], Some(Instant::now()))?) {
                 return Err(self.too_slow(&said));
             }
             // What it wrote before it ended is there when it has ended.
@@ -336,10 +340,10 @@ fn stdio(stdin: &[u8]) -> Result<(StdioFds, OwnedFd), Error> {
     Ok((StdioFds::new(Stdio::Fds([input.into(), output, error]))?, read))
 }
 
-/// Reads what is there and keeps the end of it; false at the end.
+/// Reads what is there, as much as a pipe holds, and keeps the end of it; false at the end.
 fn read(output: &OwnedFd, said: &mut Vec<u8>) -> Result<bool, Error> {
     let mut buffer = [0; SHOWN];
-    loop {
+    for _ in 0..PIPE / SHOWN {
         match rustix::io::read(output, &mut buffer) {
             Ok(0) => return Ok(false),
             Ok(length) => said.extend_from_slice(&buffer[..length]),
@@ -349,6 +353,7 @@ fn read(output: &OwnedFd, said: &mut Vec<u8>) -> Result<bool, Error> {
         }
         said.drain(..said.len().saturating_sub(SHOWN));
     }
+    Ok(true)
 }
 
 /// Waits until one of them can be read; false when the time is over.

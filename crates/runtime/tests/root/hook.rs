@@ -80,6 +80,11 @@ fn a_hook_that_hangs_is_killed() {
     let (before, pid) = error.rsplit_once(": ").unwrap();
     assert!(before.ends_with("did not end within its timeout of 1 seconds and was killed"), "{error}");
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
+    // One that has much to say is no better.
+    let mut loud = shell("exec yes");
+    loud.set_timeout(Some(1));
+    let error = run(&loud, b"").unwrap_err().to_string();
+    assert!(error.contains("did not end within its timeout of 1 seconds and was killed: y"), "{error}");
     // What it leaves running holds the other end of its output; nobody waits for that.
     let pid = said(run(&shell("sleep 1000 & echo $!; exit 3"), b""));
     let pid: i32 = pid.parse().unwrap();
