@@ -40,10 +40,13 @@ fuzz_target!(|data: &[u8]| {
         let (actual, expected) = (run(program.instructions(), call), answer(&profile, &NAMES, call));
         assert_eq!(actual, expected.verdict, "{call:x?}: {actual:#x}, not {expected:x?}\n{profile:?}");
     }
-    // libseccomp's time grows exponentially with rules of many conditions for one call.
-    let rules = profile.syscalls().iter().flatten();
-    let long = rules.filter(|rule| rule.args().iter().flatten().count() > 2).map(|rule| rule.names().len());
-    if long.sum::<usize>() > 4 {
+    // libseccomp's time grows exponentially with the conditional rules for one call.
+    let additions = |least: usize| -> usize {
+        let rules = profile.syscalls().iter().flatten();
+        let rules = rules.filter(|rule| rule.args().iter().flatten().count() >= least);
+        rules.map(|rule| rule.names().len() * rule.args().iter().flatten().count()).sum()
+    };
+    if additions(1) > 10 || additions(2) > 6 {
         return;
     }
     // libseccomp refuses some profiles, as with two rules that contradict each other.
