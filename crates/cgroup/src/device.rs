@@ -240,6 +240,8 @@ fn jump(code: u8, register: u8, immediate: i32, offset: i16) -> Insn {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rule(
@@ -360,6 +362,32 @@ mod tests {
                         );
                     }
                 }
+            }
+        }
+    }
+
+    fn any_rule() -> impl Strategy<Value = DeviceRule> {
+        let kind = prop::sample::select(&[DeviceKind::All, DeviceKind::Block, DeviceKind::Char][..]);
+        let number = || prop::option::of(prop::sample::select(&[0, 1, 5, u32::MAX][..]));
+        (any::<bool>(), kind, number(), number(), 0..8_u8).prop_map(|(allow, kind, major, minor, access)| {
+            DeviceRule { allow, kind, major, minor, access: Access(access) }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn long_lists_decide_as_they_say(rules in prop::collection::vec(any_rule(), 0..20)) {
+            let program = compile(&rules);
+            for (kind, number) in [(DeviceKind::Block, 1), (DeviceKind::Char, 2)] {
+                for (bits, major, minor) in [(1, 0, 1), (2, 1, 5), (4, 5, 0), (7, 1, 1), (6, 1, 7)] {
+                    prop_assert_eq!(
+                        run(&program, number, Access(bits), major.into(), minor.into()),
+                        decide(&rules, kind, Access(bits), major, minor)
+                    );
+                }
+            }
+            for (_, line) in v1_lines(&rules) {
+                prop_assert!(line == "a" || line.split(' ').count() == 3 && line.len() < 64, "{}", line);
             }
         }
     }

@@ -48,7 +48,29 @@ pub(super) fn scope(given: Option<&Path>, id: &str, bus: Bus, default_slice: &st
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// What is accepted is below the base or absolute, and has no step up, no NUL and no line break.
+        #[test]
+        fn no_path_leads_elsewhere(text in "[a.:/\\n\\x00 -]{0,24}") {
+            if let Ok(path) = cgroupfs(Some(Path::new(&text)), "id", "/base".as_ref()) {
+                let shown = path.to_str().unwrap();
+                prop_assert!(path.is_absolute() && path != Path::new("/"));
+                prop_assert!(!path.components().any(|part| part == Component::ParentDir), "{:?}", shown);
+                prop_assert!(!shown.contains(['\n', '\0']), "{:?}", shown);
+                prop_assert!(text.starts_with('/') || path.starts_with("/base"), "{:?}", shown);
+            }
+            if let Ok(scope) = scope(Some(Path::new(&text)), "id", Bus::System, "system.slice") {
+                let path = scope.path_below(Path::new("/m")).unwrap();
+                prop_assert!(path.starts_with("/m") && scope.unit().ends_with(".scope"), "{:?}", path);
+                prop_assert!(!path.components().any(|part| part == Component::ParentDir), "{:?}", path);
+                prop_assert!(!scope.unit().contains(['/', '\n', '\0']), "{:?}", scope.unit());
+            }
+        }
+    }
 
     #[test]
     fn paths_of_cgroupfs() {

@@ -306,3 +306,64 @@ fn persona(personality: &LinuxPersonality) -> Result<u32, Error> {
         LinuxPersonalityDomain::PerLinux32 => 8,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const NAMES: [&str; 4] = ["CAP_KILL", "CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_BPF"];
+
+    proptest! {
+        /// Sets that capset(2) and prctl(2) take, and no others.
+        #[test]
+        fn sets_of_capabilities_lie_in_each_other(bits in prop::array::uniform5(0..16_u8)) {
+            let names = |bits: u8| {
+                (0..4).filter(|at| bits >> at & 1 == 1).map(|at| NAMES[at]).collect::<Vec<_>>()
+            };
+            let [bounding, effective, permitted, inheritable, ambient] = bits;
+            let process = serde_json::from_value(json!({
+                "cwd": "/", "user": {"uid": 0, "gid": 0},
+                "capabilities": {
+                    "bounding": names(bounding), "effective": names(effective), "permitted": names(permitted),
+                    "inheritable": names(inheritable), "ambient": names(ambient),
+                },
+            }))
+            .unwrap();
+            let is_fine = effective & !permitted == 0
+                && inheritable & !bounding == 0
+                && ambient & !(permitted & inheritable) == 0;
+            match capabilities(&process) {
+                Err(error) => prop_assert!(!is_fine && error.to_string().starts_with("process.capabilities."), "{}", error),
+                Ok(sets) => {
+                    prop_assert!(is_fine);
+                    let of = |set: CapSet| set.iter().map(|one| one.name().to_owned()).collect::<std::collections::BTreeSet<_>>();
+                    let wanted = |bits| names(bits).into_iter().map(str::to_owned).collect();
+                    prop_assert_eq!(of(sets.ambient), wanted(ambient));
+                    prop_assert_eq!(of(sets.bounding), wanted(bounding));
+                    prop_assert_eq!(of(sets.effective), wanted(effective));
+                }
+            }
+        }
+
+        /// Whatever the environment: the last value of a name holds, where the first stood.
+        #[test]
+        fn a_name_has_one_value(list in prop::collection::vec("[AB]{1,2}=[a-c]{0,2}", 0..8)) {
+            let out = environment(&list).unwrap();
+            let name = |text: &str| text.split('=').next().unwrap().to_owned();
+            let names: Vec<String> = out.iter().map(|text| name(text)).collect();
+            let mut first: Vec<String> = Vec::new();
+            for text in &list {
+                if !first.contains(&name(text)) {
+                    first.push(name(text));
+                }
+            }
+            prop_assert_eq!(&names, &first);
+            for text in &out {
+                prop_assert_eq!(Some(text), list.iter().rfind(|other| name(other) == name(text)));
+            }
+        }
+    }
+}

@@ -85,7 +85,28 @@ fn kind(path: &str) -> Option<ns::Kind> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// What is accepted is a file below the directory of its namespace, whatever the name looks like.
+        #[test]
+        fn t24_no_name_leads_elsewhere(
+            name in "(net|kernel|fs|vm|)[./](ipv4|mqueue|core_pattern|shm|sem|domainname)?[a-z0-9._/ \\n-]{0,30}",
+            value in "[ -~\\n]{0,8}",
+        ) {
+            prop_assert!(Sysctl::new(&name, &value, |_| false).is_err());
+            if let Ok(sysctl) = Sysctl::new(&name, &value, |_| true) {
+                let file = sysctl.file.to_str().unwrap();
+                let parts: Vec<&str> = file.split('/').collect();
+                prop_assert!(!parts.iter().any(|part| ["", ".", ".."].contains(part)), "{}", file);
+                prop_assert!(matches!(parts[..], ["sys", "net", _, ..] | ["sys", "fs", "mqueue", _, ..] | ["sys", "kernel", _]), "{}", file);
+                prop_assert!(!file.contains("core_pattern") || parts[1] != "kernel");
+                prop_assert!(!sysctl.value.contains('\n') && file.len() < 256);
+            }
+        }
+    }
 
     /// T24: CVE-2022-0811, CVE-2022-0532.
     #[test]

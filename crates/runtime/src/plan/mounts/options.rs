@@ -185,6 +185,8 @@ pub(crate) fn propagation(option: &str) -> Option<(Propagation, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn parse(text: &str) -> (Change, Change, String) {
@@ -259,5 +261,39 @@ mod tests {
         let list: Vec<String> = MOUNT_OPTIONS.iter().map(|option| (*option).to_owned()).collect();
         assert!(Options::parse(&list).data.is_empty());
         assert!(MOUNT_OPTIONS.is_sorted());
+    }
+
+    proptest! {
+        /// Of several options about one flag the last one holds, whatever stands between them.
+        #[test]
+        fn the_last_option_about_a_flag_holds(
+            list in prop::collection::vec(prop::sample::select(MOUNT_OPTIONS), 0..16),
+            others in prop::collection::vec("[a-z]{1,8}(=[a-z0-9]{0,4})?", 0..3),
+        ) {
+            let strings: Vec<String> = list.iter().map(|option| (*option).to_owned()).chain(others).collect();
+            let options = Options::parse(&strings);
+            for (change, prefix) in [(options.change, ""), (options.recursive, "r")] {
+                // "ro" is no recursive "o", and "rw" no recursive "w".
+                let flags: Vec<(Attributes, bool)> = strings
+                    .iter()
+                    .filter(|option| prefix.is_empty() || attribute(option).is_none())
+                    .filter_map(|option| attribute(option.strip_prefix(prefix)?))
+                    .collect();
+                let is_atime = |flag: Attributes| Attributes::ATIME.contains(flag);
+                for flag in [
+                    Attributes::RDONLY, Attributes::NOSUID, Attributes::NODEV, Attributes::NOEXEC,
+                    Attributes::NODIRATIME, Attributes::NOSYMFOLLOW,
+                ] {
+                    let last = flags.iter().rfind(|(other, _)| *other == flag).map(|(_, set)| *set);
+                    prop_assert_eq!(change.set.contains(flag), last == Some(true));
+                    prop_assert_eq!(change.clear.contains(flag), last == Some(false));
+                }
+                let last = flags.iter().rfind(|(flag, _)| is_atime(*flag));
+                prop_assert_eq!(change.clear.contains(Attributes::ATIME), last.is_some());
+                for mode in [Attributes::NOATIME, Attributes::STRICTATIME] {
+                    prop_assert_eq!(change.set.contains(mode), last == Some(&(mode, true)));
+                }
+            }
+        }
     }
 }
