@@ -138,7 +138,7 @@ pub(crate) fn make(
     }
     let mut container = Container::locked(directory, record);
     let layout = Layout::detect();
-    let placed = layout.map_err(Error::from).and_then(|layout| place(&mut container, &layout, spec));
+    let placed = layout.map_err(Error::from).and_then(|layout| place(&mut container, &layout, spec, &plan));
     let mut placed = match placed {
         Ok(placed) => placed,
         Err(error) => return Err(unclean(error, crate::delete::forget(host, container))),
@@ -163,9 +163,11 @@ fn unclean(error: Error, undone: Result<(), Error>) -> Error {
 }
 
 /// Makes the cgroup with its limits, or nothing.
-fn place(container: &mut Container, layout: &Layout, spec: &Spec) -> Result<Placed, Error> {
+fn place(container: &mut Container, layout: &Layout, spec: &Spec, plan: &Plan) -> Result<Placed, Error> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let resources = resources.map_or_else(Resources::default, Resources::from);
+    let mut resources = resources.map_or_else(Resources::default, Resources::from);
+    // With those that every container has: what systemd is told must not be less than what holds.
+    resources.devices = Some(plan.device_rules().to_vec());
     let none = std::collections::HashMap::new();
     let annotations = spec.annotations().as_ref().unwrap_or(&none);
     Ok(container.record.cgroup.create(layout, &resources, annotations)?)

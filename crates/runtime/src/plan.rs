@@ -135,6 +135,12 @@ impl Plan {
         })
     }
 
+    /// Which devices the container may use: those of its specification, and those that every container has.
+    #[must_use]
+    pub fn device_rules(&self) -> &[DeviceRule] {
+        &self.device_rules
+    }
+
     /// Whether the container has a mount namespace of its own. Otherwise (`linux.namespaces` without `mount`, or with a
     /// path) its root filesystem must be a directory, as [`crate::rootfs::open_directory`] gives it: the container's process
     /// makes a tree of mounts that is in no namespace, and changes its root there (chroot(2)).
