@@ -228,6 +228,24 @@ mod tests {
         assert_eq!(attributes(&body[8..]), [(2, &[1, 2, 3][..]), (8, &[][..]), (3, b"x\0")]);
     }
 
+    #[test]
+    fn addresses_of_a_protocol_or_of_limited_scope_are_left() {
+        let message = |index: u32, scope: u8, flags: u32| {
+            let mut body = vec![2, 24, 0x80, scope];
+            body.extend(index.to_ne_bytes());
+            attribute(&mut body, 2, &[192, 0, 2, 9]);
+            attribute(&mut body, IFA_LABEL, b"out:x\0");
+            attribute(&mut body, IFA_FLAGS, &flags.to_ne_bytes());
+            body
+        };
+        let kept = address(&message(7, RT_SCOPE_UNIVERSE, IFA_F_PERMANENT | 0x40 | 0x200), 7).unwrap();
+        assert_eq!((kept.family, kept.prefix, kept.flags), (2, 24, 0x200));
+        assert_eq!(kept.attributes, [(2, vec![192, 0, 2, 9])]);
+        assert!(address(&message(7, RT_SCOPE_UNIVERSE, 0), 7).is_none(), "has a lifetime");
+        assert!(address(&message(7, 253, IFA_F_PERMANENT), 7).is_none(), "of the link");
+        assert!(address(&message(8, RT_SCOPE_UNIVERSE, IFA_F_PERMANENT), 7).is_none(), "of another link");
+    }
+
     proptest! {
         #[test]
         fn any_answer_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
