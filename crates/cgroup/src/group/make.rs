@@ -74,20 +74,25 @@ fn make_in_parent(
     }
     path.push(name);
     let note = |is_new| if is_new { made.dirs.push(path) } else { made.existed = true };
-    match make_child(hierarchy, &parent, name, note) {
+    let child = make_child(hierarchy, &parent, name, note).and_then(|(dir, is_whole)| {
+        // Somebody else is making the parent.
+        if is_whole { Ok(dir) } else { inherit_all(hierarchy, parts).map(|()| dir) }
+    });
+    match child {
         Ok(dir) => Ok(Some(dir)),
         Err(error) if error.kind() == Kind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Makes a group inside another. Whether it was not there yet is noted before anything else can fail.
+/// Makes a group inside another. Whether it was not there yet is noted before anything else can fail. Not whole is one
+/// whose parent has no processors yet that it could inherit.
 fn make_child(
     hierarchy: &Hierarchy,
     parent: &OwnedFd,
     part: &OsStr,
     note: impl FnOnce(bool),
-) -> Result<OwnedFd> {
+) -> Result<(OwnedFd, bool)> {
     let name = part.to_string_lossy();
     match rustix::fs::mkdirat(parent, part, Mode::from_bits_truncate(0o755)) {
         Ok(()) => note(true),
@@ -97,10 +102,9 @@ fn make_child(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let child =
         open(parent, &name, flags).map_err(|errno| error("openat", parent, &name, ", O_DIRECTORY", errno))?;
-    if hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset") {
-        inherit_cpuset(parent, &child)?;
-    }
-    Ok(child)
+    let has_cpuset = hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset");
+    let is_whole = !has_cpuset || inherit_cpuset(parent, &child)?;
+    Ok((child, is_whole))
 }
 
 fn make_once(
@@ -125,7 +129,7 @@ fn make_once(
                 made.existed |= is_leaf;
             }
         };
-        let child = make_child(hierarchy, &dir, part, note)?;
+        let (child, _) = make_child(hierarchy, &dir, part, note)?;
         if hierarchy.version == Version::V2 {
             enable_in(&dir, &parent, hierarchy, needed)?;
         }
@@ -212,11 +216,30 @@ fn with_wanted<'a>(hierarchy: &Hierarchy, needed: &BTreeSet<&'a str>) -> BTreeSe
     needed.iter().copied().chain(WANTED).filter(|name| hierarchy.controllers.contains(*name)).collect()
 }
 
-fn inherit_cpuset(parent: &OwnedFd, child: &OwnedFd) -> Result<()> {
-    for file in ["cpuset.cpus", "cpuset.mems"] {
-        if read(child, file)?.trim().is_empty() {
-            write(child, file, read(parent, file)?.trim())?;
-        }
+/// All groups on the way down inherit, each from the one above.
+fn inherit_all(hierarchy: &Hierarchy, parts: &[&OsStr]) -> Result<()> {
+    let mut path = hierarchy.mount.clone();
+    let mut parent = open_dir(&path)?;
+    for part in parts {
+        path.push(part);
+        let child = open_dir(&path)?;
+        inherit_cpuset(&parent, &child)?;
+        parent = child;
     }
     Ok(())
+}
+
+/// Processes cannot enter a group without processors and memory. Whether it has some now.
+fn inherit_cpuset(parent: &OwnedFd, child: &OwnedFd) -> Result<bool> {
+    let mut has_all = true;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if read(child, file)?.trim().is_empty() {
+            let inherited = read(parent, file)?;
+            match inherited.trim() {
+                "" => has_all = false,
+                value => write(child, file, value)?,
+            }
+        }
+    }
+    Ok(has_all)
 }

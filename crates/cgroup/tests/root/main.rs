@@ -450,6 +450,43 @@ fn many_at_once_share_their_parents() {
     });
 }
 
+/// Of a parent that another is still making: without processors nothing could enter.
+#[test]
+fn a_group_has_processors_whoever_makes_its_parent() {
+    require_root();
+    let layout = Layout::detect().unwrap();
+    let tag = unique("vqcg");
+    let _leaks = Leaks::of(&tag);
+    let top = PathBuf::from("/").join(&tag);
+    let (barrier, without) = (std::sync::Barrier::new(4), std::sync::Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (layout, top, barrier, without) = (&layout, &top, &barrier, &without);
+            scope.spawn(move || {
+                for round in 0..100 {
+                    barrier.wait();
+                    let path = top.join(format!("{round}/{thread}"));
+                    let group = Cgroup::create(layout, &path, &Resources::default()).unwrap();
+                    let relative = path.strip_prefix("/").unwrap();
+                    let cpusets = layout.hierarchies().iter().filter(|hierarchy| {
+                        hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset")
+                    });
+                    for hierarchy in cpusets {
+                        let file = hierarchy.mount.join(relative).join("cpuset.cpus");
+                        if std::fs::read_to_string(file).unwrap().trim().is_empty() {
+                            // Not a panic: the others would wait for ever.
+                            without.lock().unwrap().push(path.clone());
+                        }
+                    }
+                    group.remove().unwrap();
+                    group.remove_empty_parents(Path::new("/")).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(without.into_inner().unwrap(), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn a_group_that_somebody_else_removed_is_empty_and_gone() {
     require_root();
