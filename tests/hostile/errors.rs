@@ -120,6 +120,8 @@ impl Seen {
 
 /// All calls of a command that succeeds.
 fn targets(scene: &Scene, verb: Verb) -> Vec<Target> {
+    // The first one makes what is above all of them.
+    drop(ready(scene, verb));
     let mut container = ready(scene, verb);
     let mut own = OwnCode::default();
     let mut seen = Seen::default();
