@@ -28,6 +28,7 @@ mod exec;
 mod handle;
 mod handshake;
 mod lsm;
+mod namespaces;
 mod netdev;
 mod plan;
 mod spawn;

@@ -14,7 +14,7 @@ use vaquita_sys::mount::{self, Attr, Attributes, Propagation, Recipe, mount_seta
 use vaquita_sys::ns;
 
 use self::idmap::IdMaps;
-use crate::create::Namespaces;
+use crate::namespaces::Namespaces;
 use crate::plan::devices::DevicePlan;
 use crate::plan::mounts::{Change, Filesystem, MountPlan, Source};
 use crate::plan::path::Inside;

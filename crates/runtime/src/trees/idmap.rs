@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vaquita_sys::mount::{Attr, mount_setattr};
 use vaquita_sys::ns;
 
-use crate::create::Namespaces;
+use crate::namespaces::Namespaces;
 use crate::plan::mounts::{IdMap, MountPlan};
 use crate::{Error, Plan};
 

@@ -168,6 +168,13 @@ fn a_user_namespace_is_joined_by_path() {
             assert_eq!(outcome.of("fds"), "0 1 2");
         }
     }
+    // Nor does what is no namespace at all make anybody wait.
+    let dir = vaquita_testing::temp_dir();
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
+    let wrong = with(Bundle::new("pid"), json!({"type": "network", "path": fifo})).create().err().unwrap();
+    assert!(wrong.to_string().starts_with("joining the net namespace: setns: EINVAL"), "{wrong}");
     // What is no user namespace is told before anything is made.
     let wrong = with(Bundle::new("pid"), json!({"type": "user", "path": "/proc/self/ns/net"}))
         .create()
