@@ -213,8 +213,17 @@ impl Cgroup {
     /// Descriptors of the processes. A pid may be another's by the time that it is opened, so only those count that are
     /// still listed afterwards.
     fn pidfds(&self) -> Result<Vec<(i32, OwnedFd)>> {
-        let open = |pid: i32| Some((pid, open_pidfd(Pid::from_raw(pid)?).ok()?));
-        let opened: Vec<_> = self.procs()?.into_iter().filter_map(open).collect();
+        let mut opened = Vec::new();
+        for pid in self.procs()? {
+            match Pid::from_raw(pid).map(open_pidfd) {
+                Some(Ok(pidfd)) => opened.push((pid, pidfd)),
+                // None can be opened, and nobody may take that for a group without processes.
+                Some(Err(error)) if error.errno() == Errno::NOSYS => {
+                    return Err(Error::refused(Kind::Unsupported, error.to_string()));
+                }
+                _ => {}
+            }
+        }
         let listed: BTreeSet<i32> = self.procs()?.into_iter().collect();
         Ok(opened.into_iter().filter(|(pid, _)| listed.contains(pid)).collect())
     }
