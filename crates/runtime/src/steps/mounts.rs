@@ -73,6 +73,8 @@ pub(super) fn attach_root(
 /// Needs Linux 6.15, which takes mounts on such a tree.
 pub(super) fn copy_root(state: &mut State<'_>, root: &HostTree<'_>) -> Result<(), Failure> {
     state.null = Some(open_node(c"/dev/null", (1, 3))?);
+    // What would be mounted by way of this namespace would be seen by all that are in it.
+    state.trees.forbid_workshop();
     let tree = copy(&mut state.trees, root)?;
     let attr = Attr { propagation: Some(Propagation::Private), ..Attr::default() };
     state.trees.change(tree.as_fd(), true, &attr)?;

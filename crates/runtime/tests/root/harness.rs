@@ -161,7 +161,11 @@ impl Bundle {
         rendezvous: Option<Rendezvous<'_>>,
     ) -> Result<Running, Error> {
         let plan = self.plan()?;
-        let rootfs = vaquita_runtime::rootfs::open(self.root.as_deref().unwrap_or(self.dir.path()))?;
+        let root = self.root.as_deref().unwrap_or(self.dir.path());
+        let rootfs = match plan.has_own_mounts() {
+            true => vaquita_runtime::rootfs::open(root)?,
+            false => vaquita_runtime::rootfs::open_directory(root)?,
+        };
         if let Some(map) = &self.root_map {
             vaquita_runtime::rootfs::map_ids(&rootfs, map, map)?;
         }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vaquita_runtime::{Context, CreateArgs, Created, ParentOf, Plan, Stdio, create};
-use vaquita_sys::mount::{mountinfo, mountinfo_of, open_tree_clone};
+use vaquita_sys::mount::{mountinfo, mountinfo_of};
 use vaquita_sys::process::wait_pidfd;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_testing::{require_root, unique};
@@ -328,7 +328,7 @@ fn create_one(job: &Job, null: &fs::File, tally: &mut Tally) {
     } else {
         Stdio::Fds([(); 3].map(|()| OwnedFd::from(null.try_clone().unwrap())))
     };
-    let rootfs = open_tree_clone(CWD, &job.root, false).unwrap();
+    let rootfs = vaquita_runtime::rootfs::open(&job.root).unwrap();
     let args = CreateArgs {
         rootfs,
         stdio,

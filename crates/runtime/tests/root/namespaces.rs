@@ -233,3 +233,20 @@ fn a_pid_namespace_of_a_joined_user_namespace() {
         }
     }
 }
+
+/// In the host's mount namespace nothing is mounted that others could see, not even for a moment: what would need that
+/// is refused.
+#[test]
+fn nothing_is_made_in_the_hosts_mount_namespace() {
+    let long = format!("lowerdir=/{}", "x/".repeat(200));
+    let mut bundle = Bundle::new("")
+        .without_namespace("mount")
+        .mount(json!({"destination": "/o", "type": "overlay", "source": "overlay", "options": [long]}));
+    let error = bundle.create().err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "mounting overlay on \"/o\": mount (in a mount namespace of others): EOPNOTSUPP (Operation not supported)"
+    );
+    let table = vaquita_sys::mount::mountinfo().unwrap();
+    assert_eq!(table.iter().filter(|mount| mount.mount_point == std::path::Path::new("/")).count(), 1);
+}

@@ -38,6 +38,8 @@ pub struct Failed {
 #[derive(Debug, Default)]
 pub struct Trees {
     is_old: bool,
+    /// The mount namespace is not this process's own: nothing may be mounted in it.
+    is_shared: bool,
     workshop: Option<OwnedFd>,
 }
 
@@ -73,7 +75,12 @@ impl Trees {
     /// By mount(2) if `is_old`, else by the new API.
     #[must_use]
     pub const fn new(is_old: bool) -> Self {
-        Self { is_old, workshop: None }
+        Self { is_old, is_shared: false, workshop: None }
+    }
+
+    /// From here on nothing is mounted in this process's mount namespace, because others are in it: what needs that fails.
+    pub const fn forbid_workshop(&mut self) {
+        self.is_shared = true;
     }
 
     /// Whether mount(2) is used.
@@ -204,6 +211,9 @@ impl Trees {
     }
 
     fn workshop(&mut self) -> Result<BorrowedFd<'_>, Failed> {
+        if self.is_shared {
+            return Err(Failed { call: "mount (in a mount namespace of others)", errno: Errno::OPNOTSUPP });
+        }
         if self.workshop.is_none() {
             let bits = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
             let data = c"size=4k,nr_inodes=8,mode=700";
