@@ -119,27 +119,23 @@ struct Inner {
 const LONGEST: usize = 2048;
 
 /// A message as one line of bounded length, without characters that a terminal obeys.
-fn one_line(mut message: String) -> String {
+fn one_line(message: String) -> String {
     // The two that end a line and are not control characters: line and paragraph separator.
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    if message.len() > LONGEST {
+    let mut line = message;
+    if line.contains(breaks) {
+        let escape = |c: char| {
+            let (plain, escaped) = if breaks(c) { (None, Some(c.escape_debug())) } else { (Some(c), None) };
+            plain.into_iter().chain(escaped.into_iter().flatten())
+        };
+        line = line.chars().flat_map(escape).collect();
+    }
+    // Escapes make it longer, so it is cut last.
+    if line.len() > LONGEST {
         // What is wrong is often said last.
-        let (head, tail) = (
-            message.floor_char_boundary(LONGEST / 2),
-            message.ceil_char_boundary(message.len() - LONGEST / 4),
-        );
-        message.replace_range(head..tail, " [...] ");
-    }
-    if !message.contains(breaks) {
-        return message;
-    }
-    let mut line = String::with_capacity(message.len());
-    for c in message.chars() {
-        if breaks(c) {
-            line.extend(c.escape_debug());
-        } else {
-            line.push(c);
-        }
+        let (head, tail) =
+            (line.floor_char_boundary(LONGEST / 2), line.ceil_char_boundary(line.len() - LONGEST / 4));
+        line.replace_range(head..tail, " [...] ");
     }
     line
 }
@@ -152,6 +148,8 @@ mod tests {
     fn a_message_is_one_line_of_bounded_length() {
         assert_eq!(Error::invalid("plain: \"é\"").to_string(), "plain: \"é\"");
         assert_eq!(Error::invalid("a\nb\u{1b}[2Jc\u{2028}").to_string(), "a\\nb\\u{1b}[2Jc\\u{2028}");
+        let nuls = Error::invalid("\0".repeat(LONGEST)).to_string();
+        assert!(nuls.len() < LONGEST && nuls.starts_with("\\0\\0"), "{nuls}");
         let long = Error::invalid(format!("{}: too long", "é".repeat(1 << 20))).to_string();
         assert!(long.len() < LONGEST && long.starts_with('é') && long.ends_with("é: too long"), "{long}");
     }
