@@ -25,17 +25,19 @@ pub fn cpu_weight(shares: u64) -> u64 {
 
 pub(super) fn cpu(resources: &Resources, layout: &Layout, groups: &mut Vec<Vec<Write>>) -> Result<()> {
     let write = |file: &str, value: String| Write::new("cpu", file, value);
-    // 0 means "not set" in the OCI specification's Go types, from which configurations come.
-    if let Some(shares) = resources.cpu_shares.filter(|shares| *shares != 0) {
+    if let Some(idle) = resources.cpu_idle {
+        version(layout, "cpu", "cpu.idle")?;
+        groups.push(vec![write("cpu.idle", idle.to_string())]);
+    }
+    // 0 means "not set" in the OCI specification's Go types, from which configurations come. An idle group has a weight of
+    // its own, below all others, and the kernel takes no other for it.
+    let shares = resources.cpu_shares.filter(|shares| *shares != 0 && resources.cpu_idle != Some(1));
+    if let Some(shares) = shares {
         groups.push(vec![match version(layout, "cpu", "cpu.shares")? {
             // What is out of range the kernel takes for the end of it, here as in the conversion.
             Version::V1 => write("cpu.shares", shares.clamp(2, 262_144).to_string()),
             Version::V2 => write("cpu.weight", cpu_weight(shares).to_string()),
         }]);
-    }
-    if let Some(idle) = resources.cpu_idle {
-        version(layout, "cpu", "cpu.idle")?;
-        groups.push(vec![write("cpu.idle", idle.to_string())]);
     }
     bandwidth(resources, layout, groups)?;
     realtime(resources, layout, groups)

@@ -110,8 +110,16 @@ fn cpu_in_every_respect() {
             group.apply(&change).unwrap();
             assert_eq!(burst(), most.to_string());
         }
-        group.apply(&Resources { cpu_idle: Some(1), ..Resources::default() }).unwrap();
-        assert_eq!(file(layout, group, "cpu", "cpu.idle", "cpu.idle"), "1");
+        // Into being idle and out of it, with the weight that only counts when it is not.
+        for idle in [1, 1, 0, 1] {
+            let change = Resources { cpu_idle: Some(idle), cpu_shares: Some(512), ..Resources::default() };
+            group.apply(&change).unwrap();
+            assert_eq!(file(layout, group, "cpu", "cpu.idle", "cpu.idle"), idle.to_string());
+            if idle == 0 {
+                let weight = file(layout, group, "cpu", "cpu.shares", "cpu.weight");
+                assert_eq!(weight, if is_v1(layout, "cpu") { "512" } else { "59" });
+            }
+        }
         let error = group.apply(&Resources { cpu_burst: Some(900_000), ..Resources::default() }).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{error}");
         assert_eq!(burst(), "80000");
