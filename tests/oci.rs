@@ -9,4 +9,5 @@ mod hooks;
 mod life;
 mod limits;
 mod misuse;
+mod rootless;
 mod streams;

@@ -14,7 +14,7 @@ use vaquita_sys::socket::Listener;
 use crate::extra::Extra;
 use crate::state::{CONFIG, FILES, Init, Record, START, STATE};
 use crate::store::Directory;
-use crate::{Container, Error, Host, Id, console, hooks};
+use crate::{Container, Error, Host, Id, console, hooks, rootless};
 
 /// How a container is made.
 #[derive(Debug, Default)]
@@ -124,8 +124,12 @@ pub(crate) fn make(
         passes_listeners: true,
         ..Context::default()
     };
-    let plan = Plan::new(spec, &context)?;
-    let record = record(host, id, request)?;
+    let mut plan = Plan::new(spec, &context)?;
+    let is_rootless = rootless::is_needed()?;
+    if is_rootless {
+        plan = Plan::new(&rootless::from_inside(spec)?, &context)?;
+    }
+    let record = record(host, id, request, is_rootless)?;
     let directory = Directory::make(host, id)?;
     let written = directory
         .write_new(CONFIG, &request.config)
@@ -143,7 +147,8 @@ pub(crate) fn make(
         Ok(placed) => placed,
         Err(error) => return Err(unclean(error, crate::delete::forget(host, container))),
     };
-    match make_in(&mut container, how, request, &plan, start, &mut placed) {
+    let entered = if is_rootless { rootless::enter(spec) } else { Ok(()) };
+    match entered.and_then(|()| make_in(&mut container, how, request, &plan, start, &mut placed)) {
         Ok(created) => Ok(Made { container, created, cgroup: placed.into_cgroup() }),
         Err(error) => {
             drop(placed);
@@ -236,7 +241,7 @@ fn make_in(
 }
 
 /// What is about to be made.
-fn record(host: &Host, id: &Id, request: &Request) -> Result<Record, Error> {
+fn record(host: &Host, id: &Id, request: &Request, is_rootless: bool) -> Result<Record, Error> {
     let spec = &request.spec;
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
@@ -259,7 +264,10 @@ fn record(host: &Host, id: &Id, request: &Request) -> Result<Record, Error> {
         created: jiff::Timestamp::now().to_string(),
         owner: rustix::process::geteuid().as_raw(),
         annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        cgroup: Location::new(host.driver, path, id.as_str())?,
+        cgroup: match is_rootless {
+            true => Location::rootless(&Layout::detect()?, host.driver, path, id.as_str())?,
+            false => Location::new(host.driver, path, id.as_str())?,
+        },
         init: None,
         shares_pids: !has_own_pids,
         has_start_work: has_start_hooks || has_agent,

@@ -15,7 +15,7 @@ pub use self::user::User;
 use crate::create::{stdio, write_pid_file};
 use crate::foreground::Signals;
 use crate::start::SeccompAgent;
-use crate::{Container, Error, Extra, Host, Id, Kind, Status, console};
+use crate::{Container, Error, Extra, Host, Id, Kind, Status, console, rootless};
 
 /// How a process is run in a container.
 #[derive(Debug)]
@@ -91,7 +91,16 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
         }
         _ => {}
     }
-    let spec = container.spec()?;
+    let mut spec = container.spec()?;
+    if rootless::is_needed()? {
+        spec = rootless::from_inside(&spec)?;
+        let init = container.init()?.ok_or_else(Error::not_running)?;
+        if status == Status::Created {
+            let message = "an ordinary user cannot enter a container before its program runs: start it first";
+            return Err(Error::new(Kind::Status, message));
+        }
+        rootless::join(init.as_fd())?;
+    }
     let mut process = match &how.what {
         What::File(path) => document::read_process(path)?,
         What::Like(changes) => changes.apply(spec.process().clone().unwrap_or_default())?,

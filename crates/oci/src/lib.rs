@@ -25,6 +25,7 @@ mod id;
 mod kill;
 mod list;
 mod pause;
+mod rootless;
 mod run;
 mod seal;
 mod spec;

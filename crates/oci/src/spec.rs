@@ -87,7 +87,7 @@ fn mounts(rootless: bool) -> Vec<Value> {
     };
     let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     let sys = if rootless {
-        mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"])
+        mount("/sys", "none", "/sys", &["rbind", "nosuid", "noexec", "nodev", "rro"])
     } else {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
     };

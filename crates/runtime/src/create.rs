@@ -22,7 +22,7 @@ use crate::resctrl::Class;
 use crate::spawn::{self, Script};
 use crate::steps::{MoveRoot, Step};
 use crate::trees::{self, Prepared};
-use crate::{Error, Kind, Plan, StartHandle, rootfs};
+use crate::{Error, Kind, Plan, StartHandle, groups, rootfs};
 
 /// What [`create()`] needs besides the plan: things of this machine, by file descriptor.
 #[derive(Debug)]
@@ -245,7 +245,8 @@ impl Job<'_> {
             start.extend(entry);
             start.extend(cgroup_namespace);
         }
-        start.extend(program(&plan.process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
+        let labels = procfs.iter().flat_map(|procfs| labels.steps(procfs));
+        start.extend(program(&plan.process, labels, self.groups()?));
 
         let class = plan.class.as_ref().map(Class::make).transpose()?;
         let script = Script {
@@ -275,6 +276,14 @@ impl Job<'_> {
             class.keep();
         }
         Ok(spawned)
+    }
+
+    /// In a user namespace of the container that root makes or joins all can be set.
+    fn groups(&self) -> Result<Option<Step<'_>>, Error> {
+        match self.namespaces.contains(ns::Kind::User) {
+            true => Ok(Some(Step::SetGroups(&self.plan.process.groups))),
+            false => groups::step(&self.plan.process, None),
+        }
     }
 
     fn before_mounts(&self) -> Result<Vec<Step<'_>>, Error> {
@@ -336,7 +345,11 @@ fn enter<'a>(entry: vaquita_cgroup::Entry, extra: &[OwnedFd]) -> Result<Step<'a>
 }
 
 /// From the credentials to execve; what an exec does too.
-pub(crate) fn program<'a>(process: &'a ProcessPlan, labels: impl Iterator<Item = Step<'a>>) -> Vec<Step<'a>> {
+pub(crate) fn program<'a>(
+    process: &'a ProcessPlan,
+    labels: impl Iterator<Item = Step<'a>>,
+    groups: Option<Step<'a>>,
+) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     steps.extend(process.scheduling.as_ref().map(Step::SetScheduling));
     steps.extend(process.io_priority.map(Step::SetIoPriority));
@@ -344,7 +357,7 @@ pub(crate) fn program<'a>(process: &'a ProcessPlan, labels: impl Iterator<Item =
     steps.extend(process.memory_policy.as_ref().map(Step::SetMemoryPolicy));
     steps.extend(labels);
     steps.push(Step::SetUmask(process.umask));
-    steps.push(Step::SetGroups(&process.groups));
+    steps.extend(groups);
     steps.push(Step::SetGid(process.gid));
     steps.push(Step::SetUid(process.uid, process.capabilities));
     let filter = process.seccomp.as_ref().map(Step::Seccomp);

@@ -129,7 +129,10 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         false => entry_later(args.cgroup, &extra)?,
     });
     start.extend(affinity.after.as_ref().map(Step::SetAffinity));
-    start.extend(program(process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
+    let joins_users = plan.namespaces.contains(CloneFlags::NEWUSER);
+    let of = if joins_users { vaquita_sys::process::pidfd_pid(args.init)? } else { None };
+    let labels = procfs.iter().flat_map(|procfs| labels.steps(procfs));
+    start.extend(program(process, labels, crate::groups::step(process, of)?));
 
     let class = plan.class.as_ref().map(Class::join).transpose()?;
     let script = Script {

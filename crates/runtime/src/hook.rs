@@ -117,7 +117,9 @@ pub fn run_as_container(hook: &Hook, stdin: &[u8], container: &Container<'_>) ->
     setup.extend(stdio.steps(process.uid));
     let mut start = Vec::new();
     start.extend(container.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
-    start.extend(program(&process, procfs.iter().flat_map(|procfs| labels.steps(procfs))));
+    let of = if place.namespaces.contains(CloneFlags::NEWUSER) { pidfd_pid(container.init)? } else { None };
+    let labels = procfs.iter().flat_map(|procfs| labels.steps(procfs));
+    start.extend(program(&process, labels, crate::groups::step(&process, of)?));
     let script = Script {
         cgroup: container.cgroup.and_then(Cgroup::dir_fd),
         flags: CloneFlags::CLEAR_SIGHAND,

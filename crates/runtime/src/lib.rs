@@ -25,6 +25,7 @@ pub mod seccomp;
 mod create;
 mod error;
 mod exec;
+mod groups;
 mod handle;
 mod handshake;
 mod lsm;

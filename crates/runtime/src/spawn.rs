@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit};
 use vaquita_cgroup::{Cgroup, DeviceRule};
 use vaquita_sys::process::{Clone, CloneFlags, Forked, clone3, clone3_raw, exit_now, wait_pidfd};
@@ -394,7 +395,7 @@ fn in_time_namespace<T: Send>(
         // A clone that makes the namespace is in it at once, and with that the offsets are fixed. So this thread makes it
         // for its children, and ends, because only a process of one thread could go back.
         ns::unshare(CloneFlags::NEWTIME).map_err(|errno| match errno {
-            rustix::io::Errno::INVAL => Error::unsupported(
+            Errno::INVAL => Error::unsupported(
                 "linux.namespaces: a time namespace needs Linux 5.6 with CONFIG_TIME_NS: unshare(CLONE_NEWTIME): EINVAL",
             ),
             errno => Error::kernel("unshare(CLONE_NEWTIME)", errno),
@@ -408,7 +409,7 @@ fn in_time_namespace<T: Send>(
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("time".to_owned()).spawn_scoped(scope, inside);
         let thread = thread.map_err(|error| {
-            let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::AGAIN);
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
             Error::kernel("clone(<thread for a time namespace>)", errno)
         })?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -424,15 +425,18 @@ fn in_pid_namespace<T>(
     let own = ns::open(None, ns::Kind::Pid)?;
     let join = |fd: BorrowedFd<'_>| match ns::setns(fd, ns::Kind::Pid) {
         // The descriptor is a pidfd of a process that has ended.
-        Err(rustix::io::Errno::SRCH) => {
-            Err(Error::new(Kind::NotFound, "the container's process is gone".to_owned()))
-        }
+        Err(Errno::SRCH) => Err(Error::new(Kind::NotFound, "the container's process is gone".to_owned())),
         other => other.map_err(|errno| Error::kernel("setns(<pid namespace>, CLONE_NEWPID)", errno)),
     };
     join(namespace)?;
     let made = make();
     // Later children of this thread are none of that container's.
-    join(own.as_fd())?;
+    match join(own.as_fd()) {
+        // It belongs to a user namespace above, whose right to it was given up. A caller that came from there makes one
+        // container or process, and ends.
+        Err(error) if error.errno() == Some(Errno::PERM) && ns::is_in_user_namespace()? => {}
+        other => other?,
+    }
     made
 }
 

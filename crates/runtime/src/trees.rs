@@ -157,7 +157,8 @@ pub(crate) fn prepare(
     let mut maps = IdMaps::new(plan, namespaces);
     let mounts =
         plan.mounts.iter().map(|mount| one(plan, mount, cgroup, &mut maps)).collect::<Result<_, _>>()?;
-    let in_user_namespace = namespaces.contains(ns::Kind::User);
+    // A user namespace cannot make nodes; the host's are bound instead.
+    let in_user_namespace = namespaces.contains(ns::Kind::User) || ns::is_in_user_namespace()?;
     let nodes = plan.devices.iter().map(|device| match in_user_namespace {
         true if device.kind != FileType::Fifo && !device.is_of_host => host_node(device).map(Some),
         _ => Ok(None),
@@ -223,14 +224,34 @@ fn bind(
     if let Some(idmap) = &mount.idmap {
         maps.apply(&copied.fd, mount, idmap)?;
     }
+    let mut deep = mount.recursive;
+    if recursive && mount.change.set.contains(Attributes::RDONLY) && is_sysfs(&copied)? {
+        // The cgroups below it, which a container without a cgroup namespace could write (CVE-2023-25809).
+        deep.set |= Attributes::RDONLY;
+        if mount::is_old() {
+            return Err(Error::unsupported(format!(
+                "the mount on {}: a read-only recursive bind of sysfs needs mount_setattr(2) of Linux 5.12, which is not \
+                 to be had here; mount a new sysfs, with a network namespace",
+                mount.destination
+            )));
+        }
+    }
     if !mount::is_old() {
-        set(&copied.fd, mount.recursive, true)?;
+        set(&copied.fd, deep, true)?;
         for (propagation, deep) in propagation.iter().chain(&mount.propagation) {
             let attr = Attr { propagation: Some(*propagation), ..Attr::default() };
             mount_setattr(&copied.fd, "", *deep, &attr)?;
         }
     }
     Ok(PreparedMount::Tree(copied))
+}
+
+fn is_sysfs(copied: &Copied) -> Result<bool, Error> {
+    // linux/magic.h.
+    const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572;
+    let stat = rustix::fs::fstatfs(&copied.fd)
+        .map_err(|errno| Error::kernel(format!("fstatfs({})", copied.shown), errno))?;
+    Ok(stat.f_type == SYSFS_MAGIC)
 }
 
 /// What mount(2) cannot do.

@@ -182,6 +182,18 @@ pub fn new_userns(uid_map: &str, gid_map: &str) -> Result<OwnedFd> {
     }
 }
 
+/// Whether the caller is in another user namespace than the one that the machine started with.
+///
+/// # Errors
+/// Without procfs.
+pub fn is_in_user_namespace() -> Result<bool> {
+    // PROC_USER_INIT_INO of linux/proc_ns.h, which is fixed.
+    const FIRST: u64 = 0xeffffffd;
+    let path = "/proc/self/ns/user";
+    let stat = rustix::fs::stat(path).map_err(|errno| Error::new(format!("stat({path:?})"), errno))?;
+    Ok(stat.st_ino != FIRST)
+}
+
 /// Which namespace it is: device and inode of the descriptor, equal for the same namespace only.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
 
-use super::{Clone, Forked, clone3, close_range, exit_now, wait_pidfd};
+use super::{Clone, CloneFlags, Forked, clone3, close_range, exit_now, wait_pidfd};
 use crate::signal::{Signal, send};
 use crate::{Result, socket};
 
@@ -25,10 +25,18 @@ impl Idle {
     /// # Errors
     /// `EAGAIN` at the limit of processes, `EMFILE`, `ENOMEM`.
     pub fn new() -> Result<Self> {
+        Self::in_new(CloneFlags::NONE)
+    }
+
+    /// Makes it in new namespaces.
+    ///
+    /// # Errors
+    /// As those of [`Self::new`]; `EPERM`, `ENOSPC` when there may be no more namespaces.
+    pub fn in_new(namespaces: CloneFlags) -> Result<Self> {
         let (ours, theirs) = socket::pair()?;
         let theirs_at = theirs.as_raw_fd().unsigned_abs();
         // SAFETY: the child makes system calls only, and exits.
-        match unsafe { clone3(&Clone::default()) }? {
+        match unsafe { clone3(&Clone { flags: namespaces, ..Clone::default() }) }? {
             Forked::Parent { pid, pidfd } => Ok(Self { pid, pidfd, _alive: ours }),
             Forked::Child => {
                 if theirs_at > 0 {
