@@ -124,7 +124,8 @@ impl Said {
     }
 }
 
-/// Runs a program that wants a terminal, in one.
+/// Runs a program that wants a terminal, in one. Tests look at the exit code: clients of engines may leave before all of a
+/// terminal's output is shown.
 fn in_terminal(command: &Command) -> Said {
     let quote = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''"));
     let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).map(quote).collect();
