@@ -100,8 +100,12 @@ pub(super) fn change_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
 }
 
 pub(super) fn mount(state: &mut State<'_>, step: &MountStep<'_>) -> Result<(), Failure> {
-    let resolve = if step.strict { IN_ROOT | ResolveFlags::NO_SYMLINKS } else { IN_ROOT };
-    let destination = open_or_make(state.root()?, step.destination, step.is_dir, resolve)?;
+    let how = if step.strict { IN_ROOT | ResolveFlags::NO_SYMLINKS } else { IN_ROOT };
+    let root = state.root()?;
+    let (destination, is_new) = match resolve(root, &step.destination.path, PATH, how) {
+        Err(Errno::NOENT) => (make_place(root, step.destination, step.is_dir, how)?, true),
+        other => (other.at("openat2")?, false),
+    };
     if !step.may_cover_proc && filesystem_of(&destination)? == PROC_SUPER_MAGIC {
         // Lexically it is elsewhere: a symbolic link of the image leads into procfs.
         return fail("openat2", Errno::LOOP);
@@ -110,7 +114,8 @@ pub(super) fn mount(state: &mut State<'_>, step: &MountStep<'_>) -> Result<(), F
         Tree::Ready(tree, _) => return Ok(state.trees.attach(*tree, destination.as_fd())?),
         Tree::Host(tree) => copy(&mut state.trees, tree)?,
         Tree::New(filesystem, attributes) => {
-            make(&mut state.trees, filesystem, *attributes, destination.as_fd())?
+            let covered = (!is_new).then(|| destination.as_fd());
+            make(&mut state.trees, filesystem, *attributes, covered)?
         }
     };
     for (propagation, recursive) in step.propagation {
@@ -239,19 +244,22 @@ fn attr(Change { set, clear }: Change) -> Attr<'static> {
     Attr { set, clear, ..Attr::default() }
 }
 
-/// A new filesystem, with what it takes over from the directory that it is for.
+/// A new filesystem, with what it takes over from the directory that it covers, if that was there before.
 #[expect(clippy::disallowed_methods, reason = "\".\" is the descriptor")]
 fn make(
     trees: &mut Trees,
     filesystem: &Filesystem,
     attributes: Attributes,
-    covered: BorrowedFd<'_>,
+    covered: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, Failure> {
-    if filesystem.fill == Fill::Nothing && filesystem.relabel.is_none() {
+    let covered = covered.filter(|_| filesystem.fill != Fill::Nothing);
+    if covered.is_none() && filesystem.relabel.is_none() {
         return Ok(trees.make(&filesystem.recipe, attributes)?);
     }
     let tree = trees.make(&filesystem.recipe, attributes.without(Attributes::RDONLY))?;
-    super::fill::fill(tree.as_fd(), covered, filesystem.fill)?;
+    if let Some(covered) = covered {
+        super::fill::fill(tree.as_fd(), covered, filesystem.fill)?;
+    }
     if let Some(label) = &filesystem.relabel {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::io::retry_on_intr(|| rustix::fs::openat(&tree, c".", flags, Mode::empty()))
@@ -312,9 +320,17 @@ pub(super) fn open_or_make(
     how: ResolveFlags,
 ) -> Result<OwnedFd, Failure> {
     match resolve(root, &path.path, PATH, how) {
-        Err(Errno::NOENT) => {}
-        other => return other.at("openat2"),
+        Err(Errno::NOENT) => make_place(root, path, is_dir, how),
+        other => other.at("openat2"),
     }
+}
+
+fn make_place(
+    root: BorrowedFd<'_>,
+    path: &Inside,
+    is_dir: bool,
+    how: ResolveFlags,
+) -> Result<OwnedFd, Failure> {
     if is_dir {
         return directories(root, path, path.depth(), how);
     }

@@ -306,7 +306,7 @@ fn a_mount_is_changed_after_the_fact() {
 #[test]
 fn a_tmpfs_takes_content_mode_and_owner_over() {
     let bundle = Bundle::new(
-        "stat /mode\nstat /given\nstat /copy\nls /copy\ncat /copy/file\nstat /copy/file\nlink /copy/link\nstat /copy/link\n\
+        "stat /mode\nstat /given\nstat /absent\nstat /absent2\nstat /copy\nls /copy\ncat /copy/file\nstat /copy/file\nlink /copy/link\nstat /copy/link\n\
          stat /copy/dir\ncat /copy/dir/deeper\nstat /copy/pipe\nls /copy/mounted\ncreate /copy/x\ncreate /ro/x\ncat /ro/file\nmount /ro\nmount /copy",
     );
     for place in ["mode", "given", "copy", "ro"] {
@@ -338,6 +338,8 @@ fn a_tmpfs_takes_content_mode_and_owner_over() {
     let tmpfs = |destination: &str, options: &[&str]| json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options});
     let outcome = bundle
         .mount(tmpfs("/mode", &[]))
+        .mount(tmpfs("/absent", &[]))
+        .mount(tmpfs("/absent2", &["tmpcopyup"]))
         .mount(tmpfs("/given", &["mode=700"]))
         .mount(host.bind("/copy/mounted", &["bind"]))
         .mount(tmpfs("/copy", &["tmpcopyup", "nosuid", "size=8m"]))
@@ -349,6 +351,9 @@ fn a_tmpfs_takes_content_mode_and_owner_over() {
         .run();
     assert_eq!(outcome.of("stat /mode"), "dir 2751 0:0 0:0");
     assert_eq!(outcome.of("stat /given"), "dir 700 0:0 0:0");
+    // The filesystem's own, as with runc: what was made just now has none to keep.
+    assert_eq!(outcome.of("stat /absent"), "dir 1777 0:0 0:0");
+    assert_eq!(outcome.of("stat /absent2"), "dir 1777 0:0 0:0");
     assert_eq!(outcome.of("stat /copy"), "dir 2751 7:8 0:0");
     assert_eq!(outcome.of("ls /copy"), "dir file link mounted pipe");
     assert_eq!(outcome.of("cat /copy/file"), "content");
