@@ -55,7 +55,7 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
         Command::Events(args) => events(&host, &args)?,
         Command::Exec(args) => {
             let id = Id::new(&args.id)?;
-            return Ok(exit_code(vaquita_oci::exec(&host, &id, &addition(args)?)?));
+            return Ok(exit_code(vaquita_oci::exec(&host, &id, &addition(*args)?)?));
         }
         Command::Features => print(&format!("{:#}\n", vaquita_oci::features(env!("CARGO_PKG_VERSION"))))?,
         Command::Kill(args) => {

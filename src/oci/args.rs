@@ -57,7 +57,7 @@ pub(super) enum Command {
     /// Print what a container uses, again and again, and when it runs out of memory, as JSON
     Events(Events),
     /// Run another process in a container; exits as that does
-    Exec(ExecArgs),
+    Exec(Box<ExecArgs>),
     /// Print what this runtime can do, as JSON
     Features,
     /// Send a signal to a container's first process

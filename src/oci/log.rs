@@ -18,7 +18,7 @@ pub(super) fn set_up(name: &'static str, global: &Global) {
 
 /// What was asked for could not be done.
 pub(super) fn error(what: &str, error: &Error) {
-    tell("error", &format!("{what}: {error}"));
+    tell("error", format!("{what}: {error}"));
 }
 
 /// What failed beside what was asked for.

@@ -63,11 +63,9 @@ fn kill_takes_names_and_numbers() {
     let wait =
         |what: &str| crate::support::eventually(what, || (said().lines().last() == Some(what)).then_some(()));
     wait("ready");
-    let mut expected = 1;
-    for name in ["HUP", "SIGHUP", "hup", "1"] {
+    for (before, name) in (1..).zip(["HUP", "SIGHUP", "hup", "1"]) {
         bundle.good(["kill", "c1", name]);
-        expected += 1;
-        crate::support::eventually(name, || (said().lines().count() == expected).then_some(()));
+        crate::support::eventually(name, || (said().lines().count() == before + 1).then_some(()));
     }
     bundle.good(["kill", "c1", "0"]);
     for name in ["NONE", "65", "-1", ""] {
