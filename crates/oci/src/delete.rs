@@ -122,7 +122,10 @@ fn remove_cgroup(container: &Container) -> Result<(), Error> {
     };
     if let Some(group) = group {
         if container.record.init.is_some() {
-            group.kill()?;
+            // With the first process of a PID namespace all others of it have ended.
+            if container.record.shares_pids {
+                group.kill()?;
+            }
         } else if group.wait_empty(PATIENCE).is_err() {
             // A process that had not been written down ends when it sees that its maker has: these are of somebody
             // else, for whom the container was refused.

@@ -54,13 +54,16 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let fd = rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))
         .map_err(|errno| Error::kernel(format_args!("open({path:?})"), errno))?;
     let kernel = |errno| Error::kernel(format_args!("read({path:?})"), errno);
-    match FileType::from_raw_mode(rustix::fs::fstat(fd.as_fd()).map_err(kernel)?.st_mode) {
+    let stat = rustix::fs::fstat(fd.as_fd()).map_err(kernel)?;
+    match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {}
         other => {
             return Err(Error::invalid(format!("{path:?} is no regular file but a {}", kind(other))));
         }
     }
-    let mut bytes = Vec::new();
+    // One read, and one that finds the end; what the file says of its size is a hint alone.
+    let size = usize::try_from(stat.st_size).unwrap_or(MAX_SIZE).min(MAX_SIZE);
+    let mut bytes = Vec::with_capacity(size + 64);
     File::from(fd)
         .take(MAX_SIZE as u64 + 1)
         .read_to_end(&mut bytes)
