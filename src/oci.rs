@@ -1,6 +1,7 @@
 //! `vaquita-oci`: the command line of the OCI runtime, with the options and exit codes of runc.
 
 mod args;
+mod criu;
 mod log;
 mod units;
 mod update;
@@ -50,6 +51,10 @@ const ENTERING: &[&str] = &["create", "exec", "run"];
 fn perform(global: &Global, command: Command) -> Result<u8, Error> {
     let host = host(global);
     match command {
+        Command::Checkpoint(args) => {
+            let id = Id::new(&args.id)?;
+            vaquita_oci::checkpoint(&host, &id, &criu::checkpoint(&global.criu, *args)?)?;
+        }
         Command::Create(args) => vaquita_oci::create(&host, &Id::new(&args.id)?, &creation(&args)?)?,
         Command::Delete(args) => vaquita_oci::delete(&host, &Id::new(&args.id)?, args.force)?,
         Command::Events(args) => events(&host, &args)?,
@@ -64,6 +69,10 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
         Command::List(args) => list(&host, &args)?,
         Command::Pause(args) => vaquita_oci::pause(&host, &Id::new(&args.id)?)?,
         Command::Ps(args) => ps(&host, &args)?,
+        Command::Restore(args) => {
+            let id = Id::new(&args.id)?;
+            return Ok(exit_code(vaquita_oci::restore(&host, &id, &criu::restore(&global.criu, *args)?)?));
+        }
         Command::Resume(args) => vaquita_oci::resume(&host, &Id::new(&args.id)?)?,
         Command::Run(args) => {
             let how = Run {

@@ -37,6 +37,9 @@ pub(super) struct Global {
     /// Work as for an ordinary user [default: auto]
     #[arg(long, value_name = "true|false|auto", value_parser = ["true", "false", "auto"], hide_possible_values = true)]
     pub(super) rootless: Option<String>,
+    /// The program that checkpoint and restore use
+    #[arg(long, value_name = "FILE", default_value = "criu")]
+    pub(super) criu: PathBuf,
     /// Let systemd make the cgroups; cgroupsPath is then "slice:prefix:name"
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
@@ -50,6 +53,8 @@ pub(super) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Write a running container to files, by CRIU
+    Checkpoint(Box<CheckpointArgs>),
     /// Make a container; it waits to be started
     Create(CreateArgs),
     /// Remove a container that has stopped or was not started
@@ -68,6 +73,8 @@ pub(super) enum Command {
     Pause(Which),
     /// List the processes of a container
     Ps(Ps),
+    /// Make a container from such files, by CRIU
+    Restore(Box<RestoreArgs>),
     /// Let the processes of a paused container go on
     Resume(Which),
     /// Create, start, wait for the end and delete; exits as the container's program does
@@ -86,6 +93,7 @@ impl Command {
     /// For errors: what was asked for.
     pub(super) fn what(&self) -> String {
         let (name, id) = match self {
+            Self::Checkpoint(args) => ("checkpoint", &args.id),
             Self::Create(args) => ("create", &args.id),
             Self::Delete(args) => ("delete", &args.id),
             Self::Events(args) => ("events", &args.id),
@@ -95,6 +103,7 @@ impl Command {
             Self::List(_) => return "list".to_owned(),
             Self::Pause(args) => ("pause", &args.id),
             Self::Ps(args) => ("ps", &args.id),
+            Self::Restore(args) => ("restore", &args.id),
             Self::Resume(args) => ("resume", &args.id),
             Self::Run(args) => ("run", &args.create.id),
             Self::Spec(_) => return "spec".to_owned(),
@@ -348,4 +357,91 @@ pub(super) struct ExecArgs {
     /// Also in a paused container; the process starts when that is resumed
     #[arg(long)]
     pub(super) ignore_paused: bool,
+}
+
+/// What both ways have; criu(8) explains each.
+#[derive(Args, Debug)]
+pub(super) struct CriuArgs {
+    /// Directory of the files
+    #[arg(long, value_name = "DIR", default_value = "checkpoint")]
+    pub(super) image_path: PathBuf,
+    /// Directory of logs [default: that of the files]
+    #[arg(long, value_name = "DIR")]
+    pub(super) work_path: Option<PathBuf>,
+    /// Allow open TCP connections
+    #[arg(long)]
+    pub(super) tcp_established: bool,
+    /// Allow unix sockets whose other end is outside
+    #[arg(long)]
+    pub(super) ext_unix_sk: bool,
+    /// Allow a terminal that is outside
+    #[arg(long)]
+    pub(super) shell_job: bool,
+    /// Allow file locks
+    #[arg(long)]
+    pub(super) file_locks: bool,
+    /// Move memory only when it is used (userfaultfd)
+    #[arg(long)]
+    pub(super) lazy_pages: bool,
+    /// Do not keep the same memory twice
+    #[arg(long)]
+    pub(super) auto_dedup: bool,
+    /// What is done with cgroups
+    #[arg(long, value_name = "MODE", default_value = "soft", value_parser = ["soft", "full", "strict", "ignore"])]
+    pub(super) manage_cgroups_mode: String,
+    /// Make this namespace, but do not restore what is in it
+    #[arg(long, value_name = "KIND", value_parser = ["network"])]
+    pub(super) empty_ns: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CheckpointArgs {
+    /// Id of the container
+    pub(super) id: String,
+    #[command(flatten)]
+    pub(super) criu: CriuArgs,
+    /// Let the container go on
+    #[arg(long)]
+    pub(super) leave_running: bool,
+    /// Write the memory only, and let the container go on
+    #[arg(long)]
+    pub(super) pre_dump: bool,
+    /// Files of a pre-dump before, relative to the directory of the files
+    #[arg(long, value_name = "DIR")]
+    pub(super) parent_path: Option<PathBuf>,
+    /// Send the memory to a page server
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) page_server: Option<String>,
+    /// Descriptor that gets a NUL byte when --lazy-pages is ready
+    #[arg(long, value_name = "FD")]
+    pub(super) status_fd: Option<u16>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RestoreArgs {
+    /// Id of the new container
+    pub(super) id: String,
+    #[command(flatten)]
+    pub(super) criu: CriuArgs,
+    /// Directory with config.json
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    pub(super) bundle: PathBuf,
+    /// Return when the container runs
+    #[arg(long, short)]
+    pub(super) detach: bool,
+    /// Write the pid of the first process here
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// Accepted for other programs' sake: CRIU makes the root
+    #[arg(long)]
+    pub(super) no_pivot: bool,
+    /// Accepted for other programs' sake
+    #[arg(long)]
+    pub(super) no_subreaper: bool,
+    /// Profile of a security module
+    #[arg(long, value_name = "TYPE:NAME")]
+    pub(super) lsm_profile: Option<String>,
+    /// Label of the mounts
+    #[arg(long, value_name = "LABEL")]
+    pub(super) lsm_mount_context: Option<String>,
 }

@@ -93,3 +93,23 @@ fn errors_are_in_the_log_file_too() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.starts_with("time=\"") && text.contains(" level=error msg=\"state c1: "), "{text}");
 }
+
+#[test]
+fn without_a_criu_that_works_a_checkpoint_is_refused_and_the_container_runs_on() {
+    let bundle = Bundle::new("exec sleep 1000");
+    bundle.good(["run", "-d", "c1"]);
+    let said = bundle.bad(1, ["--criu", "/nonexistent/criu", "checkpoint", "c1"]);
+    assert!(said.contains("CRIU is needed") && said.contains("install criu"), "{said}");
+    // One that says that it cannot.
+    let criu = bundle.path("criu");
+    std::fs::write(&criu, "#!/bin/sh\necho 'Error (a.c:1): not on this kernel' >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&criu, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for command in ["checkpoint", "restore"] {
+        let said = bundle.bad(1, ["--criu", criu.to_str().unwrap(), command, "c1"]);
+        assert!(said.contains("does not work on this kernel") && said.contains("(a.c:1): not on"), "{said}");
+    }
+    assert!(!bundle.path("checkpoint").exists());
+    assert_eq!(bundle.status("c1"), "running");
+    bundle.good(["delete", "-f", "c1"]);
+    assert!(bundle.bad(1, ["checkpoint", "c1"]).contains("does not exist"));
+}

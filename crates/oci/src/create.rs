@@ -75,6 +75,21 @@ impl Request {
         Ok(Self { bundle, config, spec })
     }
 
+    /// What is to be made of it.
+    pub(crate) fn plan(&self, id: &Id) -> Result<Plan, Error> {
+        let context = Context {
+            bundle: self.bundle.clone(),
+            id: Some(id.to_string()),
+            passes_listeners: true,
+            ..Context::default()
+        };
+        let plan = Plan::new(&self.spec, &context)?;
+        if !rootless::is_needed()? {
+            return Ok(plan);
+        }
+        Ok(Plan::new(&rootless::from_inside(&self.spec)?, &context)?)
+    }
+
     pub(crate) fn has_terminal(&self) -> bool {
         self.spec.process().as_ref().and_then(Process::terminal).unwrap_or_default()
     }
@@ -118,29 +133,9 @@ pub(crate) fn make(
     start: Start,
 ) -> Result<Made, Error> {
     let spec = &request.spec;
-    let context = Context {
-        bundle: request.bundle.clone(),
-        id: Some(id.to_string()),
-        passes_listeners: true,
-        ..Context::default()
-    };
-    let mut plan = Plan::new(spec, &context)?;
+    let plan = request.plan(id)?;
     let is_rootless = rootless::is_needed()?;
-    if is_rootless {
-        plan = Plan::new(&rootless::from_inside(spec)?, &context)?;
-    }
-    let record = record(host, id, request, is_rootless)?;
-    let directory = Directory::make(host, id)?;
-    let written = directory
-        .write_new(CONFIG, &request.config)
-        .and_then(|()| record.encode())
-        // In one step: what is there is whole, also when this process is killed.
-        .and_then(|bytes| directory.replace(STATE, &bytes));
-    if let Err(error) = written {
-        let _ = directory.remove(FILES);
-        return Err(error);
-    }
-    let mut container = Container::locked(directory, record);
+    let mut container = prepare(host, id, request)?;
     let layout = Layout::detect();
     let placed = layout.map_err(Error::from).and_then(|layout| place(&mut container, &layout, spec, &plan));
     let mut placed = match placed {
@@ -157,6 +152,24 @@ pub(crate) fn make(
     }
 }
 
+/// Takes the id and writes down what is about to be made.
+pub(crate) fn prepare(host: &Host, id: &Id, request: &Request) -> Result<Container, Error> {
+    let record = record(host, id, request, rootless::is_needed()?)?;
+    let directory = Directory::make(host, id)?;
+    let written = directory
+        .write_new(CONFIG, &request.config)
+        .and_then(|()| record.encode())
+        // In one step: what is there is whole, also when this process is killed.
+        .and_then(|bytes| directory.replace(STATE, &bytes));
+    match written {
+        Ok(()) => Ok(Container::locked(directory, record)),
+        Err(error) => {
+            let _ = directory.remove(FILES);
+            Err(error)
+        }
+    }
+}
+
 /// Why something could not be made, and that it could not be taken back if so.
 fn unclean(error: Error, undone: Result<(), Error>) -> Error {
     match undone {
@@ -168,7 +181,12 @@ fn unclean(error: Error, undone: Result<(), Error>) -> Error {
 }
 
 /// Makes the cgroup with its limits, or nothing.
-fn place(container: &mut Container, layout: &Layout, spec: &Spec, plan: &Plan) -> Result<Placed, Error> {
+pub(crate) fn place(
+    container: &mut Container,
+    layout: &Layout,
+    spec: &Spec,
+    plan: &Plan,
+) -> Result<Placed, Error> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let mut resources = resources.map_or_else(Resources::default, Resources::from);
     // With those that every container has: what systemd is told must not be less than what holds.

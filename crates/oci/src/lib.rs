@@ -11,6 +11,7 @@
 //! command line.
 
 mod ambient;
+mod checkpoint;
 mod console;
 mod create;
 mod delete;
@@ -34,6 +35,7 @@ mod state;
 mod store;
 mod update;
 
+pub use checkpoint::{Checkpoint, Criu, Restore, checkpoint, restore};
 pub use create::{Create, create};
 pub use delete::delete;
 pub use error::{Error, Kind};

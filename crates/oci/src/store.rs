@@ -171,7 +171,7 @@ impl Directory {
         }
     }
 
-    /// Removes it with all that is in it: files only.
+    /// Removes it with all that is in it.
     pub(crate) fn remove(self, known: &[&str]) -> Result<(), Error> {
         for name in known {
             self.forget(name)?;
@@ -183,12 +183,25 @@ impl Directory {
             // What a process that was killed while it wrote has left.
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
                 for name in self.names()? {
-                    self.forget(&name)?;
+                    self.forget_any(&name)?;
                 }
                 remove().map_err(failed)
             }
             Err(errno) => Err(failed(errno)),
         }
+    }
+
+    /// A file, or the mount point that a restore was killed with.
+    fn forget_any(&self, name: &str) -> Result<(), Error> {
+        let path = self.file(name);
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::BUSY) => {}
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(Error::kernel(format!("unlink({path:?})"), errno)),
+        }
+        let _ = vaquita_sys::mount::umount(&path, rustix::mount::UnmountFlags::DETACH);
+        rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
+            .map_err(|errno| Error::kernel(format!("rmdir({path:?})"), errno))
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {
