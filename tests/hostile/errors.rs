@@ -73,6 +73,9 @@ fn delete_survives_every_error() {
 
 fn survive(verb: Verb) {
     let scene = Scene::new();
+    // It makes what all of them share, and keeps it: the cgroup above theirs, and mount points.
+    let first = scene.container();
+    first.must(Verb::Create);
     let targets = targets(&scene, verb);
     let all = std::env::var("VAQUITA_FAULTS").is_ok_and(|value| value == "all");
     let cases: Vec<(&Target, Errno)> = targets
@@ -121,8 +124,6 @@ impl Seen {
 
 /// All calls of a command that succeeds.
 fn targets(scene: &Scene, verb: Verb) -> Vec<Target> {
-    // The first one makes what all of them share: the cgroup above theirs, mount points.
-    scene.container().must(Verb::Create);
     let mut container = ready(scene, verb);
     let mut own = OwnCode::default();
     let mut seen = Seen::default();
