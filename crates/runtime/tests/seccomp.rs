@@ -68,6 +68,22 @@ proptest! {
     }
 }
 
+/// What the fuzzer has found worth keeping.
+#[test]
+fn kept_inputs_of_the_fuzzer_mean_what_the_model_says() {
+    let names = names();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/seeds/seccomp");
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let profile = profile(&mut Choices(&std::fs::read(entry.unwrap().path()).unwrap()), &names);
+        if let Ok(program) = compile(&profile) {
+            compare_with_model(&program, &profile, &names);
+            count += 1;
+        }
+    }
+    assert!(count >= 20, "{count} profiles");
+}
+
 #[test]
 fn kept_profiles_mean_what_the_model_and_libseccomp_say() {
     let names = names();
