@@ -134,8 +134,9 @@ pub(crate) const CASES: &[(&str, &str, &str)] = &[
     ("/hooks", "{\"prestart\":[{\"path\":\"/bin/true\",\"timeout\":0}]}", "hooks"),
     ("/linux", "null", "linux"),
     ("/linux", "\"x\"", "linux"),
-    ("/linux/namespaces", "[]", "linux.namespaces"),
-    ("/linux/namespaces", "null", "linux.namespaces"),
+    // The container would have those of the host.
+    ("/linux/namespaces", "[]", "kernel.shmmni & ipc namespace is the host"),
+    ("/linux/namespaces", "null", "kernel.shmmni & ipc namespace is the host"),
     ("/linux/namespaces/9", "{\"type\":\"mount\"}", "linux.namespaces & twice"),
     ("/linux/namespaces/9", "{\"type\":\"x\"}", "linux.namespaces[4].type"),
     ("/linux/namespaces/9", "{\"type\":\"network\",\"path\":\"/nothing\"}", "/nothing"),
