@@ -165,6 +165,44 @@ fn t10_programs_inherit_nothing_but_their_output() {
     }
 }
 
+/// T05, GHSA-g54h-m393-cpwq: a list of devices that is null or empty is no list of all devices.
+#[test]
+fn t05_no_list_of_devices_allows_none() {
+    let scene = Scene::new();
+    for devices in [json!(null), json!([])] {
+        let container = scene.container_with(|config| {
+            config["linux"]["resources"]["devices"] = devices.clone();
+            let all = json!(["CAP_MKNOD"]);
+            config["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+        });
+        container.must(Verb::Create);
+        container.must(Verb::Start);
+        // Of the host's disk, or of nothing: who may not open it is told before the kernel looks for it.
+        let script =
+            "busybox mknod /dev/disk b 254 0 && busybox head -c 1 /dev/null && busybox head -c 1 /dev/disk";
+        let output = container.command(&container.with_id(&["exec"], &["/bin/sh", "-c", script]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("/dev/disk: Operation not permitted"), "{said}");
+    }
+}
+
+/// T08, CVE-2022-29162, CVE-2022-27650: no capability is inheritable that was not asked to be.
+#[test]
+fn t08_nothing_is_inheritable() {
+    let scene = Scene::new();
+    let container = scene.container();
+    container.must(Verb::Create);
+    container.must(Verb::Start);
+    let init = fs::read_to_string(format!("/proc/{}/status", pid(&container))).unwrap();
+    let script = "while read line; do echo $line; done < /proc/self/status";
+    let output = container.command(&container.with_id(&["exec"], &["/bin/sh", "-c", script]));
+    let execed = String::from_utf8_lossy(&output.stdout).replace(' ', "\t");
+    for status in [init, execed] {
+        assert!(status.contains("CapInh:\t0000000000000000"), "{status}");
+        assert!(status.contains("CapEff:\t0000000000000021"), "{status}");
+    }
+}
+
 fn pid(container: &Container<'_>) -> String {
     container.init().unwrap().as_raw_pid().to_string()
 }
