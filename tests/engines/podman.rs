@@ -5,8 +5,10 @@ use std::process::{Command, Stdio};
 
 use super::{BUSYBOX, Place, Said, eventually, in_terminal};
 
-/// The hard limits of the host may be lower than those that podman asks for otherwise.
-const CONFIG: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n";
+/// The hard limits of the host may be lower than those that podman asks for otherwise; and its locks would be shared with
+/// other podmans, in `/dev/shm`.
+const CONFIG: &str = "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=4096:4096\"]\n\
+                      [engine]\nlock_type = \"file\"\n";
 
 /// A podman with storage of the test's own. No service: each command is a process, and conmon stays with a container.
 #[derive(Debug)]
