@@ -88,6 +88,6 @@ const OTHERS: [&str; 2] = ["/sys/kernel", "/dev"];
 
 fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Error> {
     let path = path.as_ref();
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+    rustix::io::retry_on_intr(|| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()))
         .map_err(|errno| Error::kernel(format!("open({path:?})"), errno))
 }
