@@ -9,10 +9,10 @@ use crate::scene::{Scene, Verb, judge, name};
 /// System calls, those of the container's first process until it executes its program among them, and processes.
 const LIMITS: [(Verb, usize, usize); 5] = [
     (Verb::Create, 1250, 2),
-    (Verb::Start, 290, 2),
-    (Verb::Exec, 700, 2),
-    (Verb::Delete, 430, 1),
-    (Verb::Run, 1560, 2),
+    (Verb::Start, 195, 2),
+    (Verb::Exec, 565, 2),
+    (Verb::Delete, 300, 1),
+    (Verb::Run, 1440, 2),
 ];
 
 const F_GETFD: u64 = 1;
