@@ -87,3 +87,36 @@ fn a_group_that_others_use_is_refused_and_left_alone() {
     assert_eq!(bundle.status("c1"), "running");
     bundle.good(["delete", "-f", "c1"]);
 }
+
+#[test]
+fn devices_can_be_given_and_taken_later() {
+    // A number for local use, which no driver has: what may open it hears that.
+    let bundle = Bundle::new("sleep 1000");
+    bundle.change(|spec| {
+        spec["linux"]["devices"] =
+            json!([{"path": "/dev/odd", "type": "c", "major": 240, "minor": 0, "fileMode": 0o666, "uid": 0, "gid": 0}]);
+        spec["linux"]["resources"]["devices"] = json!([{"allow": false, "access": "rwm"}]);
+    });
+    bundle.good(["run", "-d", "c"]);
+    let open = || {
+        let output = bundle.oci(["exec", "c", "sh", "-c", "exec 3< /dev/odd"]);
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (denied, allowed) = ("Operation not permitted", "No such device");
+    let update = |rules: Value| {
+        let file = bundle.path("resources.json");
+        std::fs::write(&file, json!({"devices": rules}).to_string()).unwrap();
+        bundle.good(["update", "-r", file.to_str().unwrap(), "c"]);
+    };
+    assert!(open().contains(denied), "{}", open());
+    let none = json!({"allow": false, "access": "rwm"});
+    update(json!([none, {"allow": true, "type": "c", "major": 240, "minor": 0, "access": "r"}]));
+    assert!(open().contains(allowed), "{}", open());
+    // As engines do that give back all that they know.
+    update(json!([none, {"allow": true, "type": "c", "major": 240, "minor": 0, "access": "r"}]));
+    assert!(open().contains(allowed), "{}", open());
+    update(json!([none]));
+    assert!(open().contains(denied), "{}", open());
+    bundle.good(["exec", "c", "sh", "-c", "exec 3< /dev/null"]);
+}

@@ -19,7 +19,7 @@ use crate::{Error, Kind};
 
 /// Whether the caller lacks what it takes to make containers as root does. Root of a user namespace does not.
 pub(crate) fn is_needed() -> Result<bool, Error> {
-    let own = cap::current().map_err(|errno| Error::kernel("capget", errno))?;
+    let own = cap::held().map_err(|errno| Error::kernel("capget", errno))?;
     Ok(!own.effective.contains(Capability::SYS_ADMIN))
 }
 

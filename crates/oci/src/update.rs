@@ -2,13 +2,14 @@
 
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value};
-use vaquita_cgroup::{Layout, Resources};
+use vaquita_cgroup::{DeviceRule, Layout, Resources};
+use vaquita_runtime::{Context, Plan, document};
 
 use crate::state::CONFIG;
 use crate::{Container, Error, Host, Id, Kind, Status};
 
 /// Changes the limits that are in `changes`: a JSON object as `linux.resources` of the specification. A limit of 0 stays as
-/// it is, as with runc; rules for devices cannot be changed.
+/// it is, as with runc; rules for devices replace those that there are.
 ///
 /// # Errors
 /// [`Kind::NotRunning`] for a container that has stopped; [`Kind::Invalid`] for what is no resource; those of the kernel.
@@ -18,33 +19,44 @@ pub fn update(host: &Host, id: &Id, changes: &Value) -> Result<(), Error> {
         return Err(Error::new(Kind::NotRunning, "container not running: it has no limits to change"));
     }
     let changes = without_zeros(changes);
-    if changes.get("devices").is_some_and(|list| list.as_array().is_none_or(|list| !list.is_empty())) {
-        return Err(Error::new(
-            Kind::Unsupported,
-            "the devices of a container that was made cannot be changed: create it anew",
-        ));
-    }
     let mut config: Value = container
         .directory
         .read(CONFIG)?
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .ok_or_else(|| Error::new(Kind::Other, "the container's config.json is gone"))?;
     let before = config.pointer("/linux/resources").cloned().unwrap_or_default();
-    let resources = resources(&with_partners(&changes, &before))?;
-    container.record.cgroup.update(&Layout::detect()?, &resources)?;
+    let mut resources = resources(&with_partners(&changes, &before))?;
+    let devices = changes.get("devices").filter(|list| list.as_array().is_none_or(|list| !list.is_empty()));
+    let has_new_devices = devices.is_some_and(|list| before.get("devices") != Some(list));
 
     // What is changed next is seen against this.
     if let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
         let now = linux.entry("resources").or_insert_with(|| Value::Object(Map::new()));
         merge(now, &changes);
     }
+    if has_new_devices {
+        resources.devices = Some(device_rules(&container, &config)?);
+    }
+    container.record.cgroup.update(&Layout::detect()?, &resources)?;
     container.directory.replace(CONFIG, config.to_string().as_bytes())
 }
 
 fn resources(changes: &Value) -> Result<Resources, Error> {
     let text = changes.to_string();
-    let resources: LinuxResources = vaquita_runtime::document::parse("resources", text.as_bytes())?;
+    let resources: LinuxResources = document::parse("resources", text.as_bytes())?;
     Ok(Resources { devices: None, ..Resources::from(&resources) })
+}
+
+/// With what every container may use besides.
+fn device_rules(container: &Container, config: &Value) -> Result<Vec<DeviceRule>, Error> {
+    let spec = document::parse_spec(CONFIG, config.to_string().as_bytes())?;
+    let context = Context {
+        bundle: container.record.bundle.clone(),
+        id: Some(container.id().to_string()),
+        passes_listeners: true,
+        ..Context::default()
+    };
+    Ok(Plan::new(&spec, &context)?.device_rules().to_vec())
 }
 
 /// Numbers that runc takes for "not given".

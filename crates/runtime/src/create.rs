@@ -499,10 +499,12 @@ fn check_capabilities(plan: &Plan, namespaces: &Namespaces) -> Result<(), Error>
     if namespaces.contains(ns::Kind::User) {
         return Ok(());
     }
-    let own = vaquita_sys::cap::current().map_err(|errno| Error::kernel("capget", errno))?;
+    let own = vaquita_sys::cap::held().map_err(|errno| Error::kernel("capget", errno))?;
     let wanted = plan.process.capabilities;
     let lacking = wanted.permitted.difference(own.permitted);
-    let unbounded = wanted.bounding.difference(own.bounding);
+    let bounded = vaquita_sys::cap::bounded(wanted.bounding)
+        .map_err(|errno| Error::kernel("prctl(PR_CAPBSET_READ)", errno))?;
+    let unbounded = wanted.bounding.difference(bounded);
     let missing = vaquita_sys::cap::CapSet(lacking.0 | unbounded.0);
     if missing.is_empty() {
         return Ok(());

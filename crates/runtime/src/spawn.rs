@@ -178,7 +178,7 @@ pub(crate) fn oom_score_adj(process: &ProcessPlan) -> Result<Option<i32>, Error>
 
 /// `value`, but not below what this process has unless it may go lower, which takes `CAP_SYS_RESOURCE`.
 pub(crate) fn restricted(value: i32) -> Result<i32, Error> {
-    let own = cap::current().map_err(|errno| Error::kernel("capget", errno))?;
+    let own = cap::held().map_err(|errno| Error::kernel("capget", errno))?;
     if own.effective.contains(cap::Capability::SYS_RESOURCE) {
         return Ok(value);
     }

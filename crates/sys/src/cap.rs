@@ -185,6 +185,28 @@ pub fn last_cap() -> u8 {
     low
 }
 
+/// The sets of the calling thread that capget(2) knows: one call. The others are empty; [`current`] asks for them too, by
+/// two calls for each capability.
+///
+/// Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// None that is known.
+pub fn held() -> core::result::Result<Sets, Errno> {
+    let mut header = Header::THIS_THREAD;
+    let mut data = [Data::default(); 2];
+    // SAFETY: version 3 writes two structures of data.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
+    let join =
+        |field: fn(&Data) -> u32| CapSet(u64::from(field(&data[0])) | u64::from(field(&data[1])) << 32);
+    Ok(Sets {
+        effective: join(|data| data.effective),
+        permitted: join(|data| data.permitted),
+        inheritable: join(|data| data.inheritable),
+        ..Sets::default()
+    })
+}
+
 /// The sets of the calling thread.
 ///
 /// Safe between clone and exec: no allocation.
@@ -192,18 +214,7 @@ pub fn last_cap() -> u8 {
 /// # Errors
 /// None that is known.
 pub fn current() -> core::result::Result<Sets, Errno> {
-    let mut header = Header::THIS_THREAD;
-    let mut data = [Data::default(); 2];
-    // SAFETY: version 3 writes two structures of data.
-    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
-    let join =
-        |field: fn(&Data) -> u32| CapSet(u64::from(field(&data[0])) | u64::from(field(&data[1])) << 32);
-    let mut sets = Sets {
-        effective: join(|data| data.effective),
-        permitted: join(|data| data.permitted),
-        inheritable: join(|data| data.inheritable),
-        ..Sets::default()
-    };
+    let mut sets = held()?;
     for number in 0..=last_cap() {
         let bit = 1 << number;
         if bounding_has(number)? {
@@ -314,6 +325,20 @@ struct Data {
     effective: u32,
     permitted: u32,
     inheritable: u32,
+}
+
+/// Those of `wanted` that the calling thread's bounding set has: one call for each (`PR_CAPBSET_READ`).
+///
+/// # Errors
+/// `EINVAL` for one that the kernel does not have.
+pub fn bounded(wanted: CapSet) -> core::result::Result<CapSet, Errno> {
+    let mut found = CapSet::default();
+    for number in (0..64_u8).filter(|number| wanted.0 >> number & 1 == 1) {
+        if bounding_has(number)? {
+            found.0 |= 1 << number;
+        }
+    }
+    Ok(found)
 }
 
 fn bounding_has(number: u8) -> core::result::Result<bool, Errno> {
