@@ -165,9 +165,21 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     }
     check_sysctls(plan, &job.namespaces)?;
     check_capabilities(plan, &job.namespaces)?;
-    let spawned = with_the_api_there_is(|| job.spawn(args.parent, rendezvous.as_mut()))?;
+    let spawned = with_the_api_there_is(|| job.spawn(args.parent, rendezvous.as_mut()));
+    let spawned = spawned.map_err(|error| if plan.has_own_mounts() { error } else { apart(error) })?;
     let spawn::Spawned { pid, pidfd, start, console } = spawned;
     Ok(Created { pid, pidfd, start, console })
+}
+
+/// Says what a tree of mounts that is in no namespace takes.
+fn apart(error: Error) -> Error {
+    if error.errno() != Some(Errno::INVAL) {
+        return error;
+    }
+    let message = format!(
+        "{error}; without a mount namespace of its own a container needs Linux 6.15, and no read-only view of cgroup v1"
+    );
+    Error::new(error.kind(), message)
 }
 
 /// Makes something, once more with mount(2) if the kernel turns out not to have the new mount API. The calls that it may
