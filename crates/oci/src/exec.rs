@@ -129,6 +129,9 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
         other => other?,
     };
     let told = (|| {
+        if let Some(cgroup) = &cgroup {
+            container.record.cgroup.admit(cgroup, pid.as_raw_nonzero().get())?;
+        }
         started.wait_with(|listener| match agent {
             Some(agent) => agent.send(listener, &container, pid.as_raw_nonzero().get()),
             None => Ok(()),
