@@ -26,8 +26,11 @@ pub use fuzzing::talk;
 /// How long everything that is asked of one connection may take, as with runc.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many signals are kept until somebody asks for them.
-const MAX_SIGNALS: usize = 1024;
+/// How many ends of jobs are kept until somebody asks for them; the oldest goes first.
+const MAX_ENDED: usize = 1024;
+
+/// The longest end of a job that is kept, path and result together, in bytes. systemd's have about 40.
+const MAX_END: usize = 256;
 
 /// The longest answer to the handshake.
 const MAX_LINE: usize = 1024;
@@ -209,8 +212,10 @@ impl Connection {
             && header.path == MANAGER_PATH
             && let [_, Value::ObjectPath(job), _, Value::Str(result)] =
                 &mut wire::body(&header, &message)?[..]
+            // What others send with the same names must not fill the memory.
+            && job.len() + result.len() <= MAX_END
         {
-            if self.ended.len() == MAX_SIGNALS {
+            if self.ended.len() == MAX_ENDED {
                 self.ended.pop_front();
             }
             self.ended.push_back((std::mem::take(job), std::mem::take(result)));

@@ -116,6 +116,36 @@ fn a_peer_that_does_not_let_us_in() {
     thread.join().unwrap();
 }
 
+/// Whoever talks much, or at length, fills no memory: neither ends of jobs nor messages are kept without a bound.
+#[test]
+fn a_peer_that_talks_too_much() {
+    let (bus, thread, _dir) = peer(WELCOME, |stream| {
+        call(stream);
+        let long = "x".repeat(MAX_END);
+        for number in 0..3 * MAX_ENDED {
+            job_removed(stream, MANAGER_PATH, &format!("/job/{number}"), "done");
+            job_removed(stream, MANAGER_PATH, &format!("/job/{number}"), &long);
+        }
+        send(stream, Type::Return, &[(field::REPLY_SERIAL, Value::U32(1))], &[]);
+        // A message that announces more than is read.
+        let length = u32::try_from(wire::MAX_MESSAGE).unwrap().to_le_bytes();
+        let _ = stream.write_all(&[&b"l\x04\x00\x01"[..], &length, &[1, 0, 0, 0, 0, 0, 0, 0]].concat());
+        while stream.write_all(&[0; 4096]).is_ok() {}
+    });
+    let mut systemd = Connection::open(&bus).unwrap();
+    assert!(matches!(systemd.manager("StartTransientUnit", &[]).unwrap(), Answer::Values(_)));
+    assert_eq!(systemd.ended.len(), MAX_ENDED);
+    assert!(systemd.ended.iter().all(|(job, result)| job.len() + result.len() <= MAX_END));
+    // The newest are those that are kept.
+    let newest = format!("/job/{}", 3 * MAX_ENDED - 1);
+    assert_eq!(systemd.job_result(&newest).unwrap(), "done");
+    let error = systemd.job_result("/job/none").unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid, "{error}");
+    assert!(systemd.input.len() <= wire::MAX_MESSAGE, "{}", systemd.input.len());
+    drop(systemd);
+    thread.join().unwrap();
+}
+
 /// Neither silence, nor endless talk about something else, holds a command up for ever.
 #[test]
 fn a_peer_that_never_answers() {
