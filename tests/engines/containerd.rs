@@ -32,6 +32,8 @@ impl Containerd {
         let daemon = Command::new("containerd")
             .arg("--config")
             .arg(&config)
+            // Shims write into it: theirs is the daemon's.
+            .current_dir(place.dir.path())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
