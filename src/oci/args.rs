@@ -339,9 +339,10 @@ pub(super) struct ExecArgs {
     /// AppArmor profile
     #[arg(long, value_name = "PROFILE")]
     pub(super) apparmor: Option<String>,
-    /// A cgroup below the container's that is there already
-    #[arg(long, value_name = "PATH")]
-    pub(super) cgroup: Option<String>,
+    /// A cgroup below the container's that is there already. With cgroup v1 also for some controllers alone, and then
+    /// several times
+    #[arg(long, value_name = "[CONTROLLER,...:]PATH")]
+    pub(super) cgroup: Vec<String>,
     /// Unix socket that gets the master side of the terminal
     #[arg(long, value_name = "SOCKET")]
     pub(super) console_socket: Option<PathBuf>,

@@ -1,5 +1,7 @@
 //! Further processes in a container.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::bundle::Bundle;
@@ -112,4 +114,110 @@ fn a_created_container_takes_a_process() {
     assert_eq!(bundle.good(["exec", "c1", "ls", "/bin/true"]), "/bin/true\n");
     assert_eq!(bundle.status("c1"), "created");
     bundle.good(["delete", "c1"]);
+}
+
+/// Groups below the container's, made by the test in some hierarchies: they go with the container.
+struct Below<'a> {
+    bundle: &'a Bundle,
+}
+
+impl Below<'_> {
+    /// The mount points of the hierarchies, with the controllers of v1 ones, or nothing for v2.
+    fn hierarchies() -> Vec<(String, String)> {
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let groups = lines.filter(|fields| fields[2].starts_with("cgroup"));
+        groups
+            .map(|fields| {
+                let own = if fields[2] == "cgroup2" { "" } else { fields[1].rsplit('/').next().unwrap() };
+                (fields[1].to_owned(), own.to_owned())
+            })
+            .collect()
+    }
+
+    fn make(&self, mount: &str, name: &str) {
+        std::fs::create_dir(Path::new(mount).join(&self.bundle.tag).join(name)).unwrap();
+    }
+
+    /// A new set of CPUs of v1 is empty.
+    fn fill(&self, mount: &str, name: &str) {
+        let own = Path::new(mount).join(&self.bundle.tag);
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            std::fs::write(own.join(name).join(file), std::fs::read(own.join(file)).unwrap()).unwrap();
+        }
+    }
+
+    /// Where a process that is added is, by the controllers of the hierarchy; "" is v2.
+    fn places(&self, args: &[&str]) -> Vec<(String, String)> {
+        let all: Vec<&str> =
+            ["exec"].iter().chain(args).chain(&["c1", "cat", "/proc/self/cgroup"]).copied().collect();
+        let said = self.bundle.good(all);
+        let lines = said.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
+        lines.map(|fields| (fields[1].to_owned(), fields[2].to_owned())).collect()
+    }
+}
+
+#[test]
+fn a_process_enters_the_groups_that_it_is_given() {
+    let bundle = Bundle::new("exec sleep 1000");
+    bundle.change(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        // So that the paths are the host's.
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+    });
+    bundle.good(["run", "-d", "c1"]);
+    let below = Below { bundle: &bundle };
+    let own = format!("/{}", bundle.tag);
+    let hierarchies = Below::hierarchies();
+    for (mount, _) in &hierarchies {
+        below.make(mount, "all");
+    }
+    // An own one for the two controllers, where they have hierarchies to themselves.
+    let apart: Vec<_> = hierarchies.iter().filter(|(_, name)| name == "memory" || name == "pids").collect();
+    for (mount, _) in &apart {
+        below.make(mount, "some");
+    }
+    if let Some((mount, _)) = hierarchies.iter().find(|(_, name)| name == "cpuset") {
+        let said = bundle.bad(255, ["exec", "--cgroup", "all", "c1", "true"]);
+        assert!(said.contains("has no CPUs"), "{said}");
+        below.fill(mount, "all");
+    }
+    assert!(below.places(&[]).iter().all(|(_, path)| *path == own));
+    for asked in ["all", "/all", "./all"] {
+        let places = below.places(&["--cgroup", asked]);
+        assert!(places.iter().all(|(_, path)| *path == format!("{own}/all")), "{places:?}");
+    }
+    if apart.len() == 2 {
+        let wanted = |name: &str| match name {
+            "memory" | "pids" => format!("{own}/some"),
+            "freezer" => format!("{own}/all"),
+            _ => own.clone(),
+        };
+        let places = below.places(&["--cgroup", "memory,pids:some", "--cgroup", "freezer:/all"]);
+        assert!(places.len() > 3 && places.iter().all(|(name, path)| *path == wanted(name)), "{places:?}");
+        // In one hierarchy alone it would be without the limits of the others.
+        let said = bundle.bad(255, ["exec", "--cgroup", "some", "c1", "true"]);
+        assert!(
+            said.contains("there is no group some below") && said.contains("name the controllers"),
+            "{said}"
+        );
+        let said = bundle.bad(255, ["exec", "--cgroup", "imaginary:some", "c1", "true"]);
+        assert!(said.contains("no controller \"imaginary\"") && said.contains("memory"), "{said}");
+    } else {
+        let said = bundle.bad(255, ["exec", "--cgroup", "memory:all", "c1", "true"]);
+        assert!(said.contains("give the path without a controller"), "{said}");
+    }
+    for (asked, part) in [
+        (&["all/../.."][..], "does not lead to a group below"),
+        (&["memory:../../.."], "--cgroup memory:../../..:"),
+        (&["missing"], "there is no group missing below"),
+        (&["all", "all"], "each needs its controllers"),
+        (&["memory:all", "memory:all"], "memory is there twice"),
+    ] {
+        let flags = asked.iter().flat_map(|path| ["--cgroup", path]);
+        let all: Vec<&str> = ["exec"].into_iter().chain(flags).chain(["c1", "true"]).collect();
+        let said = bundle.bad(255, all);
+        assert!(said.contains(part), "{said}");
+    }
+    bundle.good(["delete", "-f", "c1"]);
 }

@@ -1,5 +1,6 @@
 //! A group: a directory of the same path in every hierarchy.
 
+mod below;
 mod claim;
 mod entry;
 mod kill;

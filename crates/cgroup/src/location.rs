@@ -226,7 +226,11 @@ impl Location {
     pub fn admit(&self, group: &Cgroup, pid: i32) -> Result<()> {
         match &self.scope {
             _ if group.takes_clones() => Ok(()),
-            Some(scope) => scope.attach(pid),
+            Some(scope) => {
+                scope.attach(pid)?;
+                // One below the scope's is the user's own business.
+                if self.path() == Some(group.path()) { Ok(()) } else { group.add(pid) }
+            }
             None => group.add(pid),
         }
     }

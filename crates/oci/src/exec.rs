@@ -3,7 +3,7 @@
 mod user;
 
 use std::os::fd::AsFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 use rustix::io::Errno;
@@ -32,8 +32,9 @@ pub struct Exec {
     pub pidfd_socket: Option<PathBuf>,
     /// What the program has as descriptors 3, 4 and so on.
     pub extra: Extra,
-    /// A group below the container's: `[CONTROLLER:]PATH`.
-    pub cgroup: Option<String>,
+    /// Groups below the container's: one `PATH` for all hierarchies, or several `CONTROLLER[,CONTROLLER...]:PATH`. None is
+    /// the container's own.
+    pub cgroup: Vec<String>,
     /// Run it in a paused container too; it starts when that is resumed.
     pub ignore_paused: bool,
 }
@@ -117,12 +118,12 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
     };
     let plan = ExecPlan::new(&process, &spec, &context)?;
     let signals = if how.detach { None } else { Some(Signals::take()?) };
-    let cgroup = group(&container, how.cgroup.as_deref())?;
+    let cgroup = group(&container, &how.cgroup)?;
     let agent = SeccompAgent::of(&spec)?;
     let made = spawn(&container, &plan, &process, how, status, cgroup.as_ref());
     let Execed { pid, pidfd, started, console } = match made {
         // Of v2, a group with groups below it takes no process: the container has made some for itself.
-        Err(error) if how.cgroup.is_none() && error.errno() == Some(Errno::BUSY) => {
+        Err(error) if how.cgroup.is_empty() && error.errno() == Some(Errno::BUSY) => {
             let cgroup = group_of_init(&container)?;
             spawn(&container, &plan, &process, how, status, cgroup.as_ref())?
         }
@@ -212,23 +213,54 @@ fn check_console(how: &Exec, has_terminal: bool) -> Result<(), Error> {
     }
 }
 
-/// The container's group, or the one below it that is asked for.
-fn group(container: &Container, asked: Option<&str>) -> Result<Option<Cgroup>, Error> {
-    let Some(asked) = asked else { return container.cgroup() };
-    let invalid = |why: &str| Error::invalid(format!("--cgroup {asked}: {why}"));
-    let own = container.record.cgroup.path().ok_or_else(|| invalid("the container has no cgroup"))?;
-    if asked.contains(':') {
-        let why = "a group of one controller is not supported: give the path alone, which is that of all controllers";
-        return Err(Error::new(Kind::Unsupported, format!("--cgroup {asked}: {why}")));
+/// The container's group, or those below it that are asked for.
+fn group(container: &Container, asked: &[String]) -> Result<Option<Cgroup>, Error> {
+    let own = container.cgroup()?;
+    if asked.is_empty() {
+        return Ok(own);
     }
-    let below = Path::new(asked.trim_start_matches('/'));
-    if below.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Err(invalid("the path must lead to a group below the container's"));
-    }
-    let path = own.join(below);
-    Cgroup::open(&Layout::detect()?, &path)
+    let own = own.ok_or_else(|| Error::invalid("--cgroup: the container has no cgroup"))?;
+    let below = match places(asked)? {
+        Places::All(path) => own.below(path),
+        Places::Each(places) => own.below_each(&places),
+    };
+    below
         .map(Some)
-        .map_err(|error| Error::from(error).while_doing(format_args!("--cgroup {asked}")))
+        .map_err(|error| Error::from(error).while_doing(format_args!("--cgroup {}", asked.join(" "))))
+}
+
+/// Where below a container's group a process is to be.
+#[derive(Debug, PartialEq)]
+enum Places<'a> {
+    All(&'a Path),
+    Each(Vec<(&'a str, &'a Path)>),
+}
+
+/// One `PATH`, or several `CONTROLLER[,CONTROLLER...]:PATH`.
+fn places(asked: &[String]) -> Result<Places<'_>, Error> {
+    if let [path] = asked
+        && !path.contains(':')
+    {
+        return Ok(Places::All(Path::new(path)));
+    }
+    let mut places: Vec<(&str, &Path)> = Vec::new();
+    for text in asked {
+        let Some((controllers, path)) = text.split_once(':') else {
+            let why = "with several places each needs its controllers: CONTROLLER[,CONTROLLER...]:PATH";
+            return Err(Error::invalid(format!("--cgroup {text}: {why}")));
+        };
+        for controller in controllers.split(',') {
+            if controller.is_empty() {
+                let why = "a controller has no name: give CONTROLLER[,CONTROLLER...]:PATH, or PATH alone";
+                return Err(Error::invalid(format!("--cgroup {text}: {why}")));
+            }
+            if places.iter().any(|(other, _)| *other == controller) {
+                return Err(Error::invalid(format!("--cgroup {text}: {controller} is there twice")));
+            }
+            places.push((controller, Path::new(path)));
+        }
+    }
+    Ok(Places::Each(places))
 }
 
 /// The v2 group that the first process is in now.
@@ -314,5 +346,33 @@ impl Changes {
         sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
         process.set_capabilities(Some(sets));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_a_process() {
+        let read = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(ToString::to_string).collect();
+            places(&texts).map(|places| format!("{places:?}")).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&["/a/b"]).unwrap(), r#"All("/a/b")"#);
+        assert_eq!(
+            read(&["cpu,memory:a", "name=systemd:"]).unwrap(),
+            r#"Each([("cpu", "a"), ("memory", "a"), ("name=systemd", "")])"#
+        );
+        for (texts, part) in [
+            (&["a", "b"][..], "--cgroup a: with several places"),
+            (&["cpu:a", "b"], "--cgroup b: with several places"),
+            (&[":a"], "--cgroup :a: a controller has no name"),
+            (&["cpu,:a"], "a controller has no name"),
+            (&["cpu:a", "memory,cpu:b"], "cpu is there twice"),
+        ] {
+            let said = read(texts).unwrap_err();
+            assert!(said.contains(part), "{said}");
+        }
     }
 }
