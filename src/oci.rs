@@ -98,7 +98,7 @@ fn perform(global: &Global, command: Command) -> Result<u8, Error> {
             print(&format!("{state:#}\n"))?;
         }
         Command::Update(args) => {
-            vaquita_oci::update(&host, &Id::new(&args.id)?, &update::changes(&args)?)?;
+            vaquita_oci::update(&host, &Id::new(&args.id)?, &update::changes(*args)?)?;
         }
     }
     Ok(0)

@@ -198,7 +198,7 @@ pub(super) struct Update {
     /// Id of the container
     pub(super) id: String,
     /// Take all changes from this JSON file, or from standard input for "-": an object as linux.resources in config.json.
-    /// Other options have no effect then
+    /// Other options but those of schemas have no effect then
     #[arg(long, short, value_name = "FILE", allow_hyphen_values = true)]
     pub(super) resources: Option<PathBuf>,
     /// Weight of block IO, 10 to 1000

@@ -7,17 +7,26 @@ use rustix::io::Errno;
 use serde_json::{Value, json};
 use vaquita_oci::{Error, Kind};
 
-use super::args::Update;
+use super::args;
 
-/// From the options or the file.
-pub(super) fn changes(args: &Update) -> Result<Value, Error> {
-    if args.l3_cache_schema.is_some() || args.mem_bw_schema.is_some() {
-        let message = "--l3-cache-schema and --mem-bw-schema are not supported: give the schema in linux.intelRdt at create";
-        return Err(Error::new(Kind::Unsupported, message));
+/// From the options, or the file and those that no file can have.
+pub(super) fn changes(args: args::Update) -> Result<vaquita_oci::Update, Error> {
+    let resources = match &args.resources {
+        Some(path) => read(path)?,
+        None => resources(&args),
+    };
+    if resources.is_null() && args.l3_cache_schema.is_none() && args.mem_bw_schema.is_none() {
+        return Err(Error::new(Kind::Invalid, "no limit to change is given: see --help"));
     }
-    if let Some(path) = &args.resources {
-        return read(path);
-    }
+    Ok(vaquita_oci::Update {
+        resources,
+        l3_cache_schema: args.l3_cache_schema,
+        mem_bw_schema: args.mem_bw_schema,
+    })
+}
+
+/// From the options; null without any.
+fn resources(args: &args::Update) -> Value {
     let mut changes = json!({
         "memory": {
             "limit": args.memory,
@@ -46,10 +55,10 @@ pub(super) fn changes(args: &Update) -> Result<Value, Error> {
         }
         sections.retain(|_, section| section.as_object().is_some_and(|section| !section.is_empty()));
         if sections.is_empty() {
-            return Err(Error::new(Kind::Invalid, "no limit to change is given: see --help"));
+            return Value::Null;
         }
     }
-    Ok(changes)
+    changes
 }
 
 fn read(path: &Path) -> Result<Value, Error> {

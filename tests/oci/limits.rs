@@ -46,13 +46,33 @@ fn limits_are_set_and_changed() {
         (&["--blkio-weight", "70000"], "--blkio-weight"),
         (&["--cpuset-cpus", "4000"], "cpuset"),
         (&["-r", "/nonexistent"], "No such file"),
-        (&["--l3-cache-schema", "L3:0=f"], "linux.intelRdt"),
+        (&["--mem-bw-schema", "L3:0=f"], "memBwSchema"),
+        (&["--l3-cache-schema", "L3:0=f\nMB:0=1"], "l3CacheSchema"),
     ] {
         let all: Vec<&str> = ["update", "c1"].iter().chain(args).copied().collect();
         let said = bundle.bad(1, all);
         assert!(said.contains(part), "{said}");
     }
     assert_eq!((memory().as_str(), pids().as_str()), ("100663296", "60"));
+    bundle.good(["delete", "-f", "c1"]);
+}
+
+/// The kernel, and not the command line, says whether caches and memory bandwidth can be divided here.
+#[test]
+fn schemas_need_resctrl() {
+    let bundle = Bundle::new("exec sleep 1000");
+    bundle.good(["run", "-d", "c1"]);
+    let has_resctrl = std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" - resctrl ");
+    for flag in [["--l3-cache-schema", "L3:99=f"], ["--mem-bw-schema", "MB:99=10"]] {
+        let said = bundle.bad(1, ["update", flag[0], flag[1], "c1"]);
+        let part = if has_resctrl { "schemata" } else { "linux.intelRdt: no resctrl filesystem is mounted" };
+        assert!(said.contains(part), "{said}");
+    }
+    // Before any other limit is changed.
+    let pids = || bundle.limit("pids", "pids.max", "pids.max");
+    let before = pids();
+    bundle.bad(1, ["update", "--pids-limit", "7", "--l3-cache-schema", "L3:99=f", "c1"]);
+    assert_eq!(pids(), before);
     bundle.good(["delete", "-f", "c1"]);
 }
 

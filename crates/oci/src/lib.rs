@@ -53,7 +53,7 @@ pub use spec::write_spec;
 pub use start::start;
 pub use state::{Container, Init, Record, Status};
 pub use store::Host;
-pub use update::update;
+pub use update::{Update, update};
 
 /// The version of the runtime specification that is implemented.
 pub const SPEC_VERSION: &str = "1.3.0";

@@ -8,22 +8,39 @@ use vaquita_runtime::{Context, Plan, document};
 use crate::state::CONFIG;
 use crate::{Container, Error, Host, Id, Kind, Status};
 
-/// Changes the limits that are in `changes`: a JSON object as `linux.resources` of the specification. A limit of 0 stays as
-/// it is, as with runc; rules for devices replace those that there are.
+/// What is changed of a container.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    /// Limits: a JSON object as `linux.resources` of the specification, or null. A limit of 0 stays as it is, as with runc;
+    /// rules for devices replace those that there are.
+    pub resources: Value,
+    /// `linux.intelRdt.l3CacheSchema`.
+    pub l3_cache_schema: Option<String>,
+    /// `linux.intelRdt.memBwSchema`.
+    pub mem_bw_schema: Option<String>,
+}
+
+/// Changes the limits of a container.
 ///
 /// # Errors
-/// [`Kind::NotRunning`] for a container that has stopped; [`Kind::Invalid`] for what is no resource; those of the kernel.
-pub fn update(host: &Host, id: &Id, changes: &Value) -> Result<(), Error> {
+/// [`Kind::NotRunning`] for a container that has stopped; [`Kind::Invalid`] for what is no resource;
+/// [`Kind::Unsupported`] for schemas on a host without resctrl; those of the kernel.
+pub fn update(host: &Host, id: &Id, how: &Update) -> Result<(), Error> {
     let container = Container::lock(host, id)?;
     if container.progress()? == Status::Stopped {
         return Err(Error::new(Kind::NotRunning, "container not running: it has no limits to change"));
     }
-    let changes = without_zeros(changes);
     let mut config: Value = container
         .directory
         .read(CONFIG)?
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .ok_or_else(|| Error::new(Kind::Other, "the container's config.json is gone"))?;
+    // First: what this host may lack altogether.
+    schemas(&container, how, &mut config)?;
+    if how.resources.is_null() {
+        return Ok(());
+    }
+    let changes = without_zeros(&how.resources);
     let before = config.pointer("/linux/resources").cloned().unwrap_or_default();
     let mut resources = resources(&with_partners(&changes, &before))?;
     let devices = changes.get("devices").filter(|list| list.as_array().is_none_or(|list| !list.is_empty()));
@@ -39,6 +56,33 @@ pub fn update(host: &Host, id: &Id, changes: &Value) -> Result<(), Error> {
     }
     container.record.cgroup.update(&Layout::detect()?, &resources)?;
     container.directory.replace(CONFIG, config.to_string().as_bytes())
+}
+
+/// Caches and memory bandwidth. Written down at once: a class that was made is removed with the container.
+fn schemas(container: &Container, how: &Update, config: &mut Value) -> Result<(), Error> {
+    let given = [("l3CacheSchema", &how.l3_cache_schema), ("memBwSchema", &how.mem_bw_schema)];
+    let change: Map<String, Value> = given
+        .into_iter()
+        .filter_map(|(field, schema)| Some((field.to_owned(), Value::String(schema.clone()?))))
+        .filter(|(_, schema)| schema != "")
+        .collect();
+    if change.is_empty() {
+        return Ok(());
+    }
+    let change = Value::Object(change);
+    let asked = document::parse("schemas", change.to_string().as_bytes())?;
+    let tasks = tasks(&container.processes()?);
+    vaquita_runtime::resctrl::update(&container.spec()?, container.id().as_str(), &asked, &tasks)?;
+    if let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
+        merge(linux.entry("intelRdt").or_insert_with(|| Value::Object(Map::new())), &change);
+    }
+    container.directory.replace(CONFIG, config.to_string().as_bytes())
+}
+
+/// The threads of these processes: each is in a class of its own choice.
+fn tasks(pids: &[i32]) -> Vec<i32> {
+    let threads = pids.iter().filter_map(|pid| std::fs::read_dir(format!("/proc/{pid}/task")).ok());
+    threads.flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn resources(changes: &Value) -> Result<Resources, Error> {

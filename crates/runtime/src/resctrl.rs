@@ -31,6 +31,20 @@ pub fn remove(spec: &Spec, id: &str) -> Result<(), Error> {
     }
 }
 
+/// Gives the class of the container of that id other schemas, those of `change`. One without a class gets its own, which
+/// the `tasks` (thread ids, as the caller's PID namespace has them) enter; [`remove`] needs the changed specification then.
+///
+/// # Errors
+/// [`crate::Kind::Unsupported`] without a mounted resctrl filesystem; [`crate::Kind::Kernel`] names what the kernel
+/// refused, with its reason in words.
+pub fn update(spec: &Spec, id: &str, change: &LinuxIntelRdt, tasks: &[i32]) -> Result<(), Error> {
+    let context = Context { id: Some(id.to_owned()), ..Context::default() };
+    let change = Class::new(change, &context)?;
+    let asked = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+    let class = asked.map(|asked| Class::new(asked, &context)).transpose()?;
+    Tree::find()?.update(class.as_ref(), &change, tasks)
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Class {
@@ -188,6 +202,24 @@ impl Tree {
             made.tree.mkdir(&class.path("mon_groups").join(group))?;
         }
         Ok(made)
+    }
+
+    fn update(self, class: Option<&Class>, change: &Class, tasks: &[i32]) -> Result<(), Error> {
+        if let Some(class) = class {
+            let lines: Vec<&str> =
+                [&change.cache, &change.bandwidth].into_iter().flatten().map(String::as_str).collect();
+            return self.write(&class.path("schemata"), &lines);
+        }
+        let mut made = self.make(change)?;
+        for task in tasks.iter().copied().filter_map(rustix::process::Pid::from_raw) {
+            match made.assign(task) {
+                // It has ended.
+                Err(error) if error.errno() == Some(Errno::SRCH) => {}
+                other => other?,
+            }
+        }
+        made.keep();
+        Ok(())
     }
 
     fn remove(&self, class: &Class, with_class: bool) -> Result<(), Error> {

@@ -147,3 +147,17 @@ fn what_cannot_be_is_refused_by_name() {
         assert!(error.to_string().starts_with("linux.intelRdt: no resctrl filesystem is mounted"), "{error}");
     }
 }
+
+#[test]
+fn a_class_gets_other_schemas() {
+    let fake = Fake::new();
+    let change = class(r#"{"l3CacheSchema":"L3:0=3","memBwSchema":"MB:0=40"}"#).unwrap();
+    let gold = class(r#"{"closID":"gold"}"#).unwrap();
+    fake.tree().update(Some(&gold), &change, &[]).unwrap();
+    assert!(fake.read("gold/schemata").ends_with("L3:0=3\nMB:0=40\n"), "{}", fake.read("gold/schemata"));
+    assert!(!fake.is_there("box"));
+    // A container without a class enters one of its own.
+    fake.tree().update(None, &change, &[7, 8]).unwrap();
+    assert_eq!(fake.read("box/schemata"), "L3:0=3\nMB:0=40\n");
+    assert_eq!(fake.read("box/tasks"), "7\n8\n");
+}
