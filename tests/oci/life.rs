@@ -182,3 +182,30 @@ fn the_entering_binary_is_sealed() {
     assert!(!mounts.lines().any(|line| line.starts_with(&format!("{} ", id.stx_mnt_id))));
     bundle.good(["delete", "c1"]);
 }
+
+/// runtime.md: `process` is needed by start, and by start alone.
+#[test]
+fn a_container_without_a_process_is_created_and_not_started() {
+    let bundle = Bundle::new("true");
+    bundle.change(|spec| drop(spec.as_object_mut().unwrap().remove("process")));
+    let missing = "process is not set in config.json";
+    assert!(bundle.bad(1, ["run", "c"]).contains(missing));
+    bundle.good(["create", "c"]);
+    assert_eq!(bundle.status("c"), "created");
+    assert!(bundle.state("c")["pid"].as_i64().unwrap() > 0);
+    for _ in 0..2 {
+        assert!(bundle.bad(1, ["start", "c"]).contains(missing));
+        assert_eq!(bundle.status("c"), "created");
+    }
+    // Others can run in it, as in any that was created.
+    let process = serde_json::json!({"args": ["/bin/echo", "x"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+    std::fs::write(bundle.path("process.json"), process.to_string()).unwrap();
+    assert_eq!(bundle.good(["exec", "-p", bundle.path("process.json").to_str().unwrap(), "c"]), "x\n");
+    assert_eq!(bundle.good(["exec", "c", "/bin/echo", "y"]), "y\n");
+    bundle.good(["update", "--pids-limit", "50", "c"]);
+    bundle.good(["kill", "c", "KILL"]);
+    bundle.await_status("c", "stopped");
+    bundle.good(["delete", "c"]);
+    bundle.good(["create", "c"]);
+    bundle.good(["delete", "c"]);
+}

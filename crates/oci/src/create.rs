@@ -12,7 +12,7 @@ use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::socket::Listener;
 
 use crate::extra::Extra;
-use crate::state::{CONFIG, FILES, Init, Record, START, STATE};
+use crate::state::{CONFIG, FILES, Init, Record, START, STATE, stand_in};
 use crate::store::Directory;
 use crate::{Container, Error, Host, Id, console, hooks, rootless};
 
@@ -60,6 +60,8 @@ pub(crate) struct Request {
     pub(crate) bundle: PathBuf,
     config: Vec<u8>,
     pub(crate) spec: Spec,
+    /// The process of `spec` is none of the configuration's.
+    pub(crate) has_no_process: bool,
 }
 
 impl Request {
@@ -68,11 +70,16 @@ impl Request {
             .map_err(|error| Error::io(format!("getcwd() for {:?}", how.bundle), &error))?;
         let config = document::read(&bundle.join(CONFIG))?;
         let mut spec = document::parse_spec(CONFIG, &config)?;
+        let has_no_process = spec.process().is_none();
+        if has_no_process {
+            // Nothing but start needs one (runtime.md, "Start").
+            spec.set_process(Some(stand_in()));
+        }
         if let Some(process) = spec.process_mut() {
             crate::ambient::limit(host, process);
             how.extra.announce(process);
         }
-        Ok(Self { bundle, config, spec })
+        Ok(Self { bundle, config, spec, has_no_process })
     }
 
     /// What is to be made of it.
@@ -289,6 +296,7 @@ fn record(host: &Host, id: &Id, request: &Request, is_rootless: bool) -> Result<
         init: None,
         shares_pids: !has_own_pids,
         has_start_work: has_start_hooks || has_agent,
+        has_no_process: request.has_no_process,
         hooks: hooks.filter(|_| has_late_hooks).cloned(),
     })
 }

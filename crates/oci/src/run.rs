@@ -27,6 +27,9 @@ pub struct Run {
 /// As those of create and start; nothing is left behind.
 pub fn run(host: &Host, id: &Id, how: &Run) -> Result<i32, Error> {
     let request = Request::read(host, &how.create)?;
+    if request.has_no_process {
+        return Err(start::no_process());
+    }
     check_console(how, request.has_terminal())?;
     // Blocked before there is a child, so that none is missed; a new process unblocks them for itself.
     let signals = if how.detach { None } else { Some(Signals::take()?) };

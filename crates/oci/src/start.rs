@@ -28,12 +28,20 @@ pub fn start(host: &Host, id: &Id) -> Result<(), Error> {
         }
         _ => return Err(Error::new(Kind::Status, "cannot start an already running container")),
     }
+    if container.record.has_no_process {
+        return Err(no_process());
+    }
     let init = container.init()?.ok_or_else(Error::not_running)?;
     let spec = if container.record.has_start_work { Some(container.spec()?) } else { None };
     let cgroup = if spec.is_some() { container.cgroup()? } else { None };
     let socket = vaquita_sys::socket::connect(container.directory.file(START))?;
     go(host, &container, spec.as_ref(), (init.as_fd(), cgroup.as_ref()), StartHandle::from_fd(socket))?;
     container.directory.forget(START)
+}
+
+/// What the specification wants of start then (runtime.md, "Start").
+pub(crate) fn no_process() -> Error {
+    Error::invalid("process is not set in config.json: there is no program to start")
 }
 
 /// Runs what comes before the word, gives it, and runs what comes after. A process that cannot be started is ended.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::{Hooks, Process, Spec};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -40,6 +40,9 @@ pub struct Record {
     /// Whether its start needs its configuration.
     #[serde(default)]
     pub has_start_work: bool,
+    /// Whether its configuration names no process: it can be created, and not started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_no_process: bool,
     /// Those that run at its end and after its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
@@ -219,7 +222,9 @@ impl Container {
     /// Those of reading it.
     pub fn spec(&self) -> Result<Spec, Error> {
         let path = self.directory.file(CONFIG);
-        Ok(vaquita_runtime::document::read_spec(&path)?)
+        let mut spec = vaquita_runtime::document::read_spec(&path)?;
+        self.record.complete(&mut spec);
+        Ok(spec)
     }
 
     /// Its state, as the specification and `runc state` have it.
@@ -253,6 +258,13 @@ impl Record {
         })
     }
 
+    /// A configuration without a process gets one that waits in its place, and is nothing to be executed.
+    pub(crate) fn complete(&self, spec: &mut Spec) {
+        if self.has_no_process && spec.process().is_none() {
+            spec.set_process(Some(stand_in()));
+        }
+    }
+
     pub(crate) fn encode(&self) -> Result<Vec<u8>, Error> {
         serde_json::to_vec(self).map_err(|error| Error::new(Kind::Other, format!("state.json: {error}")))
     }
@@ -268,6 +280,14 @@ impl Record {
             "annotations": self.annotations,
         })
     }
+}
+
+/// The process of a container that has none: it has no rights, and its program is a directory.
+pub(crate) fn stand_in() -> Process {
+    let mut process = Process::default();
+    process.set_args(Some(vec!["/".to_owned()])).set_cwd("/".into()).set_env(None);
+    process.set_capabilities(None).set_rlimits(None).set_no_new_privileges(Some(true));
+    process
 }
 
 impl Init {

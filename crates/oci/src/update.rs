@@ -93,7 +93,8 @@ fn resources(changes: &Value) -> Result<Resources, Error> {
 
 /// With what every container may use besides.
 fn device_rules(container: &Container, config: &Value) -> Result<Vec<DeviceRule>, Error> {
-    let spec = document::parse_spec(CONFIG, config.to_string().as_bytes())?;
+    let mut spec = document::parse_spec(CONFIG, config.to_string().as_bytes())?;
+    container.record.complete(&mut spec);
     let context = Context {
         bundle: container.record.bundle.clone(),
         id: Some(container.id().to_string()),
