@@ -15,7 +15,7 @@ use vaquita_cgroup::Driver;
 use vaquita_oci::{Changes, Container, Create, Error, Exec, Extra, Host, Id, Run, User, What};
 use vaquita_sys::signal::Signal;
 
-use self::args::{Cli, Command, CreateArgs, ExecArgs, Format, Global};
+use self::args::{Cli, Command, CreateArgs, ExecArgs, Format, Global, Rootless};
 use crate::terminal;
 
 /// Runs `vaquita-oci` with these arguments, under the name it was called by.
@@ -186,7 +186,12 @@ fn exit_code(code: i32) -> u8 {
 
 fn host(global: &Global) -> Host {
     let driver = if global.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs };
-    Host { root: global.root.clone().unwrap_or_else(default_root), driver, warn: log::warning }
+    let rootless = match global.rootless {
+        Rootless::Auto => None,
+        Rootless::True => Some(true),
+        Rootless::False => Some(false),
+    };
+    Host { root: global.root.clone().unwrap_or_else(default_root), driver, rootless, warn: log::warning }
 }
 
 fn default_root() -> PathBuf {

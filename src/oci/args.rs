@@ -34,15 +34,23 @@ pub(super) struct Global {
     /// Accepted for other programs' sake: errors always say all that is known
     #[arg(long)]
     pub(super) debug: bool,
-    /// Work as for an ordinary user [default: auto]
-    #[arg(long, value_name = "true|false|auto", value_parser = ["true", "false", "auto"], hide_possible_values = true)]
-    pub(super) rootless: Option<String>,
+    /// Whether a new container does without cgroups that are not permitted, if it asks for no limits; auto: for ordinary
+    /// users, and in a user namespace to which no cgroups were given
+    #[arg(long, value_name = "true|false|auto", default_value = "auto", hide_possible_values = true)]
+    pub(super) rootless: Rootless,
     /// The program that checkpoint and restore use
     #[arg(long, value_name = "FILE", default_value = "criu")]
     pub(super) criu: PathBuf,
     /// Let systemd make the cgroups; cgroupsPath is then "slice:prefix:name"
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(super) enum Rootless {
+    Auto,
+    False,
+    True,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]

@@ -167,3 +167,127 @@ fn t09_no_path_to_a_cgroup_is_writable_in_a_rootless_container() {
         assert!(options.split(',').any(|option| option == "ro"), "{line}");
     }
 }
+
+/// Groups that were given to the user, in every hierarchy; they are gone when this is.
+struct Delegated {
+    dirs: Vec<PathBuf>,
+}
+
+impl Delegated {
+    fn new(tag: &str) -> Self {
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let lines = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let mounts =
+            lines.filter(|fields| fields[2].starts_with("cgroup")).map(|fields| fields[1].to_owned());
+        let this = Self { dirs: mounts.map(|mount| Path::new(&mount).join(tag)).collect() };
+        for dir in &this.dirs {
+            // The caller's own group, too: a process is moved between groups that are both the user's.
+            for dir in [dir.clone(), dir.join("engine")] {
+                std::fs::create_dir(&dir).unwrap();
+                // A set of no CPUs takes no process.
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    let above = std::fs::read(dir.parent().unwrap().join(file));
+                    if let (Ok(value), true) = (above, dir.to_str().unwrap().contains("/cpuset/")) {
+                        std::fs::write(dir.join(file), value).unwrap();
+                    }
+                }
+                for name in ["", "cgroup.procs", "tasks", "cgroup.subtree_control"] {
+                    let path = dir.join(name);
+                    if path.exists() {
+                        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+                    }
+                }
+            }
+        }
+        this
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        for dir in &self.dirs {
+            for dir in [dir.join("engine"), dir.clone()] {
+                if let Err(error) = std::fs::remove_dir(&dir)
+                    && !std::thread::panicking()
+                {
+                    panic!("{dir:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// Whether it can be made there, or must be moved there, a process that is added is in the container's group.
+#[test]
+fn what_an_ordinary_user_executes_is_in_the_containers_group() {
+    let own = Own::new("sleep 1000");
+    let tag = own.bundle.tag.clone();
+    let delegated = Delegated::new(&tag);
+    own.bundle.change(|spec| {
+        spec["linux"]["cgroupsPath"] = json!(format!("/{tag}/c"));
+        spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "cgroup");
+    });
+    let engine: Vec<PathBuf> = delegated.dirs.iter().map(|dir| dir.join("engine/cgroup.procs")).collect();
+    // From the group that was given to the user.
+    let inside = |args: &[&str]| {
+        let script = r#"for file in $GROUPS_OF_IT; do echo $$ > $file || exit 99; done; exec setpriv --reuid 65534 \
+            --regid 65534 --clear-groups "$@""#;
+        let files: Vec<&str> = engine.iter().map(|file| file.to_str().unwrap()).collect();
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(&own.program).arg("--root").arg(own.bundle.root()).args(args);
+        command.env("GROUPS_OF_IT", files.join(" ")).current_dir(own.bundle.path("")).stdin(Stdio::null());
+        let [out, err] = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+        command.stdout(out.reopen().unwrap()).stderr(err.reopen().unwrap());
+        let status = command.status().unwrap();
+        let said = std::fs::read_to_string(err.path()).unwrap();
+        assert!(status.success(), "{args:?}: {said}");
+        std::fs::read_to_string(out.path()).unwrap()
+    };
+    inside(&["run", "-d", "c"]);
+    let said = inside(&["exec", "c", "cat", "/proc/self/cgroup"]);
+    let path = format!(":/{tag}/c");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.len() >= delegated.dirs.len(), "{said}");
+    assert!(lines.iter().all(|line| line.ends_with(&path)), "{said}");
+    inside(&["delete", "--force", "c"]);
+}
+
+/// As engines of ordinary users call it: root of a user namespace, to whom no group was given.
+#[test]
+fn root_of_a_user_namespace_does_without_the_groups_that_it_may_not_make() {
+    let own = Own::new("id -u");
+    own.bundle.change(|spec| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "user");
+        spec["linux"]["uidMappings"] = json!([]);
+        spec["linux"]["gidMappings"] = json!([]);
+    });
+    let inside = |flags: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user"]).arg(&own.program).arg("--root").arg(own.bundle.root());
+        command.args(flags).args(["run", "c"]).uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
+        command.current_dir(own.bundle.path("")).env_clear().env("PATH", "/usr/bin:/bin");
+        command.output().unwrap()
+    };
+    for flags in [&[][..], &["--rootless", "auto"], &["--rootless=true"]] {
+        let output = inside(flags);
+        assert!(output.status.success(), "{flags:?}: {output:?}");
+        assert_eq!(output.stdout, b"0\n");
+    }
+    let said = String::from_utf8(inside(&["--rootless=false"]).stderr).unwrap();
+    assert!(said.contains("control group: mkdirat(") && said.contains("Permission denied"), "{said}");
+    // A limit is not left out.
+    own.bundle.change(|spec| spec["linux"]["resources"]["pids"] = json!({"limit": 5}));
+    let said = String::from_utf8(inside(&[]).stderr).unwrap();
+    assert!(said.contains("no control group is delegated"), "{said}");
+    assert_eq!(std::fs::read_dir(own.bundle.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn root_of_the_host_has_no_permissions_to_ignore() {
+    let bundle = Bundle::new("true");
+    let said = bundle.bad(1, ["--rootless=true", "run", "c"]);
+    assert!(said.contains("--rootless true") && said.contains("give auto or false"), "{said}");
+    bundle.good(["--rootless=false", "run", "c"]);
+    assert!(bundle.bad(1, ["--rootless=maybe", "list"]).contains("'maybe'"));
+}

@@ -136,6 +136,26 @@ impl Location {
         Ok(Self { driver, path, scope, created_parents: Vec::new(), rootless: true })
     }
 
+    /// Where container `id` of a user namespace's root has its group: as [`Self::new`] where the hierarchies seen here are
+    /// that root's to change, as in a container that is a whole system; as [`Self::rootless`] elsewhere, as below an engine
+    /// of an ordinary user.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn in_user_namespace(
+        layout: &Layout,
+        driver: Driver,
+        cgroups_path: Option<&Path>,
+        id: &str,
+    ) -> Result<Self> {
+        let location = match rootless::owns_all(layout)? {
+            true => Self::new(driver, cgroups_path, id)?,
+            false => Self::rootless(layout, driver, cgroups_path, id)?,
+        };
+        // No root of such a namespace may load a filter for devices, or make one that matters.
+        Ok(Self { rootless: true, ..location })
+    }
+
     /// Who makes it.
     #[must_use]
     pub fn driver(&self) -> Driver {

@@ -6,12 +6,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::io::Errno;
 use vaquita_cgroup::{Cgroup, Layout, Location, Placed, Resources};
 use vaquita_runtime::{Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document};
+use vaquita_sys::ns;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::socket::Listener;
 
 use crate::extra::Extra;
+use crate::rootless::Groups;
 use crate::state::{CONFIG, FILES, Init, Record, START, STATE, stand_in};
 use crate::store::Directory;
 use crate::{Container, Error, Host, Id, console, hooks, rootless};
@@ -161,7 +164,7 @@ pub(crate) fn make(
 
 /// Takes the id and writes down what is about to be made.
 pub(crate) fn prepare(host: &Host, id: &Id, request: &Request) -> Result<Container, Error> {
-    let record = record(host, id, request, rootless::is_needed()?)?;
+    let record = record(host, id, request, rootless::groups(host)?)?;
     let directory = Directory::make(host, id)?;
     let written = directory
         .write_new(CONFIG, &request.config)
@@ -214,10 +217,17 @@ fn make_in(
 ) -> Result<Created, Error> {
     let spec = &request.spec;
     let path = &container.record.rootfs;
-    let rootfs = if plan.has_own_mounts() {
-        vaquita_runtime::rootfs::open(path)?
-    } else {
-        vaquita_runtime::rootfs::open_directory(path)?
+    let open = || match plan.has_own_mounts() {
+        true => vaquita_runtime::rootfs::open(path),
+        false => vaquita_runtime::rootfs::open_directory(path),
+    };
+    let rootfs = match open() {
+        // The mounts that this root of a user namespace sees are still those of others.
+        Err(error) if error.errno() == Some(Errno::PERM) && ns::is_in_user_namespace()? => {
+            rootless::take_mounts()?;
+            open()?
+        }
+        other => other?,
     };
     let start_socket = match start {
         Start::Socket => Some(Listener::bind(container.directory.file(START))?),
@@ -266,7 +276,7 @@ fn make_in(
 }
 
 /// What is about to be made.
-fn record(host: &Host, id: &Id, request: &Request, is_rootless: bool) -> Result<Record, Error> {
+fn record(host: &Host, id: &Id, request: &Request, groups: Groups) -> Result<Record, Error> {
     let spec = &request.spec;
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
@@ -289,9 +299,12 @@ fn record(host: &Host, id: &Id, request: &Request, is_rootless: bool) -> Result<
         created: jiff::Timestamp::now().to_string(),
         owner: rustix::process::geteuid().as_raw(),
         annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
-        cgroup: match is_rootless {
-            true => Location::rootless(&Layout::detect()?, host.driver, path, id.as_str())?,
-            false => Location::new(host.driver, path, id.as_str())?,
+        cgroup: match groups {
+            Groups::Root => Location::new(host.driver, path, id.as_str())?,
+            Groups::Ordinary => Location::rootless(&Layout::detect()?, host.driver, path, id.as_str())?,
+            Groups::AsGiven => {
+                Location::in_user_namespace(&Layout::detect()?, host.driver, path, id.as_str())?
+            }
         },
         init: None,
         shares_pids: !has_own_pids,

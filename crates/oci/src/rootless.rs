@@ -15,12 +15,45 @@ use vaquita_sys::ns;
 use vaquita_sys::process::{CloneFlags, Idle};
 use vaquita_sys::procfs::Procfs;
 
-use crate::{Error, Kind};
+use crate::{Error, Host, Kind};
 
 /// Whether the caller lacks what it takes to make containers as root does. Root of a user namespace does not.
 pub(crate) fn is_needed() -> Result<bool, Error> {
     let own = cap::held().map_err(|errno| Error::kernel("capget", errno))?;
     Ok(!own.effective.contains(Capability::SYS_ADMIN))
+}
+
+/// Whose cgroups a new container has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Groups {
+    /// Root's. What is not permitted is an error.
+    Root,
+    /// Those that an ordinary user can have; none at all where nothing is delegated, and limits are refused then.
+    Ordinary,
+    /// Of root of a user namespace: as the cgroups that are there allow.
+    AsGiven,
+}
+
+/// As the host says, or as is possible.
+///
+/// # Errors
+/// [`Kind::Unsupported`] for those of an ordinary user when the caller is root of the host.
+pub(crate) fn groups(host: &Host) -> Result<Groups, Error> {
+    match host.rootless {
+        Some(false) => Ok(Groups::Root),
+        _ if is_needed()? => Ok(Groups::Ordinary),
+        wanted => match (ns::is_in_user_namespace()?, wanted) {
+            (true, Some(_)) => Ok(Groups::Ordinary),
+            (true, None) => Ok(Groups::AsGiven),
+            (false, None) => Ok(Groups::Root),
+            // Such a container would be without a device filter, and root's could make any device.
+            (false, Some(_)) => Err(Error::new(
+                Kind::Unsupported,
+                "--rootless true: root of the host is permitted every cgroup, and containers of root need theirs: give auto \
+                 or false",
+            )),
+        },
+    }
 }
 
 /// The container, as it is made by somebody who is in its user namespace already.
@@ -59,6 +92,11 @@ pub(crate) fn enter(spec: &Spec) -> Result<(), Error> {
     };
     ns::setns(joined.as_fd(), ns::Kind::User)
         .map_err(|errno| Error::kernel("setns(<user namespace>, CLONE_NEWUSER)", errno))?;
+    take_mounts()
+}
+
+/// Gives this process, which must have one thread, a mount namespace of its user namespace.
+pub(crate) fn take_mounts() -> Result<(), Error> {
     ns::unshare(CloneFlags::NEWNS).map_err(|errno| Error::kernel("unshare(CLONE_NEWNS)", errno))
 }
 

@@ -17,6 +17,8 @@ pub struct Host {
     pub root: PathBuf,
     /// Who makes the cgroups of new containers.
     pub driver: Driver,
+    /// Whether new containers have the cgroups that an ordinary user can have, if any, or those of root; none is found out.
+    pub rootless: Option<bool>,
     /// Tells of what failed and changes nothing: hooks that run after the fact.
     pub warn: fn(&Error),
 }

@@ -26,6 +26,16 @@ pub(super) fn writable(layout: &Layout, id: &str) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
+/// Whether the caller may make groups at the top of every hierarchy, and move processes there.
+pub(super) fn owns_all(layout: &Layout) -> Result<bool> {
+    for hierarchy in layout.hierarchies() {
+        if !may_write(&hierarchy.mount)? || !may_write(&hierarchy.mount.join("cgroup.procs"))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The caller's group in the v2 hierarchy, from its root; none where v2 is not the only one with controllers.
 pub(crate) fn own_group(layout: &Layout) -> Result<Option<PathBuf>> {
     if !layout.is_v2() {
