@@ -30,11 +30,11 @@ pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
     let parsed = Cli::command().bin_name(name).try_get_matches_from(all);
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
-        Err(error) => return misused(name, &error),
+        Err(error) => return misused(name, arguments, &error),
     };
     log::set_up(name, &cli.global);
     let what = cli.command.what();
-    let failed = if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 };
+    let failed = failure(what.split(' ').next().unwrap_or_default());
     match perform(&cli.global, cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -220,7 +220,7 @@ fn print(text: &str) -> Result<(), Error> {
 }
 
 /// Help and version, or one line that says what is wrong.
-fn misused(name: &str, error: &clap::Error) -> ExitCode {
+fn misused(name: &str, arguments: &[OsString], error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     let text = error.render();
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
@@ -240,12 +240,20 @@ fn misused(name: &str, error: &clap::Error) -> ExitCode {
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     let usage =
         text.lines().find_map(|line| line.strip_prefix("Usage: ")?.strip_prefix(name)?.strip_prefix(' '));
-    let command = usage.and_then(|usage| usage.split(' ').next());
-    let command = command.filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
+    let definition = Cli::command();
+    let is_command = |word: &&str| definition.find_subcommand(word).is_some();
+    let command = usage.and_then(|usage| usage.split(' ').next()).filter(is_command);
+    // Of a wrong value no usage is shown.
+    let command = command.or_else(|| arguments.iter().filter_map(|word| word.to_str()).find(is_command));
     let line = match command {
         Some(command) => format!("{name}: {command}: {said}; see {name} {command} --help\n"),
         None => format!("{name}: {said}; see {name} --help\n"),
     };
     let _ = terminal::err(&line);
-    ExitCode::FAILURE
+    ExitCode::from(failure(command.unwrap_or_default()))
+}
+
+/// What a command that failed exits with: that of runc.
+fn failure(command: &str) -> u8 {
+    if command == "exec" { 255 } else { 1 }
 }

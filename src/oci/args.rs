@@ -418,6 +418,12 @@ pub(super) struct CheckpointArgs {
     /// Files of a pre-dump before, relative to the directory of the files
     #[arg(long, value_name = "DIR")]
     pub(super) parent_path: Option<PathBuf>,
+    /// Link files that were removed back into place, where that is possible
+    #[arg(long)]
+    pub(super) link_remap: bool,
+    /// Leave out TCP connections that are being made
+    #[arg(long)]
+    pub(super) tcp_skip_in_flight: bool,
     /// Send the memory to a page server
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) page_server: Option<String>,
@@ -441,6 +447,9 @@ pub(super) struct RestoreArgs {
     /// Write the pid of the first process here
     #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,
+    /// Refused: CRIU restores no terminal of another process
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    pub(super) console_socket: Option<PathBuf>,
     /// Accepted for other programs' sake: CRIU makes the root
     #[arg(long)]
     pub(super) no_pivot: bool,

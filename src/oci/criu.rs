@@ -17,6 +17,10 @@ pub(super) fn checkpoint(program: &Path, args: CheckpointArgs) -> Result<Checkpo
             })?;
         criu.options.extend(["--page-server", "--address", address, "--port", port].map(str::to_owned));
     }
+    for (option, is_on) in [("--link-remap", args.link_remap), ("--skip-in-flight", args.tcp_skip_in_flight)]
+    {
+        criu.options.extend(is_on.then(|| option.to_owned()));
+    }
     if let Some(fd) = args.status_fd {
         criu.options.extend(["--status-fd".to_owned(), fd.to_string()]);
     }
@@ -29,6 +33,10 @@ pub(super) fn checkpoint(program: &Path, args: CheckpointArgs) -> Result<Checkpo
 }
 
 pub(super) fn restore(program: &Path, args: RestoreArgs) -> Result<Restore, Error> {
+    if args.console_socket.is_some() {
+        let message = "--console-socket: a terminal cannot be restored; restore the container without one";
+        return Err(Error::new(Kind::Unsupported, message));
+    }
     let mut criu = common(program, args.criu)?;
     for (option, value) in
         [("--lsm-profile", args.lsm_profile), ("--lsm-mount-context", args.lsm_mount_context)]

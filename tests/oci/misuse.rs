@@ -29,7 +29,9 @@ fn misuse_gets_one_line_with_the_way_out() {
         (&["create", "c1", "--fly"], &["'--fly'", "--help"]),
         (&["create", "c1", "c2"], &["'c2'"]),
         (&["exec", "c1"], &["COMMAND"]),
-        (&["list", "--format", "xml"], &["xml", "json", "table"]),
+        (&["list", "--format", "xml"], &["list: ", "xml", "json", "table"]),
+        (&["--debug", "update", "c1", "--memory", "-5"], &["update: ", "'-5'", "update --help"]),
+        (&["restore", "c1", "--console-socket", "x"], &["--console-socket", "without one"]),
         (&["events", "c1", "--interval", "5"], &["--interval", "5s"]),
         (
             &["run", "c1", "--bundle", "/nonexistent"],
@@ -38,7 +40,8 @@ fn misuse_gets_one_line_with_the_way_out() {
         (&["spec"], &["exists", "remove it"]),
     ] {
         let output = bundle.oci(args);
-        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        let code = if args.first() == Some(&"exec") { 255 } else { 1 };
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.starts_with("vaquita-oci: "), "{said}");
@@ -112,4 +115,74 @@ fn without_a_criu_that_works_a_checkpoint_is_refused_and_the_container_runs_on()
     assert_eq!(bundle.status("c1"), "running");
     bundle.good(["delete", "-f", "c1"]);
     assert!(bundle.bad(1, ["checkpoint", "c1"]).contains("does not exist"));
+}
+
+/// What engines see, in the order in which it is done, and what runc 1.3.6 exits with where that is something else.
+#[test]
+fn exit_codes_are_those_of_runc() {
+    let bundle = Bundle::new("exec sleep 1000");
+    let table: &[(&[&str], i32, Option<i32>)] = &[
+        // runc prints its help.
+        (&[], 1, Some(0)),
+        (&["fly"], 1, Some(3)),
+        (&["list", "--fly"], 1, None),
+        (&["list", "--format", "xml"], 1, None),
+        (&["state"], 1, None),
+        (&["state", "c"], 1, None),
+        (&["start", "c"], 1, None),
+        (&["kill", "c"], 1, None),
+        (&["pause", "c"], 1, None),
+        (&["delete", "c"], 1, None),
+        (&["delete", "--force", "c"], 0, None),
+        (&["exec", "c", "true"], 255, None),
+        (&["state", "../c"], 1, None),
+        (&["create", "c"], 0, None),
+        (&["create", "c"], 1, None),
+        (&["run", "c"], 1, None),
+        (&["exec", "c", "true"], 0, None),
+        (&["ps", "c"], 0, None),
+        (&["start", "c"], 0, None),
+        (&["start", "c"], 1, None),
+        (&["delete", "c"], 1, None),
+        (&["exec", "c"], 255, None),
+        (&["exec", "c", "sh", "-c", "exit 7"], 7, None),
+        (&["exec", "c", "sh", "-c", "kill -9 $$"], 137, None),
+        (&["exec", "c", "nothing"], 255, None),
+        (&["exec", "--cwd", "/bin/true", "c", "true"], 255, None),
+        (&["kill", "c", "BOGUS"], 1, None),
+        (&["kill", "c", "0"], 0, None),
+        (&["pause", "c"], 0, None),
+        (&["pause", "c"], 1, None),
+        (&["exec", "c", "true"], 255, None),
+        (&["resume", "c"], 0, None),
+        (&["resume", "c"], 1, None),
+        // Nothing to change is a slip.
+        (&["update", "c"], 1, Some(0)),
+        (&["update", "--memory", "x", "c"], 1, None),
+        (&["events", "--stats", "c"], 0, None),
+        (&["list"], 0, None),
+        (&["list", "-q"], 0, None),
+        (&["kill", "c", "KILL"], 0, None),
+        (&["kill", "c"], 1, None),
+        (&["start", "c"], 1, None),
+        (&["exec", "c", "true"], 255, None),
+        (&["pause", "c"], 1, None),
+        (&["ps", "c"], 0, None),
+        (&["state", "c"], 0, None),
+        (&["delete", "c"], 0, None),
+        (&["run", "-b", "/nonexistent", "c"], 1, None),
+        (&["spec"], 1, None),
+        (&["features"], 0, None),
+        (&["--help"], 0, None),
+        (&["--version"], 0, None),
+    ];
+    for (args, code, _) in table {
+        let output = bundle.oci(*args);
+        assert_eq!(output.status.code(), Some(*code), "{args:?}: {output:?}");
+        if *args == ["kill", "c", "KILL"] {
+            bundle.await_status("c", "stopped");
+        }
+    }
+    // An entry is for a difference.
+    assert!(table.iter().all(|(_, ours, theirs)| *theirs != Some(*ours)));
 }
