@@ -60,6 +60,7 @@ pub(super) enum LogFormat {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(super) enum Command {
     /// Write a running container to files, by CRIU
     Checkpoint(Box<CheckpointArgs>),
