@@ -7,6 +7,7 @@ mod units;
 mod update;
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,7 +21,10 @@ use crate::terminal;
 
 /// Runs `vaquita-oci` with these arguments, under the name it was called by.
 pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
-    if arguments.iter().any(|argument| ENTERING.iter().any(|name| argument == name))
+    let is_entering = |argument: &OsString| {
+        vaquita_entry::ENTERING.iter().any(|name| argument.as_bytes() == name.to_bytes())
+    };
+    if arguments.iter().any(is_entering)
         && let Err(error) = vaquita_oci::seal()
     {
         let _ = terminal::err(&format!("{name}: cannot protect this program from containers: {error}\n"));
@@ -43,10 +47,6 @@ pub(crate) fn main(name: &'static str, arguments: &[OsString]) -> ExitCode {
         }
     }
 }
-
-/// Commands whose processes enter a container. Where an argument that means something else is one of the words, more is
-/// done than needed.
-const ENTERING: &[&str] = &["create", "exec", "run"];
 
 fn perform(global: &Global, command: Command) -> Result<u8, Error> {
     let host = host(global);

@@ -11,11 +11,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vaquita-proto", &[]),
     ("vaquita-testing", &[]),
     ("vaquita-pause", &[]),
+    ("vaquita-entry", &[]),
     ("vaquita-sys", &[]),
     ("vaquita-cgroup", &["vaquita-sys"]),
     ("vaquita-runtime", &["vaquita-cgroup", "vaquita-pause", "vaquita-sys"]),
     ("vaquita-shim", &["vaquita-cgroup", "vaquita-runtime", "vaquita-sys"]),
-    ("vaquita-oci", &["vaquita-cgroup", "vaquita-runtime", "vaquita-sys"]),
+    ("vaquita-oci", &["vaquita-cgroup", "vaquita-entry", "vaquita-runtime", "vaquita-sys"]),
     ("vaquita-image", &["vaquita-sys"]),
     ("vaquita-net", &["vaquita-sys"]),
     (

@@ -7,17 +7,16 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{FsWord, Mode, OFlags, SealFlags};
+use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
+use vaquita_entry::{OTHERS, OVERLAYFS_SUPER_MAGIC};
 use vaquita_sys::mount::{Attributes, Filesystem};
 use vaquita_sys::process::{CStrArray, execveat, sealed_self};
 
 use crate::Error;
-
-/// linux/magic.h.
-const OVERLAYFS_SUPER_MAGIC: FsWord = 0x794c_7630;
 
 /// Whether this process runs from a file that cannot be written through it.
 ///
@@ -38,7 +37,7 @@ pub fn is_sealed() -> Result<bool, Error> {
 }
 
 /// Starts this program again from a sealed place, with the same arguments and environment, unless it runs from one. Returns
-/// then; any work that was done before is done twice otherwise.
+/// then; any work that was done before is done twice otherwise. Mostly `vaquita_entry` has done so before.
 ///
 /// # Errors
 /// When neither way works: a process that is not sealed must not enter a container.
@@ -70,9 +69,10 @@ fn in_overlay() -> Result<OwnedFd, Error> {
         return Err(Error::kernel(format!("open({path:?})"), Errno::NOENT));
     };
     let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY)?;
-    // Without a writable layer there must be two. Any other directory will do that is not on the way to this one; procfs
-    // takes no part in overlays.
-    let other = OTHERS.iter().find_map(|other| open(other, OFlags::PATH | OFlags::DIRECTORY).ok());
+    // Without a writable layer there must be two.
+    let other = OTHERS
+        .iter()
+        .find_map(|other| open(OsStr::from_bytes(other.to_bytes()), OFlags::PATH | OFlags::DIRECTORY).ok());
     let other = other.ok_or_else(|| Error::kernel(format!("open({OTHERS:?})"), Errno::NOENT))?;
     let layers = [&directory, &other].map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let overlay = Filesystem::open("overlay")?;
@@ -83,8 +83,6 @@ fn in_overlay() -> Result<OwnedFd, Error> {
         .map_err(|errno| Error::kernel(format!("openat(<overlay>, {name:?})"), errno))?;
     Ok(file)
 }
-
-const OTHERS: [&str; 2] = ["/sys/kernel", "/dev"];
 
 fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Error> {
     let path = path.as_ref();
