@@ -32,6 +32,8 @@ impl Podman {
         {
             command.arg(flag).arg(self.place.path(name));
         }
+        // conmon writes a file "oom" into its working directory.
+        command.current_dir(self.place.dir.path());
         command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]);
         command.args(args).env("CONTAINERS_CONF", self.place.path("containers.conf")).stdin(Stdio::null());
         command
