@@ -8,5 +8,6 @@ mod container;
 mod devices;
 mod labels;
 mod limits;
+mod owner;
 mod refusals;
 mod scopes;

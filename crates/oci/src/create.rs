@@ -17,7 +17,7 @@ use crate::extra::Extra;
 use crate::rootless::Groups;
 use crate::state::{CONFIG, FILES, Init, Record, START, STATE, stand_in};
 use crate::store::Directory;
-use crate::{Container, Error, Host, Id, console, hooks, rootless};
+use crate::{Container, Error, Host, Id, console, hooks, owner, rootless};
 
 /// How a container is made.
 #[derive(Debug, Default)]
@@ -256,6 +256,7 @@ fn make_in(
         placed.settle(init.pid)?;
         container.record.init = Some(init);
         container.save()?;
+        owner::give(spec, plan, placed.cgroup(), init.pid)?;
         if let Some((path, master)) = how.console_socket.as_ref().zip(created.console.as_ref()) {
             console::send_terminal(path, master)?;
         }

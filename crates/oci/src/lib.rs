@@ -25,6 +25,7 @@ mod hooks;
 mod id;
 mod kill;
 mod list;
+mod owner;
 mod pause;
 mod rootless;
 mod run;

@@ -141,6 +141,12 @@ impl Plan {
         &self.device_rules
     }
 
+    /// Whether the container is in another user namespace than the caller.
+    #[must_use]
+    pub fn has_other_users(&self) -> bool {
+        self.namespaces.contains_key(&ns::Kind::User)
+    }
+
     /// Whether the container has a mount namespace of its own. Otherwise (`linux.namespaces` without `mount`, or with a
     /// path) its root filesystem must be a directory, as [`crate::rootfs::open_directory`] gives it: the container's process
     /// makes a tree of mounts that is in no namespace, and changes its root there (chroot(2)).
