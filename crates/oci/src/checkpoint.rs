@@ -6,18 +6,24 @@
 
 mod arguments;
 mod mountpoint;
+mod stdio;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::process::Pid;
 use vaquita_cgroup::Layout;
+use vaquita_sys::mount::{MountInfo, parse_mountinfo};
+use vaquita_sys::procfs::Procfs;
 
 use self::mountpoint::Mountpoint;
 use crate::create::{Create, Request, place, prepare, write_pid_file};
 use crate::foreground::Signals;
 use crate::state::Init;
 use crate::{Container, Error, Host, Id, Kind, Status};
+
+/// Of what a container's mountinfo may have, in bytes.
+const LONGEST_TABLE: usize = 16 << 20;
 
 /// Where a checkpoint is, and what CRIU is allowed; its manual explains each.
 #[derive(Clone, Debug, Default)]
@@ -76,9 +82,14 @@ pub fn checkpoint(host: &Host, id: &Id, how: &Checkpoint) -> Result<(), Error> {
     let spec = container.spec()?;
     let pid = container.record.init.map_or(0, |init| init.pid);
     make_directory(&how.criu.images)?;
+    let procfs = Procfs::host()?;
+    let mounts = mounts(&procfs, pid)?;
+    let names = stdio::names(&procfs, pid, &mounts)?;
     let mut arguments = arguments::dump(how, pid, &container.record.rootfs);
-    arguments.extend(arguments::external_on_dump(&spec, &Layout::detect()?)?);
-    call(&how.criu, &arguments, "dump.log")?;
+    arguments.extend(arguments::external_on_dump(&spec, &Layout::detect()?, &mounts)?);
+    arguments.extend(stdio::on_dump(&names));
+    call(&how.criu, &arguments, "dump.log", &[])?;
+    stdio::write(&how.criu.images, &names)?;
     if how.leave_running || how.pre_dump {
         return Ok(());
     }
@@ -119,23 +130,45 @@ fn restore_in(container: &mut Container, how: &Restore, request: &Request) -> Re
     let layout = Layout::detect()?;
     let plan = request.plan(container.id())?;
     let mut placed = place(container, &layout, &request.spec, &plan)?;
+    if let Some(cgroup) = placed.cgroup() {
+        // Before anything of it runs: nobody else does it here.
+        cgroup.set_devices(plan.device_rules())?;
+    }
     let root = Mountpoint::make(container.directory.file("criu-root"), &container.record.rootfs)?;
-    let pid_file = container.directory.file("criu.pid");
-    let mut arguments = arguments::restore(how, root.path(), &pid_file, container.record.cgroup.path());
+    let pid_file = Temporary(container.directory.file("criu.pid"));
+    let mut arguments = arguments::restore(how, root.path(), &pid_file.0, container.record.cgroup.path());
     arguments.extend(arguments::external_on_restore(&request.spec, &layout)?);
-    call(&how.criu, &arguments, "restore.log")?;
-    let text = std::fs::read_to_string(&pid_file)
-        .map_err(|error| Error::io(format!("read({pid_file:?})"), &error))?;
+    call(&how.criu, &arguments, "restore.log", &stdio::read(&how.criu.images)?)?;
+    let text = std::fs::read_to_string(&pid_file.0)
+        .map_err(|error| Error::io(format!("read({:?})", pid_file.0), &error))?;
     let pid = text.trim().parse().ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| Error::new(Kind::Other, format!("CRIU wrote {text:?} and no pid")))?;
     let init = Init::new(pid)?;
     container.record.init = Some(init);
     container.save()?;
     placed.settle(init.pid)?;
+    crate::owner::give(&request.spec, &plan, placed.cgroup(), init.pid)?;
     if let Some(path) = &how.create.pid_file {
         write_pid_file(path, init.pid)?;
     }
     Ok(init)
+}
+
+/// A file that goes when this is dropped, if it is there.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The mounts that the process sees.
+fn mounts(procfs: &Procfs, pid: i32) -> Result<Vec<MountInfo>, Error> {
+    let table = procfs.read(format!("{pid}/mountinfo"), LONGEST_TABLE)?;
+    parse_mountinfo(&table).map_err(|line| {
+        Error::new(Kind::Other, format!("line {line:?} of /proc/{pid}/mountinfo does not read"))
+    })
 }
 
 fn make_directory(path: &Path) -> Result<(), Error> {
@@ -172,8 +205,12 @@ fn check(criu: &Criu) -> Result<(), Error> {
     ))
 }
 
-fn call(criu: &Criu, arguments: &[String], log: &str) -> Result<(), Error> {
-    let output = Command::new(&criu.program).args(arguments).stdin(Stdio::null()).output();
+/// `streams` are names of what CRIU gets of the caller's own standard streams.
+fn call(criu: &Criu, arguments: &[String], log: &str, streams: &[String]) -> Result<(), Error> {
+    let mut command = Command::new(&criu.program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    stdio::on_restore(&mut command, streams);
+    let output = command.spawn().and_then(std::process::Child::wait_with_output);
     let output = output.map_err(|error| Error::io(format!("execve({:?})", criu.program), &error))?;
     if output.status.success() {
         return Ok(());
@@ -185,9 +222,9 @@ fn call(criu: &Criu, arguments: &[String], log: &str) -> Result<(), Error> {
     Err(Error::new(Kind::Other, format!("criu failed ({}): {said}; see {path:?}", output.status)))
 }
 
-/// The last complaint of a log, or its last line.
+/// The last complaint of a log that says more than that it failed, or its last line.
 fn last_error(log: &str) -> String {
-    let is_error = |line: &&str| line.contains("Error (");
+    let is_error = |line: &&str| line.contains("Error (") && !line.ends_with("FAILED.");
     let line = log.lines().rev().find(is_error).or_else(|| log.lines().last());
     line.unwrap_or("it says nothing").trim().to_owned()
 }
@@ -198,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_last_error_of_a_log_counts() {
-        let log = "(00.1) Error (a.c:1): first\n(00.2) Error (b.c:2): second\nDumping FAILED.\n";
+        let log = "(00.1) Error (a.c:1): first\n(00.2) Error (b.c:2): second\n(00.3) Error (c.c:3): Dumping FAILED.\nDumping FAILED.\n";
         assert_eq!(last_error(log), "(00.2) Error (b.c:2): second");
         assert_eq!(last_error("one\ntwo\n"), "two");
         assert_eq!(last_error(""), "it says nothing");

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use vaquita_cgroup::{Layout, Version};
+use vaquita_sys::mount::MountInfo;
 
 use super::{Checkpoint, Criu, Restore};
 use crate::Error;
@@ -41,10 +42,19 @@ pub(super) fn restore(how: &Restore, root: &Path, pid_file: &Path, cgroup: Optio
 }
 
 /// What is not the container's when it is written: `mnt[DESTINATION]:NAME` and `KIND[INODE]:NAME`.
-pub(super) fn external_on_dump(spec: &Spec, layout: &Layout) -> Result<Vec<String>, Error> {
+pub(super) fn external_on_dump(
+    spec: &Spec,
+    layout: &Layout,
+    seen: &[MountInfo],
+) -> Result<Vec<String>, Error> {
     let mut arguments = Vec::new();
     for (destination, _) in mounts(spec, layout) {
         arguments.extend(["--external".to_owned(), format!("mnt[{destination}]:{destination}")]);
+    }
+    // Files are masked with /dev/null; directories with a filesystem that is the container's.
+    let masked = masked(spec).iter().map(Path::new);
+    for path in masked.filter(|path| seen.iter().any(|mount| mount.mount_point == *path && is_null(mount))) {
+        arguments.extend(["--external".to_owned(), format!("mnt[{}]:/dev/null", text(path))]);
     }
     for (kind, path) in joined(spec) {
         let stat = std::fs::metadata(path).map_err(|error| Error::io(format!("stat({path:?})"), &error))?;
@@ -58,6 +68,9 @@ pub(super) fn external_on_restore(spec: &Spec, layout: &Layout) -> Result<Vec<St
     let mut arguments = Vec::new();
     for (destination, source) in mounts(spec, layout) {
         arguments.extend(["--external".to_owned(), format!("mnt[{destination}]:{source}")]);
+    }
+    if !masked(spec).is_empty() {
+        arguments.extend(["--external".to_owned(), "mnt[/dev/null]:/dev/null".to_owned()]);
     }
     if let Some((kind, path)) = joined(spec).next() {
         // criu(8) takes those by descriptors that it inherits, which a program started by name does not get.
@@ -82,7 +95,7 @@ fn common(criu: &Criu, log: &str) -> Vec<String> {
     arguments
 }
 
-/// Bind mounts, the hierarchies of v1 and the mask, with their sources.
+/// Bind mounts and the hierarchies of v1, with their sources.
 fn mounts(spec: &Spec, layout: &Layout) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for mount in spec.mounts().iter().flatten() {
@@ -100,11 +113,16 @@ fn mounts(spec: &Spec, layout: &Layout) -> Vec<(String, String)> {
             }
         }
     }
-    let masked = spec.linux().as_ref().and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
-    if !masked.is_empty() {
-        all.push(("/dev/null".to_owned(), "/dev/null".to_owned()));
-    }
     all
+}
+
+fn masked(spec: &Spec) -> &[String] {
+    spec.linux().as_ref().and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default()
+}
+
+/// Whether it is a mount of the host's /dev/null.
+fn is_null(mount: &MountInfo) -> bool {
+    mount.root.ends_with("null") && matches!(mount.fs_type.as_str(), "devtmpfs" | "tmpfs")
 }
 
 /// Network and PID namespaces at a path.
@@ -170,8 +188,11 @@ mod tests {
             {"destination": "/proc", "type": "proc", "source": "proc"}]}"#;
         let spec = serde_json::from_str(text).unwrap();
         let layout = Layout::detect().unwrap();
-        let dumped = external_on_dump(&spec, &layout).unwrap().join(" ");
-        assert_eq!(dumped, "--external mnt[/data]:/data --external mnt[/dev/null]:/dev/null");
+        let seen = "50 49 0:6 /null /proc/keys rw,nosuid master:2 - devtmpfs udev rw\n";
+        let seen = vaquita_sys::mount::parse_mountinfo(seen.as_bytes()).unwrap();
+        let dumped = external_on_dump(&spec, &layout, &seen).unwrap().join(" ");
+        assert_eq!(dumped, "--external mnt[/data]:/data --external mnt[/proc/keys]:/dev/null");
+        assert_eq!(external_on_dump(&spec, &layout, &[]).unwrap().len(), 2);
         let restored = external_on_restore(&spec, &layout).unwrap().join(" ");
         assert_eq!(restored, "--external mnt[/data]:/srv/data --external mnt[/dev/null]:/dev/null");
     }
