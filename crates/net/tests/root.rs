@@ -559,7 +559,9 @@ fn nft_lists_the_table_as_meant() {
         let at = PortMapping { host_ip: Some("192.0.2.7".parse().unwrap()), ..tcp(53, 5353) };
         let udp = PortMapping { protocol: Protocol::Udp, ..at };
         let _pod = Host::pod(&network, "a", &[tcp(8080, 80), udp]);
-        insta::assert_snapshot!(nft(&["list", "table", "ip", "br0"]));
+        // nft 1.1 has a name for this priority.
+        let table = nft(&["list", "table", "ip", "br0"]);
+        insta::assert_snapshot!(table.replace("hook output priority dstnat", "hook output priority -100"));
     });
 }
 
