@@ -54,6 +54,7 @@ fn live_without(numbers: &[i64]) {
     assert_eq!(container.remove(), Vec::<String>::new(), "without {names:?}");
 }
 
-fn without(numbers: &[i64]) -> impl FnMut(&vaquita_testing::trace::Call) -> Verdict {
+/// What a kernel answers that lacks these calls.
+pub(crate) fn without(numbers: &[i64]) -> impl FnMut(&vaquita_testing::trace::Call) -> Verdict {
     move |call| if numbers.contains(&call.number) { Verdict::Fail(Errno::NOSYS) } else { Verdict::Make }
 }
