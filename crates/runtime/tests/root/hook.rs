@@ -200,6 +200,38 @@ fn a_program_of_the_container_is_confined_like_the_container() {
     }
 }
 
+/// The root is the process's, not whatever lies on top in its mount namespace: with a pivot that is the host's root for a
+/// moment, where the container's program would be looked for, and run, among the host's files.
+#[test]
+fn the_root_of_a_hook_is_that_of_the_process_whatever_lies_over_it() {
+    use std::io::BufRead as _;
+    use std::process::{Command, Stdio};
+    vaquita_testing::require_root();
+    // Its root is where it was; who enters its mount namespace is given the empty tmpfs.
+    let script = "mount -t tmpfs over / && echo covered && read end";
+    let mut process = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "covered\n");
+    let pid = Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    let result =
+        run_inside(&shell("stat -f -c %T /; readlink /proc/self/ns/mnt; exit 3"), b"", pidfd.as_fd());
+    let expected = std::fs::read_link(format!("/proc/{}/ns/mnt", process.id())).unwrap();
+    // The end of its input is the end of it.
+    drop(process.stdin.take());
+    process.wait().unwrap();
+    let text = said(result);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_ne!(lines[0], "tmpfs");
+    assert_eq!(Path::new(lines[1]), expected);
+}
+
 #[test]
 fn hooks_enter_a_user_namespace() {
     let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
