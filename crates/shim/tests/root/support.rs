@@ -38,6 +38,11 @@ pub(crate) struct Container<'a> {
 impl Pod {
     /// A shim without a sandbox.
     pub(crate) async fn empty() -> Self {
+        Self::of(|| File::open(PROGRAM).unwrap().into()).await
+    }
+
+    /// The same, that runs from a file.
+    pub(crate) async fn of(exe: impl FnOnce() -> OwnedFd) -> Self {
         require_root();
         let tag = unique("shim");
         let leaks = Leaks::of(&tag);
@@ -48,7 +53,7 @@ impl Pod {
             .or_else(|_| std::fs::copy(PROGRAM, &program).map(drop))
             .unwrap();
         std::fs::create_dir(dir.path().join("pod")).unwrap();
-        let spawner = Spawner::new(File::open(PROGRAM).unwrap().into());
+        let spawner = Spawner::new(exe());
         let client = spawner.spawn(&dir.path().join("pod")).await.unwrap();
         let events = client.events();
         // An answer means that it is up and has said who it is.
@@ -104,6 +109,11 @@ impl Pod {
     /// A detached mount of the root that all containers of the pod share.
     pub(crate) fn rootfs(&self) -> OwnedFd {
         vaquita_sys::mount::open_tree_clone(rustix::fs::CWD, self.dir.path().join("rootfs"), false).unwrap()
+    }
+
+    /// A file in the root of the containers.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join("rootfs").join(name)
     }
 
     /// The pid of the shim.
@@ -176,6 +186,14 @@ impl Container<'_> {
     /// Joins the PID namespace of the sandbox too, and so outlives its first process.
     pub(crate) fn shared_pid(mut self) -> Self {
         self.request.join.pid = true;
+        self.config["linux"]["namespaces"] = json!([{"type": "mount"}]);
+        self
+    }
+
+    /// Sees all processes of the host, with every capability that helps against them.
+    pub(crate) fn powerful(mut self) -> Self {
+        let all = json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN"]);
+        self.config["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
         self.config["linux"]["namespaces"] = json!([{"type": "mount"}]);
         self
     }
