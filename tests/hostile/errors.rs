@@ -5,7 +5,8 @@
 //!
 //! Continuous integration tries every call with one error after the other, a different one for each; with
 //! `VAQUITA_FAULTS=all` every call fails with every error. The same is done to the ways that are taken where the kernel
-//! lacks the newer calls: those are answered `ENOSYS` from the first to the last, and one of the others fails.
+//! lacks the newer calls: those are answered `ENOSYS` from the first to the last, and one of the others fails (without
+//! `VAQUITA_FAULTS=all` every fifth of them).
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -112,8 +113,10 @@ fn survive(verb: Verb, lacks: &[i64]) {
     first.must(Verb::Create);
     let targets = targets(&scene, verb, lacks);
     let all = std::env::var("VAQUITA_FAULTS").is_ok_and(|value| value == "all");
+    let step = if all || lacks.is_empty() { 1 } else { 5 };
     let cases: Vec<(&Target, Errno)> = targets
         .iter()
+        .step_by(step)
         .enumerate()
         .flat_map(|(number, target)| {
             let errors = if all { &ERRORS[..] } else { std::slice::from_ref(&ERRORS[number % ERRORS.len()]) };
