@@ -200,7 +200,9 @@ unsafe fn by_clone(how: &Clone<'_>) -> core::result::Result<Forked, Errno> {
 /// Puts a process into a v2 cgroup.
 fn enter(cgroup: BorrowedFd<'_>, pid: Pid) -> core::result::Result<(), Errno> {
     use rustix::fs::{Mode, OFlags};
-    let file = rustix::fs::openat(cgroup, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file =
+        rustix::io::retry_on_intr(|| rustix::fs::openat(cgroup, c"cgroup.procs", flags, Mode::empty()))?;
     let mut digits = [0; 12];
     let mut at = digits.len();
     let mut rest = pid.as_raw_nonzero().get().unsigned_abs();

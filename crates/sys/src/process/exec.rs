@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -172,12 +172,14 @@ pub fn sealed_copy(name: &CStr, bytes: &[u8]) -> Result<OwnedFd> {
 /// As [`sealed_copy`], and those of reading `/proc/self/exe`.
 pub fn sealed_self() -> Result<OwnedFd> {
     let name = c"vaquita";
-    let mut exe =
-        File::open("/proc/self/exe").map_err(|error| io_error("open", c"/proc/self/exe", &error))?;
+    let exe = File::open("/proc/self/exe").map_err(|error| io_error("open", c"/proc/self/exe", &error))?;
     let mut file = memfd(name)?;
     let mut buffer = vec![0; 256 << 10];
     loop {
-        match exe.read(&mut buffer).map_err(|error| io_error("read", c"/proc/self/exe", &error))? {
+        // A signal is no reason to give up: the standard library leaves that to who calls.
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(&exe, &mut *buffer))
+            .map_err(|errno| Error::new("read(</proc/self/exe>)".to_owned(), errno))?;
+        match read {
             0 => return seal(file, name),
             n => file.write_all(&buffer[..n]).map_err(|error| io_error("write", name, &error))?,
         }
