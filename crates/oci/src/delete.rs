@@ -39,9 +39,8 @@ pub fn delete(host: &Host, id: &Id, force: bool) -> Result<(), Error> {
             ));
         }
     }
-    if status != Status::Stopped {
-        end(&container)?;
-    }
+    // Also where it has stopped: it may still be on its way out.
+    end(&container)?;
     clear(host, container)
 }
 

@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vaquita_cgroup::{Cgroup, Layout, Location};
-use vaquita_sys::process::{look, open_pidfd};
+use vaquita_sys::process::{Look, look, open_pidfd};
 
 use crate::store::Directory;
 use crate::{Error, Host, Id, Kind, SPEC_VERSION};
@@ -176,12 +176,18 @@ impl Container {
             let is_made = !self.is_ours && self.directory.is_locked()?;
             return Ok(if is_made { Status::Creating } else { Status::Stopped });
         };
-        if !init.lives()? {
-            return Ok(Status::Stopped);
-        }
-        // The process holds the socket until it executes its program.
+        // The process holds the socket until it executes its program, or dies: which of them is asked afterwards.
         let waits = vaquita_sys::socket::is_bound(self.directory.file(START))?;
-        Ok(if waits { Status::Created } else { Status::Running })
+        Ok(match init.look()? {
+            Some(look) if !look.exiting => {
+                if waits {
+                    Status::Created
+                } else {
+                    Status::Running
+                }
+            }
+            _ => Status::Stopped,
+        })
     }
 
     fn is_frozen(&self) -> Result<bool, Error> {
@@ -299,9 +305,14 @@ impl Init {
 
     /// Whether it is there and has not ended.
     pub(crate) fn lives(self) -> Result<bool, Error> {
-        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(false) };
-        let look = look(pid)?;
-        Ok(look.is_some_and(|look| look.start_time == self.start_time && !matches!(look.state, 'Z' | 'X')))
+        Ok(self.look()?.is_some())
+    }
+
+    /// How it is, if it lives.
+    fn look(self) -> Result<Option<Look>, Error> {
+        let Some(pid) = Pid::from_raw(self.pid) else { return Ok(None) };
+        let lives = |look: &Look| look.start_time == self.start_time && !matches!(look.state, 'Z' | 'X');
+        Ok(look(pid)?.filter(lives))
     }
 
     /// A pidfd of it, if it lives.

@@ -106,9 +106,14 @@ pub fn pidfd_pid(pidfd: impl AsFd) -> Result<Option<Pid>> {
 pub struct Look {
     /// Field 3: `R`, `S`, `D`, `T`, and `Z` or `X` for one that has ended.
     pub state: char,
+    /// It is on its way out (`PF_EXITING` of field 9): its files may be closed already, though it is no zombie yet.
+    pub exiting: bool,
     /// Field 22: see [`start_time`].
     pub start_time: u64,
 }
+
+/// include/linux/sched.h. Set before the process closes its files, and kept until it is gone.
+const PF_EXITING: u64 = 0x4;
 
 /// Looks at a process; none when there is none of that pid.
 ///
@@ -120,8 +125,10 @@ pub fn look(pid: Pid) -> Result<Option<Look>> {
     match std::fs::read(&path)
         .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))
     {
-        Ok(stat) => match (parse_state(&stat), parse_start_time(&stat)) {
-            (Some(state), Some(start_time)) => Ok(Some(Look { state, start_time })),
+        Ok(stat) => match (parse_state(&stat), parse_flags(&stat), parse_start_time(&stat)) {
+            (Some(state), Some(flags), Some(start_time)) => {
+                Ok(Some(Look { state, exiting: flags & PF_EXITING != 0, start_time }))
+            }
             _ => Err(Error::refused(call(), Errno::INVAL, "not what proc_pid_stat(5) says")),
         },
         Err(Errno::NOENT | Errno::SRCH) => Ok(None),
@@ -148,11 +155,20 @@ fn parse_state(stat: &[u8]) -> Option<char> {
     stat.get(end + 2).map(|byte| char::from(*byte))
 }
 
+fn parse_flags(stat: &[u8]) -> Option<u64> {
+    parse_number(stat, 9)
+}
+
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
+    parse_number(stat, 22)
+}
+
+/// A field after the name, counted from 1 as in the manual.
+fn parse_number(stat: &[u8], field: usize) -> Option<u64> {
     // The name in parentheses may contain anything, spaces and parentheses too.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = str::from_utf8(&stat[end + 1..]).ok()?;
-    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+    rest.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
 fn wait(pidfd: &impl AsFd, options: WaitIdOptions) -> Result<Option<Exit>> {
@@ -170,6 +186,7 @@ mod tests {
         let stat = b"42 (a) R 1 2 (3) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0";
         assert_eq!(parse_start_time(stat), Some(12345));
         assert_eq!(parse_state(stat), Some('S'));
+        assert_eq!(parse_flags(stat), Some(4194560));
         assert_eq!(parse_state(b"42 (a)"), None);
         assert_eq!(parse_start_time(b""), None);
         assert_eq!(parse_start_time(b"42 (a) R"), None);
