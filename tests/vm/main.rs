@@ -11,4 +11,5 @@ mod labels;
 mod limits;
 mod owner;
 mod refusals;
+mod rootless;
 mod scopes;

@@ -130,9 +130,6 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
         other => other?,
     };
     let told = (|| {
-        if let Some(cgroup) = &cgroup {
-            container.record.cgroup.admit(cgroup, pid.as_raw_nonzero().get())?;
-        }
         started.wait_with(|listener| match agent {
             Some(agent) => agent.send(listener, &container, pid.as_raw_nonzero().get()),
             None => Ok(()),
@@ -174,7 +171,14 @@ fn spawn(
         new_keyring: true,
         parent: ParentOf::Caller,
     };
-    vaquita_runtime::exec(plan, args).map_err(ExecError::Runtime)
+    // Before it executes anything: what it would start first would never be counted.
+    vaquita_runtime::exec_with(plan, args, |pid| match cgroup {
+        Some(cgroup) => {
+            let admitted = container.record.cgroup.admit(cgroup, pid.as_raw_nonzero().get());
+            admitted.map_err(|error| ExecError::Own(error.into()))
+        }
+        None => Ok(()),
+    })
 }
 
 /// With the number of the runtime's error.
@@ -189,6 +193,12 @@ impl ExecError {
             Self::Own(_) => None,
             Self::Runtime(error) => error.errno(),
         }
+    }
+}
+
+impl From<vaquita_runtime::Error> for ExecError {
+    fn from(error: vaquita_runtime::Error) -> Self {
+        Self::Runtime(error)
     }
 }
 

@@ -93,6 +93,31 @@ pub struct Execed {
 /// # Errors
 /// [`crate::Kind::NotFound`] when the container's process is gone; [`crate::Kind::Kernel`] names the step that failed.
 pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
+    exec_with(plan, args, |_| Ok(()))
+}
+
+/// As [`exec`]; `admit` is called with the process when it has joined the container and executes nothing yet: for a caller
+/// whose children are not made in the container's cgroup ([`Cgroup::takes_clones`]), and who moves them there.
+///
+/// # Errors
+/// As [`exec`], and what `admit` says. No process is left behind then.
+pub fn exec_with<E: From<Error>>(
+    plan: &ExecPlan,
+    args: ExecArgs<'_>,
+    admit: impl FnOnce(Pid) -> Result<(), E>,
+) -> Result<Execed, E> {
+    let Spawned { pid, pidfd, start: started, console } = waiting(plan, args)?;
+    if let Err(error) = admit(pid) {
+        let _ = vaquita_sys::signal::send(&pidfd, vaquita_sys::signal::Signal::KILL);
+        let _ = vaquita_sys::process::wait_pidfd(&pidfd);
+        return Err(error);
+    }
+    started.release()?;
+    Ok(Execed { pid, pidfd, started, console })
+}
+
+/// A process that has joined the container and waits.
+fn waiting(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Spawned, Error> {
     let process = &plan.process;
     check_stdio(process, &args.stdio)?;
     let stdio = StdioFds::new(args.stdio)?;
@@ -147,7 +172,5 @@ pub fn exec(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Execed, Error> {
         extra: &extra,
         ..Script::default()
     };
-    let Spawned { pid, pidfd, start: started, console } = spawn::spawn(&script, args.parent, None)?;
-    started.release()?;
-    Ok(Execed { pid, pidfd, started, console })
+    spawn::spawn(&script, args.parent, None)
 }

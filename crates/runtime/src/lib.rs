@@ -38,7 +38,7 @@ mod trees;
 
 pub use create::{CreateArgs, Created, ParentOf, Rendezvous, Stdio, create};
 pub use error::{Error, Kind};
-pub use exec::{ExecArgs, ExecPlan, Execed, exec};
+pub use exec::{ExecArgs, ExecPlan, Execed, exec, exec_with};
 pub use handle::StartHandle;
 pub use plan::mounts::options::MOUNT_OPTIONS;
 pub use plan::{Context, Plan};
