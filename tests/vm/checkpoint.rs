@@ -69,9 +69,7 @@ fn systemd_a_container_goes_on_where_it_was_written() {
     let output = exec.args(["dd", "if=/disk", "of=/dev/null", "count=1"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("Operation not permitted"), "devices are denied as before: {said}");
-    container.oci("kill", &["KILL"]);
-    container.wait_stopped();
-    container.oci("delete", &[]);
+    container.oci("delete", &["--force"]);
     assert!(!container.group().exists());
 }
 
