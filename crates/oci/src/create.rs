@@ -341,9 +341,6 @@ pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
         name.ok_or_else(|| Error::invalid(format!("--pid-file: {path:?} is not the name of a file")))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().as_bytes().is_empty()).unwrap_or(Path::new("."));
     let dir = vaquita_sys::fs::open_dir(dir).map_err(|error| Error::from(error).while_doing("--pid-file"))?;
-    // An earlier one is not replaced: ext4 would write the new one to the disk at once (mount option auto_da_alloc). What
-    // cannot be removed cannot be replaced either, which is told then.
-    let _ = rustix::fs::unlinkat(&dir, name, rustix::fs::AtFlags::empty());
     vaquita_sys::fs::write_atomic(&dir, name, pid.to_string().as_bytes(), 0o644, false)
         .map_err(|error| Error::from(error).while_doing("--pid-file"))
 }
