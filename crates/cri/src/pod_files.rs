@@ -1,6 +1,6 @@
 //! The files that the containers of a pod share: host name, hosts, name servers, shared memory.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use rustix::mount::UnmountFlags;
@@ -31,11 +31,11 @@ pub(crate) fn make(paths: &Paths, id: &str, config: &cri::PodSandboxConfig) -> R
     Ok(())
 }
 
-/// Writes `/etc/hosts`: the host's where the pod has the host's network, else the pod's own name and address.
-pub(crate) fn write_hosts(paths: &Paths, id: &str, name: &str, ip: Option<Ipv4Addr>) -> Result<()> {
-    let text = match ip {
-        None => host_file("/etc/hosts")?,
-        Some(ip) => hosts(name, ip).into_bytes(),
+/// Writes `/etc/hosts`: the host's where the pod has no address of its own, else the pod's own name and addresses.
+pub(crate) fn write_hosts(paths: &Paths, id: &str, name: &str, ips: &[IpAddr]) -> Result<()> {
+    let text = match ips {
+        [] => host_file("/etc/hosts")?,
+        ips => hosts(name, ips).into_bytes(),
     };
     write(&paths.hosts(id), &text)
 }
@@ -58,16 +58,19 @@ pub(crate) fn hostname(config: &cri::PodSandboxConfig) -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn hosts(name: &str, ip: Ipv4Addr) -> String {
-    format!(
+fn hosts(name: &str, ips: &[IpAddr]) -> String {
+    let mut text = String::from(
         "127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::\tip6-localnet\n\
          ff00::\tip6-mcastprefix\n\
          ff02::1\tip6-allnodes\n\
-         ff02::2\tip6-allrouters\n\
-         {ip}\t{name}\n"
-    )
+         ff02::2\tip6-allrouters\n",
+    );
+    for ip in ips {
+        text.push_str(&format!("{ip}\t{name}\n"));
+    }
+    text
 }
 
 fn resolv_conf(dns: &cri::DnsConfig) -> Result<String> {
@@ -123,6 +126,12 @@ fn mount_shm(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_knows_itself_by_each_address() {
+        let text = hosts("web", &["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
+        assert!(text.ends_with("ff02::2\tip6-allrouters\n10.0.0.2\tweb\nfd00::2\tweb\n"), "{text}");
+    }
 
     #[test]
     fn name_servers() {

@@ -1,11 +1,11 @@
 //! A sandbox and its life.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::{RwLock, watch};
 use vaquita_proto::cri;
 use vaquita_shim::client::Client;
@@ -44,19 +44,21 @@ impl SandboxPhase {
 }
 
 /// The part of a sandbox that changes.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct SandboxLife {
     /// Where it is.
     pub(crate) phase: SandboxPhase,
-    /// Its address in the pod network.
-    pub(crate) ip: Option<Ipv4Addr>,
+    /// Its addresses in the pod network, the primary one first; none with the network of the host. Older records
+    /// have one or null, as `ip`.
+    #[serde(default, alias = "ip", deserialize_with = "one_or_many")]
+    pub(crate) ips: Vec<IpAddr>,
     /// The pause process, while there is one.
     pub(crate) pid: Option<i32>,
 }
 
 impl SandboxLife {
     /// The life of a sandbox that is only meant yet.
-    pub(crate) const INTENT: Self = Self { phase: SandboxPhase::Creating, ip: None, pid: None };
+    pub(crate) const INTENT: Self = Self { phase: SandboxPhase::Creating, ips: Vec::new(), pid: None };
 
     /// The same sandbox one step on.
     pub(crate) fn advance(self, next: SandboxPhase) -> Result<Self> {
@@ -68,18 +70,31 @@ impl SandboxLife {
         }
         Ok(Self {
             phase: next,
-            ip: self.ip.filter(|_| !matches!(next, SandboxPhase::Stopped)),
+            ips: if next == SandboxPhase::Stopped { Vec::new() } else { self.ips },
             pid: self.pid.filter(|_| next == SandboxPhase::Ready),
         })
     }
 
     /// What the CRI calls it.
-    pub(crate) fn state(self) -> cri::PodSandboxState {
+    pub(crate) fn state(&self) -> cri::PodSandboxState {
         match self.phase {
             SandboxPhase::Ready => cri::PodSandboxState::SandboxReady,
             _ => cri::PodSandboxState::SandboxNotready,
         }
     }
+}
+
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Many(Vec<IpAddr>),
+        One(Option<IpAddr>),
+    }
+    Ok(match Written::deserialize(deserializer)? {
+        Written::Many(ips) => ips,
+        Written::One(ip) => ip.into_iter().collect(),
+    })
 }
 
 /// `sandbox.json`.
@@ -148,7 +163,7 @@ impl Sandbox {
     /// A sandbox as its record has it.
     pub(crate) fn new(record: SandboxRecord) -> Self {
         Self {
-            life: watch::Sender::new(record.life),
+            life: watch::Sender::new(record.life.clone()),
             record,
             events: OnceLock::new(),
             shim: OnceLock::new(),
@@ -164,7 +179,7 @@ impl Sandbox {
 
     /// Where it is in its life; never waits.
     pub(crate) fn life(&self) -> SandboxLife {
-        *self.life.borrow()
+        self.life.borrow().clone()
     }
 
     /// Goes one step on and returns the record to be written.
@@ -174,11 +189,11 @@ impl Sandbox {
         change: impl FnOnce(&mut SandboxLife),
     ) -> Result<SandboxRecord> {
         let mut result = Ok(());
-        self.life.send_if_modified(|life| match life.advance(next) {
+        self.life.send_if_modified(|life| match life.clone().advance(next) {
             Ok(mut after) => {
                 change(&mut after);
                 let before = std::mem::replace(life, after);
-                self.tell(before.phase, after.phase);
+                self.tell(before.phase, life.phase);
                 true
             }
             Err(error) => {
@@ -259,21 +274,37 @@ mod tests {
         ])
     }
 
+    #[test]
+    fn a_life_that_an_older_version_wrote_is_read() {
+        let read = |text: &str| serde_json::from_str::<SandboxLife>(text).unwrap();
+        let old = read(r#"{"phase":"ready","ip":"10.210.0.2","pid":7}"#);
+        assert_eq!((old.phase, old.pid), (SandboxPhase::Ready, Some(7)));
+        assert_eq!(old.ips, ["10.210.0.2".parse::<IpAddr>().unwrap()]);
+        assert_eq!(read(r#"{"phase":"ready","ip":null,"pid":7}"#).ips, Vec::<IpAddr>::new());
+        assert_eq!(read(r#"{"phase":"creating","pid":null}"#), SandboxLife::INTENT);
+        let both = SandboxLife {
+            ips: vec!["10.210.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+            ..SandboxLife::INTENT
+        };
+        assert_eq!(read(&serde_json::to_string(&both).unwrap()), both);
+    }
+
     proptest! {
         /// Whatever is asked in whatever order: a sandbox that stopped being ready never is again, and one without
         /// a pause process never claims a pid.
         #[test]
         fn a_life_only_goes_forward(steps in prop::collection::vec(phase(), 0..12)) {
-            let mut life = SandboxLife { pid: Some(7), ip: Some(Ipv4Addr::LOCALHOST), ..SandboxLife::INTENT };
+            let ips = vec!["10.0.0.2".parse().unwrap()];
+            let mut life = SandboxLife { pid: Some(7), ips, ..SandboxLife::INTENT };
             let mut was_down = false;
             for step in steps {
-                if let Ok(next) = life.advance(step) {
+                if let Ok(next) = life.clone().advance(step) {
                     prop_assert!(!(was_down && next.phase == SandboxPhase::Ready));
                     was_down |= !matches!(next.phase, SandboxPhase::Creating | SandboxPhase::Ready);
                     life = next;
                 }
                 prop_assert!(!(was_down && life.pid.is_some()));
-                prop_assert!(!(life.phase == SandboxPhase::Stopped && life.ip.is_some()));
+                prop_assert!(life.phase != SandboxPhase::Stopped || life.ips.is_empty());
             }
         }
     }

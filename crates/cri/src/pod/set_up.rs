@@ -1,5 +1,6 @@
 //! How a sandbox comes to be.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,15 +117,15 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
     // Asked for before anything can happen, so that nothing is missed.
     let events = shim.events();
     let created = shim.create_sandbox(&plan.request).await.doing(|| "create the sandbox")?;
-    let ip = match created.netns {
-        Some(netns) => Some(attach(node, sandbox.id(), netns, plan.ports).await?),
-        None => None,
+    let ips = match created.netns {
+        Some(netns) => attach(node, sandbox.id(), netns, plan.ports).await?,
+        None => Vec::new(),
     };
     let name = pod_files::hostname(&sandbox.record.config);
-    pod_files::write_hosts(&node.paths, sandbox.id(), &name, ip)?;
+    pod_files::write_hosts(&node.paths, sandbox.id(), &name, &ips)?;
     let record = sandbox.advance(SandboxPhase::Ready, |life| {
         life.pid = Some(created.pid);
-        life.ip = ip;
+        life.ips = ips;
     })?;
     node.paths.write_sandbox(&record)?;
     tokio::spawn(watch(node.clone(), sandbox.clone(), events));
@@ -143,12 +144,7 @@ fn prepare(node: &Node, sandbox: &Sandbox, resources: Option<&Resources>) -> Res
     Ok(())
 }
 
-async fn attach(
-    node: &Arc<Node>,
-    id: &str,
-    netns: OwnedFd,
-    ports: Vec<PortMapping>,
-) -> Result<std::net::Ipv4Addr> {
+async fn attach(node: &Arc<Node>, id: &str, netns: OwnedFd, ports: Vec<PortMapping>) -> Result<Vec<IpAddr>> {
     let network =
         node.network.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no pod network"))?;
     let id = id.to_owned();
@@ -156,7 +152,7 @@ async fn attach(
         network.attach(&id, netns.as_fd(), &ports).doing(|| "attach the pod to its network")
     })
     .await
-    .map(|attachment| attachment.ip)
+    .map(|attachment| vec![attachment.ip.into()])
 }
 
 /// Takes everything back. What cannot be taken back now stays listed as not ready, so that the client's clean-up gets

@@ -1,6 +1,7 @@
 //! What the tables hold, as the CRI says it. Pure.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde_json::json;
 use vaquita_image::Image;
@@ -50,16 +51,21 @@ pub(super) fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
         metadata: record.config.metadata.clone(),
         state: life.state() as i32,
         created_at: record.created_at,
-        network: Some(cri::PodSandboxNetworkStatus {
-            ip: life.ip.map(|ip| ip.to_string()).unwrap_or_default(),
-            additional_ips: Vec::new(),
-        }),
+        network: Some(network(&life.ips)),
         linux: Some(cri::LinuxPodSandboxStatus {
             namespaces: Some(cri::Namespace { options: Some(sandbox.namespaces()) }),
         }),
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
         runtime_handler: record.runtime_handler.clone(),
+    }
+}
+
+fn network(ips: &[IpAddr]) -> cri::PodSandboxNetworkStatus {
+    let mut ips = ips.iter().map(ToString::to_string);
+    cri::PodSandboxNetworkStatus {
+        ip: ips.next().unwrap_or_default(),
+        additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),
     }
 }
 
