@@ -22,7 +22,7 @@ pub(crate) fn make(paths: &Paths, id: &str, config: &cri::PodSandboxConfig) -> R
     write(&paths.hostname(id), format!("{}\n", hostname(config)).as_bytes())?;
     let resolv = match &config.dns_config {
         Some(dns) => resolv_conf(dns)?.into_bytes(),
-        None => host_file("/etc/resolv.conf")?,
+        None => host_resolv(namespaces.network == cri::NamespaceMode::Pod as i32)?,
     };
     write(&paths.resolv(id), &resolv)?;
     if namespaces.ipc == cri::NamespaceMode::Pod as i32 {
@@ -92,6 +92,28 @@ fn resolv_conf(dns: &cri::DnsConfig) -> Result<String> {
     Ok(text)
 }
 
+/// The host's name servers. Where these are loopback addresses alone, such as systemd-resolved's 127.0.0.53, a pod with a
+/// network of its own gets the servers that systemd-resolved asks, if there is such a file: kubelet does the same.
+fn host_resolv(own_network: bool) -> Result<Vec<u8>> {
+    let stub = host_file("/etc/resolv.conf")?;
+    if own_network && names_loopback_only(&stub) {
+        let real = host_file("/run/systemd/resolve/resolv.conf")?;
+        return Ok(if real.is_empty() { stub } else { real });
+    }
+    Ok(stub)
+}
+
+/// Whether a resolv.conf has name servers, and all of them are of the host itself.
+fn names_loopback_only(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+    });
+    let mut servers = servers.map(|server| server.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
+    servers.next().is_some_and(|first| first && servers.all(|other| other))
+}
+
 /// A file of the host, empty where it has none.
 fn host_file(path: &str) -> Result<Vec<u8>> {
     match std::fs::read(path) {
@@ -131,6 +153,16 @@ mod tests {
     fn a_pod_knows_itself_by_each_address() {
         let text = hosts("web", &["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
         assert!(text.ends_with("ff02::2\tip6-allrouters\n10.0.0.2\tweb\nfd00::2\tweb\n"), "{text}");
+    }
+
+    #[test]
+    fn a_stub_resolver_is_told_from_a_real_one() {
+        for stub in ["nameserver 127.0.0.53\noptions edns0\n", "# x\nnameserver ::1\nnameserver\t127.0.0.1 "] {
+            assert!(names_loopback_only(stub.as_bytes()), "{stub:?}");
+        }
+        for real in ["", "nameserver 10.0.0.1\n", "nameserver 127.0.0.1\nnameserver fd00::53\n", "# nameserver ::1"] {
+            assert!(!names_loopback_only(real.as_bytes()), "{real:?}");
+        }
     }
 
     #[test]
