@@ -1,14 +1,14 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use vaquita_cri::{Config, DemoImage, NetworkConfig};
+use vaquita_cri::{Config, DemoImage, NetworkConfig, Subnet6};
 use vaquita_image::Registries;
 
 use crate::applets;
@@ -96,6 +96,17 @@ pub(crate) struct Node {
         default_value = "10.210.0.0/16"
     )]
     subnet: Subnet,
+    /// Range of the pods' IPv6 addresses, or `none`; `auto` is a /64 of the unique local addresses that follows from the
+    /// bridge's name, where the host has IPv6
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_SUBNET6",
+        value_name = "CIDR",
+        default_value = "auto"
+    )]
+    subnet6: Six,
     /// MTU of the pods' interfaces [default: that of the bridge]
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
@@ -141,6 +152,7 @@ impl Node {
             network: Some(NetworkConfig {
                 bridge: self.bridge.clone(),
                 subnet: (self.subnet.address, self.subnet.prefix),
+                subnet6: self.subnet6.0,
                 mtu: self.mtu,
             }),
             cgroup_root: self.cgroup.clone(),
@@ -172,6 +184,8 @@ impl Node {
             self.bridge.clone().into(),
             "--subnet".into(),
             self.subnet.to_string().into(),
+            "--subnet6".into(),
+            self.subnet6.to_string().into(),
             "--cgroup".into(),
             self.cgroup.clone().into(),
             "--certs-dir".into(),
@@ -241,6 +255,44 @@ impl FromStr for Subnet {
 impl std::fmt::Display for Subnet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// The IPv6 network of the pods: `auto`, `none`, or `fd00:10::/64`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Six(Subnet6);
+
+impl FromStr for Six {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => return Ok(Self(Subnet6::Derived)),
+            "none" => return Ok(Self(Subnet6::Off)),
+            _ => {}
+        }
+        let (address, prefix) =
+            text.split_once('/').context("want ADDRESS/PREFIX, as in fd00:10::/64, or auto, or none")?;
+        let address: Ipv6Addr = address.parse().context("the address is not an IPv6 address")?;
+        let prefix: u8 = prefix.parse().context("the prefix is not a number")?;
+        if !(32..=126).contains(&prefix) {
+            bail!("the prefix must be from 32 to 126, with room for as many pods as --subnet has");
+        }
+        let network = Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - u32::from(prefix))));
+        if network != address {
+            bail!("bits behind the prefix are set: did you mean {network}/{prefix}?");
+        }
+        Ok(Self(Subnet6::Given(address, prefix)))
+    }
+}
+
+impl std::fmt::Display for Six {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Subnet6::Derived => f.write_str("auto"),
+            Subnet6::Given(address, prefix) => write!(f, "{address}/{prefix}"),
+            Subnet6::Off => f.write_str("none"),
+        }
     }
 }
 
@@ -381,6 +433,8 @@ mod tests {
             "/s",
             "--subnet",
             "10.9.0.0/24",
+            "--subnet6",
+            "fd00:9::/64",
             "--mtu",
             "1400",
         ];
@@ -399,5 +453,13 @@ mod tests {
         assert!(error("10.0.0.7/24").contains("did you mean 10.0.0.0/24?"));
         assert!(error("10.0.0.0/32").contains("from 8 to 30"));
         assert!(error("a/24").contains("IPv4"));
+        let error = |text: &str| text.parse::<Six>().unwrap_err().to_string();
+        for good in ["auto", "none", "fd00:9::/64"] {
+            assert_eq!(good.parse::<Six>().unwrap().to_string(), good);
+        }
+        assert!(error("fd00::").contains("auto, or none") && error("off").contains("none"));
+        assert!(error("fd00::7/64").contains("did you mean fd00::/64?"));
+        assert!(error("fd00::/127").contains("from 32 to 126"));
+        assert!(error("10.0.0.0/64").contains("IPv6"));
     }
 }

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use vaquita_image::Registries;
+use vaquita_net::Subnet6;
 
 /// Where a server keeps its things and how it behaves.
 ///
@@ -58,14 +59,17 @@ pub struct NetworkConfig {
     pub bridge: String,
     /// First address and prefix length of the range that pods get their addresses from.
     pub subnet: (Ipv4Addr, u8),
+    /// Where pods get a second address from, of IPv6.
+    pub subnet6: Subnet6,
     /// The MTU of the pods' interfaces. `None`: that of the bridge.
     pub mtu: Option<u32>,
 }
 
 impl Default for NetworkConfig {
-    /// `vaquita0`, `10.210.0.0/16`.
+    /// `vaquita0`, `10.210.0.0/16` and a subnet of IPv6 that follows from the bridge's name.
     fn default() -> Self {
-        Self { bridge: "vaquita0".into(), subnet: (Ipv4Addr::new(10, 210, 0, 0), 16), mtu: None }
+        let subnet = (Ipv4Addr::new(10, 210, 0, 0), 16);
+        Self { bridge: "vaquita0".into(), subnet, subnet6: Subnet6::Derived, mtu: None }
     }
 }
 

@@ -27,3 +27,4 @@ mod stats;
 pub use config::{Config, DemoImage, NetworkConfig};
 pub use error::{Error, Kind, Result};
 pub use server::Server;
+pub use vaquita_net::Subnet6;

@@ -138,6 +138,7 @@ pub(crate) fn network_config(config: &crate::NetworkConfig, paths: &Paths) -> va
     vaquita_net::Config {
         bridge: config.bridge.clone(),
         subnet: config.subnet,
+        subnet6: config.subnet6,
         mtu: config.mtu,
         leases: paths.leases(),
     }

@@ -157,10 +157,13 @@ mod tests {
 
     #[test]
     fn a_stub_resolver_is_told_from_a_real_one() {
-        for stub in ["nameserver 127.0.0.53\noptions edns0\n", "# x\nnameserver ::1\nnameserver\t127.0.0.1 "] {
+        for stub in ["nameserver 127.0.0.53\noptions edns0\n", "# x\nnameserver ::1\nnameserver\t127.0.0.1 "]
+        {
             assert!(names_loopback_only(stub.as_bytes()), "{stub:?}");
         }
-        for real in ["", "nameserver 10.0.0.1\n", "nameserver 127.0.0.1\nnameserver fd00::53\n", "# nameserver ::1"] {
+        for real in
+            ["", "nameserver 10.0.0.1\n", "nameserver 127.0.0.1\nnameserver fd00::53\n", "# nameserver ::1"]
+        {
             assert!(!names_loopback_only(real.as_bytes()), "{real:?}");
         }
     }

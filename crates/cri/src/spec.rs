@@ -2,6 +2,7 @@
 //!
 //! What we cannot do is refused with the name of the field; nothing that was asked for is left out in silence.
 
+mod bandwidth;
 mod mounts;
 mod process;
 mod resources;
@@ -21,6 +22,7 @@ use vaquita_shim::Namespaces;
 use crate::host::Host;
 use crate::{Error, Result};
 
+pub(crate) use bandwidth::bandwidth;
 pub(crate) use process::exec_process;
 pub(crate) use resources::{cgroup_limits, limits, merged};
 pub(crate) use sandbox::{ports, request as sandbox_request};

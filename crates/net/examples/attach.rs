@@ -1,4 +1,5 @@
-//! How long attaching and detaching take, step by step: `cargo run --release --example attach -p vaquita-net [pods]`, as root.
+//! How long attaching and detaching take, step by step: `cargo run --release --example attach -p vaquita-net [pods] [--no-ipv6]`, as
+//! root.
 //!
 //! Runs in a network namespace of its own.
 
@@ -7,11 +8,11 @@
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use vaquita_net::{Config, Network, PortMapping, Protocol, loopback_up};
+use vaquita_net::{Bandwidth, Config, Network, PortMapping, Protocol, Subnet6, loopback_up};
 use vaquita_sys::ns;
 
 fn main() {
-    let pods = std::env::args().nth(1).map_or(100, |count| count.parse().unwrap());
+    let pods = std::env::args().nth(1).and_then(|count| count.parse().ok()).unwrap_or(100);
     let host = ns::new_netns().unwrap();
     loopback_up(host.as_fd()).unwrap();
     ns::in_netns(&host, || measure(pods)).unwrap();
@@ -20,7 +21,12 @@ fn main() {
 fn measure(pods: u16) {
     let dir = std::path::Path::new("/dev/shm").join(format!("vaquita-net-{}", std::process::id()));
     let subnet = ("10.201.0.0".parse().unwrap(), 16);
-    let config = Config { bridge: "bench0".to_owned(), subnet, mtu: None, leases: dir };
+    let subnet6 = if std::env::args().any(|argument| argument == "--no-ipv6") {
+        Subnet6::Off
+    } else {
+        Subnet6::Derived
+    };
+    let config = Config { bridge: "bench0".to_owned(), subnet, subnet6, mtu: None, leases: dir };
     let start = Instant::now();
     let network = Network::open(config.clone()).unwrap();
     println!("open       {:>8.3} ms", millis(start.elapsed()));
@@ -39,7 +45,9 @@ fn measure(pods: u16) {
             }];
             let ports = if with_port { ports.as_slice() } else { &[] };
             let netns = timed(&mut namespace, || ns::new_netns().unwrap());
-            timed(&mut attach, || network.attach(&owner, netns.as_fd(), ports).unwrap());
+            timed(&mut attach, || {
+                network.attach(&owner, netns.as_fd(), ports, Bandwidth::default()).unwrap()
+            });
             if together {
                 pods_at_once.push((owner, netns));
                 continue;

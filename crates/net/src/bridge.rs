@@ -1,10 +1,11 @@
 //! The bridge, and the names of the links that hang on it.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use crate::link::{self, Link};
 use crate::netlink::{Batch, Socket};
-use crate::subnet::Subnet;
+use crate::subnet::{Range6, Subnet, fnv1a};
 use crate::{Config, Error, Kind, host};
 
 /// IFNAMSIZ without its zero byte.
@@ -38,8 +39,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     Err(Error::new(Kind::Invalid, message))
 }
 
-/// Makes what is missing of the bridge: link, sysctls, address, up.
-pub(crate) fn ensure(config: &Config, subnet: Subnet) -> Result<Bridge, Error> {
+/// Makes what is missing of the bridge: link, sysctls, addresses, up.
+pub(crate) fn ensure(config: &Config, subnet: Subnet, range6: Option<Range6>) -> Result<Bridge, Error> {
     let socket = Socket::route()?;
     let name = config.bridge.as_str();
     let existing = link::find(&socket, name)?;
@@ -52,17 +53,23 @@ pub(crate) fn ensure(config: &Config, subnet: Subnet) -> Result<Bridge, Error> {
     if let Some(link) = &existing {
         refuse_stranger(config, link)?;
     }
-    refuse_overlap(&socket, subnet, existing.as_ref().map(|link| link.index))?;
+    refuse_overlap(&socket, (subnet, range6), existing.as_ref().map(|link| link.index))?;
     let link = match existing {
         Some(link) => link,
         None => create(&socket, config, subnet)?,
     };
     // Before it is up, so that no router advertisement is ever heard.
-    host::no_ipv6(name)?;
+    match range6 {
+        Some(_) => host::own_ipv6(name)?,
+        None => host::no_ipv6(name)?,
+    }
     let mut batch = Batch::new();
     link::set_alias(&mut batch, name, &bridge_alias(config));
-    link::add_address(&mut batch, (name, link.index), subnet.gateway(), subnet.prefix());
+    link::add_address(&mut batch, (name, link.index), subnet.gateway().into(), subnet.prefix());
     link::up(&mut batch, name);
+    if let Some(range6) = range6 {
+        link::add_address(&mut batch, (name, link.index), range6.gateway().into(), range6.prefix());
+    }
     socket.run(&batch)?;
     Ok(Bridge { index: link.index, mtu: config.mtu.unwrap_or(link.mtu) })
 }
@@ -99,11 +106,7 @@ pub(crate) fn link_name(owner: &str) -> String {
     match owner.get(..DIGITS) {
         Some(digits) if digits.bytes().all(hex) => format!("{PREFIX}{digits}"),
         _ => {
-            // FNV-1a: the same in each version of this program.
-            let hash = owner.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-            });
-            let digits = format!("{hash:016x}");
+            let digits = format!("{:016x}", fnv1a(owner.bytes()));
             format!("{PREFIX}{}", &digits[..DIGITS])
         }
     }
@@ -157,22 +160,33 @@ fn outer_mtu(socket: &Socket) -> Result<u32, Error> {
 
 /// Refuses a subnet that a device of the host is in already: its hosts would be out of reach. A device in a larger subnet
 /// around ours is only told of, since nobody may live in our part of it.
-fn refuse_overlap(socket: &Socket, subnet: Subnet, bridge: Option<u32>) -> Result<(), Error> {
+fn refuse_overlap(
+    socket: &Socket,
+    (subnet, range6): (Subnet, Option<Range6>),
+    bridge: Option<u32>,
+) -> Result<(), Error> {
     for address in link::addresses(socket)? {
-        if Some(address.index) == bridge || !subnet.overlaps(address.ip, address.prefix) {
+        let (network, prefix, overlaps): (IpAddr, _, _) = match (address.ip, range6) {
+            (IpAddr::V4(ip), _) => {
+                (subnet.network().into(), subnet.prefix(), subnet.overlaps(ip, address.prefix))
+            }
+            (IpAddr::V6(ip), Some(range6)) => {
+                (range6.network().into(), range6.prefix(), range6.overlaps(ip, address.prefix))
+            }
+            (IpAddr::V6(_), None) => continue,
+        };
+        if Some(address.index) == bridge || !overlaps {
             continue;
         }
         let links = link::list(socket)?;
         let device = links.iter().find(|link| link.index == address.index);
         let message = format!(
-            "subnet {}/{} of the pods overlaps {}/{} of {}; configure another subnet",
-            subnet.network(),
-            subnet.prefix(),
+            "subnet {network}/{prefix} of the pods overlaps {}/{} of {}; configure another subnet",
             address.ip,
             address.prefix,
             device.map_or("a device", |link| link.name.as_str()),
         );
-        if address.prefix >= subnet.prefix() {
+        if address.prefix >= prefix {
             return Err(Error::new(Kind::Exists, message));
         }
         tracing::warn!("{message}");

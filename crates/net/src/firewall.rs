@@ -1,6 +1,6 @@
 //! What the network wants of nftables, as data. Nothing here talks to the kernel.
 //!
-//! One table, `ip <bridge>`:
+//! A table of each family that pods have addresses of, `ip <bridge>` and `ip6 <bridge>`:
 //!
 //! * `ports` and `ports_at` map (protocol, host port) and (host address, protocol, host port) to a pod's address and
 //!   port. A pod's host ports are elements: adding and removing one is one small message, and their number costs
@@ -9,18 +9,19 @@
 //!   which only passes through is caught) through the maps.
 //! * `postrouting` masquerades what leaves the subnet, what a pod sends to a pod through a host port (the answer
 //!   would not come back through us otherwise), and what comes from 127.0.0.1.
-//! * `guard` drops what pods send to or from 127.0.0.0/8. The bridge accepts such packets from the network as soon as
+//! * `guard`, for IPv4 alone, drops what pods send to or from 127.0.0.0/8. The bridge accepts such packets from the network as soon as
 //!   host ports answer on 127.0.0.1 (`route_localnet`), which would open the host's loopback services to pods
 //!   (CVE-2020-8558). It stands before connection tracking, where answers to the host's own connections still carry the
-//!   bridge's address.
+//!   bridge's address. IPv6 needs none: packets to or from `::1` that arrive on a link are always dropped. So host ports
+//!   cannot answer there; that a connection is refused at once and not lost, `output` leaves `::1` alone.
 //!
 //! There is no chain that accepts forwarded packets: where another table's chain drops them, an accept in ours would
 //! change nothing, since each chain of a hook has its say. [`crate::Network::obstacles`] tells of such chains.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::subnet::Subnet;
+use crate::subnet::{Addresses, Range6, Subnet};
 use crate::{PortMapping, Protocol};
 
 pub(crate) mod wire;
@@ -36,7 +37,79 @@ const LOCAL: u32 = 2;
 /// `IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h).
 const DESTINATION_CHANGED: u32 = 1 << 5;
 
-/// One request of a transaction.
+/// Which of the two tables.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`; the same as `AF_INET` and `AF_INET6`.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    /// As `nft` calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    /// How many registers an address takes.
+    fn registers(self) -> u32 {
+        match self {
+            Self::V4 => 1,
+            Self::V6 => 4,
+        }
+    }
+
+    /// Where the source address is in the header.
+    fn source(self) -> u32 {
+        match self {
+            Self::V4 => 12,
+            Self::V6 => 8,
+        }
+    }
+
+    /// Where the destination address is in the header.
+    fn destination(self) -> u32 {
+        self.source() + 4 * self.registers()
+    }
+
+    pub(crate) fn unspecified(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One request of a transaction, and the table that it is about.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Request {
+    pub(crate) family: Family,
+    pub(crate) change: Change,
+}
+
+/// What is asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Change {
     AddChain { name: &'static str, base: Option<Base> },
@@ -76,10 +149,11 @@ pub(crate) enum Map {
 /// A host port in a map.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Element {
-    pub(crate) at: Option<Ipv4Addr>,
+    pub(crate) at: Option<IpAddr>,
     pub(crate) protocol: Protocol,
     pub(crate) host_port: u16,
-    pub(crate) pod: Ipv4Addr,
+    /// Of the family of the table.
+    pub(crate) pod: IpAddr,
     pub(crate) pod_port: u16,
     pub(crate) owner: String,
 }
@@ -99,6 +173,7 @@ pub(crate) enum Expr {
     },
     /// Rewrites the destination to address and port in registers.
     DestinationNat {
+        family: Family,
         address: u32,
         port: u32,
     },
@@ -147,18 +222,33 @@ pub(crate) enum Header {
     Transport = 2,
 }
 
-/// Replaces the table by a fresh one with these elements, whatever is there. As one transaction no packet sees a gap.
+/// Replaces the tables by fresh ones with these elements, whatever is there. As one transaction no packet sees a gap.
 pub(crate) fn install(
     bridge: &str,
     subnet: Subnet,
+    range6: Option<Range6>,
     elements: impl IntoIterator<Item = Element>,
-) -> Vec<Change> {
+) -> Vec<Request> {
+    let pods = (subnet.network().into(), subnet.mask().into());
+    let mut requests = table(Family::V4, bridge, pods);
+    if let Some(range6) = range6 {
+        requests.extend(table(Family::V6, bridge, (range6.network().into(), range6.mask().into())));
+    }
+    // A pod of a time with IPv6 has no table there any more.
+    let elements = elements.into_iter().filter(|element| element.pod.is_ipv4() || range6.is_some());
+    requests.extend(elements.map(Element::add));
+    requests
+}
+
+fn table(family: Family, bridge: &str, pods: (IpAddr, IpAddr)) -> Vec<Request> {
     // Adding a table that exists is no error, deleting one that does not is: hence add, delete, add.
     let mut changes = vec![Change::AddTable, Change::DeleteTable, Change::AddTable];
     changes.extend([Change::AddMap(Map::Ports), Change::AddMap(Map::PortsAt)]);
     let base = |kind, hook, priority| Some(Base { kind, hook, priority });
+    if family == Family::V4 {
+        changes.push(Change::AddChain { name: "guard", base: base("filter", Hook::Prerouting, -300) });
+    }
     changes.extend([
-        Change::AddChain { name: "guard", base: base("filter", Hook::Prerouting, -300) },
         Change::AddChain { name: "hostports", base: None },
         Change::AddChain { name: "prerouting", base: base("nat", Hook::Prerouting, -100) },
         Change::AddChain { name: "output", base: base("nat", Hook::Output, -100) },
@@ -166,52 +256,68 @@ pub(crate) fn install(
     ]);
     let mut rule =
         |chain, parts: Vec<Vec<Expr>>| changes.push(Change::AddRule { chain, exprs: parts.concat() });
-    let loopback = (Ipv4Addr::new(127, 0, 0, 0), Ipv4Addr::new(255, 0, 0, 0));
-    let pods = (subnet.network(), subnet.mask());
-    let (saddr, daddr) = (12, 16);
+    let loopback: (IpAddr, IpAddr) = (Ipv4Addr::new(127, 0, 0, 0).into(), Ipv4Addr::new(255, 0, 0, 0).into());
+    let (source, destination) = (family.source(), family.destination());
+    let masquerade = || vec![Expr::Masquerade];
+    let jump = || vec![Expr::Jump { chain: "hostports" }];
 
-    rule("guard", vec![interface(false, bridge, true), within(saddr, loopback, true), vec![Expr::Drop]]);
-    rule("guard", vec![interface(false, bridge, true), within(daddr, loopback, true), vec![Expr::Drop]]);
-    rule("hostports", vec![port_lookup(Map::PortsAt)]);
-    rule("hostports", vec![port_lookup(Map::Ports)]);
-    for chain in ["prerouting", "output"] {
-        rule(chain, vec![to_this_host(), vec![Expr::Jump { chain: "hostports" }]]);
+    if family == Family::V4 {
+        for address in [source, destination] {
+            let drop = vec![Expr::Drop];
+            rule("guard", vec![interface(false, bridge, true), within(address, loopback, true), drop]);
+        }
     }
-    let masquerade = vec![Expr::Masquerade];
+    rule("hostports", vec![port_lookup(family, Map::PortsAt)]);
+    rule("hostports", vec![port_lookup(family, Map::Ports)]);
+    rule("prerouting", vec![to_this_host(), jump()]);
+    let not_loopback = match family {
+        Family::V4 => Vec::new(),
+        Family::V6 => is(destination, Ipv6Addr::LOCALHOST.into(), false),
+    };
+    rule("output", vec![not_loopback, to_this_host(), jump()]);
     let leaves = interface(true, bridge, false);
-    let to_pods = interface(true, bridge, true);
     rule(
         "postrouting",
-        vec![within(saddr, pods, true), within(daddr, pods, false), leaves, masquerade.clone()],
+        vec![within(source, pods, true), within(destination, pods, false), leaves, masquerade()],
     );
     rule(
         "postrouting",
-        vec![within(saddr, pods, true), within(daddr, pods, true), was_redirected(), masquerade.clone()],
+        vec![within(source, pods, true), within(destination, pods, true), was_redirected(), masquerade()],
     );
-    rule("postrouting", vec![within(saddr, loopback, true), to_pods, masquerade]);
-    changes.extend(elements.into_iter().map(Change::AddElement));
-    changes
+    if family == Family::V4 {
+        let to_pods = interface(true, bridge, true);
+        rule("postrouting", vec![within(source, loopback, true), to_pods, masquerade()]);
+    }
+    changes.into_iter().map(|change| Request { family, change }).collect()
 }
 
-/// The elements for a pod's host ports.
-pub(crate) fn elements(owner: &str, pod: Ipv4Addr, ports: &[PortMapping]) -> Vec<Element> {
-    let element = |port: &PortMapping| Element {
-        at: match port.host_ip {
-            Some(IpAddr::V4(ip)) if !ip.is_unspecified() => Some(ip),
-            _ => None,
-        },
+/// The elements for a pod's host ports: one in each family that the port and the pod have in common.
+pub(crate) fn elements(owner: &str, pod: Addresses, ports: &[PortMapping]) -> Vec<Element> {
+    let element = |port: &PortMapping, pod: IpAddr| Element {
+        at: port.host_ip.filter(|ip| !ip.is_unspecified()),
         protocol: port.protocol,
         host_port: port.host_port,
         pod,
         pod_port: port.container_port,
         owner: owner.to_owned(),
     };
-    ports.iter().map(element).collect()
+    let addresses = || std::iter::once(IpAddr::V4(pod.ip)).chain(pod.ip6.map(IpAddr::V6));
+    ports
+        .iter()
+        .flat_map(|port| {
+            addresses().filter(|pod| answers_for(port, Family::of(*pod))).map(|pod| element(port, pod))
+        })
+        .collect()
+}
+
+/// Whether a port is one of this family.
+pub(crate) fn answers_for(port: &PortMapping, family: Family) -> bool {
+    port.host_ip.is_none_or(|ip| Family::of(ip) == family)
 }
 
 /// Whether a port answers on 127.0.0.1, for which the kernel must be told to route such addresses.
 pub(crate) fn on_loopback(port: &PortMapping) -> bool {
-    port.host_ip.is_none_or(|ip| ip.is_unspecified() || ip.is_loopback())
+    answers_for(port, Family::V4) && port.host_ip.is_none_or(|ip| ip.is_unspecified() || ip.is_loopback())
 }
 
 impl Map {
@@ -224,16 +330,25 @@ impl Map {
 }
 
 impl Element {
+    pub(crate) fn family(&self) -> Family {
+        Family::of(self.pod)
+    }
+
     pub(crate) fn map(&self) -> Map {
         if self.at.is_some() { Map::PortsAt } else { Map::Ports }
     }
 
-    /// Each part of a key is padded to a register of four bytes.
+    pub(crate) fn add(self) -> Request {
+        Request { family: self.family(), change: Change::AddElement(self) }
+    }
+
+    pub(crate) fn delete(self) -> Request {
+        Request { family: self.family(), change: Change::DeleteElement(self) }
+    }
+
+    /// Each part of a key is padded to registers of four bytes.
     pub(crate) fn key(&self) -> Vec<u8> {
-        let mut key = Vec::with_capacity(12);
-        if let Some(at) = self.at {
-            key.extend_from_slice(&at.octets());
-        }
+        let mut key = self.at.map(octets).unwrap_or_default();
         key.extend_from_slice(&[protocol_number(self.protocol), 0, 0, 0]);
         key.extend_from_slice(&self.host_port.to_be_bytes());
         key.extend_from_slice(&[0, 0]);
@@ -241,18 +356,22 @@ impl Element {
     }
 
     pub(crate) fn value(&self) -> Vec<u8> {
-        let mut value = self.pod.octets().to_vec();
+        let mut value = octets(self.pod);
         value.extend_from_slice(&self.pod_port.to_be_bytes());
         value.extend_from_slice(&[0, 0]);
         value
     }
 
     /// The inverse of [`Element::key`] and [`Element::value`].
-    pub(crate) fn decode(key: &[u8], value: &[u8], owner: String) -> Option<Self> {
+    pub(crate) fn decode(family: Family, key: &[u8], value: &[u8], owner: String) -> Option<Self> {
         let (at, key) = match key.len() {
-            12 => (Some(Ipv4Addr::from(*key.first_chunk::<4>()?)), &key[4..]),
-            _ => (None, key),
+            8 => (None, key),
+            _ => {
+                let (at, key) = address(family, key)?;
+                (Some(at), key)
+            }
         };
+        let (pod, value) = address(family, value)?;
         let protocol = [Protocol::Sctp, Protocol::Tcp, Protocol::Udp]
             .into_iter()
             .find(|protocol| Some(&protocol_number(*protocol)) == key.first())?;
@@ -260,18 +379,34 @@ impl Element {
             at,
             protocol,
             host_port: u16::from_be_bytes([*key.get(4)?, *key.get(5)?]),
-            pod: Ipv4Addr::from(*value.first_chunk::<4>()?),
-            pod_port: u16::from_be_bytes([*value.get(4)?, *value.get(5)?]),
+            pod,
+            pod_port: u16::from_be_bytes([*value.first()?, *value.get(1)?]),
             owner,
         })
+    }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// An address at the beginning, and what follows.
+fn address(family: Family, bytes: &[u8]) -> Option<(IpAddr, &[u8])> {
+    match family {
+        Family::V4 => bytes.split_first_chunk::<4>().map(|(ip, rest)| ((*ip).into(), rest)),
+        Family::V6 => bytes.split_first_chunk::<16>().map(|(ip, rest)| ((*ip).into(), rest)),
     }
 }
 
 impl fmt::Display for Element {
     /// `0.0.0.0:8080/tcp -> 10.210.0.2:80`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.at.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        write!(f, "{at}:{}/{} -> {}:{}", self.host_port, self.protocol, self.pod, self.pod_port)
+        let at = self.at.unwrap_or_else(|| self.family().unspecified());
+        let (at, pod) = (SocketAddr::new(at, self.host_port), SocketAddr::new(self.pod, self.pod_port));
+        write!(f, "{at}/{} -> {pod}", self.protocol)
     }
 }
 
@@ -307,8 +442,8 @@ impl fmt::Display for Expr {
                 write!(f, "cmp {} reg {from} 0x{}", if *equal { "eq" } else { "neq" }, Hex(value))
             }
             Self::ConnectionStatus { to } => write!(f, "ct load status => reg {to}"),
-            Self::DestinationNat { address, port } => {
-                write!(f, "nat dnat ip addr reg {address} proto reg {port}")
+            Self::DestinationNat { family, address, port } => {
+                write!(f, "nat dnat {family} addr reg {address} proto reg {port}")
             }
             Self::DestinationType { to } => write!(f, "fib daddr type => reg {to}"),
             Self::Drop => f.write_str("immediate drop"),
@@ -342,12 +477,19 @@ fn interface(outgoing: bool, name: &str, equal: bool) -> Vec<Expr> {
     vec![Expr::InterfaceName { outgoing, to: KEY }, Expr::Compare { from: KEY, equal, value }]
 }
 
-/// The address at this offset of the IPv4 header is in the subnet, or is not.
-fn within(offset: u32, (network, mask): (Ipv4Addr, Ipv4Addr), inside: bool) -> Vec<Expr> {
+/// The address at this offset of the IP header is in the subnet, or is not.
+fn within(offset: u32, (network, mask): (IpAddr, IpAddr), inside: bool) -> Vec<Expr> {
+    let mut exprs = is(offset, network, inside);
+    exprs.insert(1, Expr::Mask { register: KEY, mask: octets(mask) });
+    exprs
+}
+
+/// The address at this offset of the IP header is this one, or is not.
+fn is(offset: u32, ip: IpAddr, equal: bool) -> Vec<Expr> {
+    let length = 4 * Family::of(ip).registers();
     vec![
-        Expr::Payload { base: Header::Network, offset, length: 4, to: KEY },
-        Expr::Mask { register: KEY, mask: mask.octets().to_vec() },
-        Expr::Compare { from: KEY, equal: inside, value: network.octets().to_vec() },
+        Expr::Payload { base: Header::Network, offset, length, to: KEY },
+        Expr::Compare { from: KEY, equal, value: octets(ip) },
     ]
 }
 
@@ -367,17 +509,18 @@ fn was_redirected() -> Vec<Expr> {
 }
 
 /// `dnat ip to [ip daddr .] meta l4proto . th dport map @…`; TCP, UDP and SCTP have the port at the same place.
-fn port_lookup(map: Map) -> Vec<Expr> {
+fn port_lookup(family: Family, map: Map) -> Vec<Expr> {
     let mut exprs = Vec::new();
     let mut to = KEY;
     if map == Map::PortsAt {
-        exprs.push(Expr::Payload { base: Header::Network, offset: 16, length: 4, to });
-        to += 1;
+        let (offset, length) = (family.destination(), 4 * family.registers());
+        exprs.push(Expr::Payload { base: Header::Network, offset, length, to });
+        to += family.registers();
     }
     exprs.push(Expr::LayerFourProtocol { to });
     exprs.push(Expr::Payload { base: Header::Transport, offset: 2, length: 2, to: to + 1 });
     exprs.push(Expr::Lookup { map, from: KEY, to: VALUE });
-    exprs.push(Expr::DestinationNat { address: VALUE, port: VALUE + 1 });
+    exprs.push(Expr::DestinationNat { family, address: VALUE, port: VALUE + family.registers() });
     exprs
 }
 
@@ -405,23 +548,49 @@ mod tests {
             port(None, 8080, 80, Protocol::Tcp),
             port(Some("::"), 53, 5353, Protocol::Udp),
             port(Some("192.0.2.7"), 9, 10, Protocol::Sctp),
+            port(Some("2001:db8::7"), 9, 10, Protocol::Sctp),
         ];
-        elements("web", Ipv4Addr::new(10, 210, 0, 2), &ports)
+        let pod = Addresses { ip: Ipv4Addr::new(10, 210, 0, 2), ip6: Some("fd00::2".parse().unwrap()) };
+        elements("web", pod, &ports)
     }
 
     #[test]
-    fn the_table_as_a_transaction() {
-        let subnet = Subnet::new((Ipv4Addr::new(10, 210, 0, 0), 16)).unwrap();
-        let listing: Vec<_> = install("vaquita0", subnet, sample()).iter().map(Change::to_string).collect();
-        insta::assert_snapshot!(listing.join("\n"));
+    fn the_tables_as_a_transaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::Config {
+            bridge: "vaquita0".to_owned(),
+            subnet: (Ipv4Addr::new(10, 210, 0, 0), 16),
+            subnet6: crate::Subnet6::Given("fd00::".parse().unwrap(), 64),
+            mtu: None,
+            leases: dir.path().to_owned(),
+        };
+        let subnet = Subnet::new(config.subnet).unwrap();
+        let range6 = Range6::of(&config, subnet).unwrap();
+        let list = |range6| {
+            let requests = install("vaquita0", subnet, range6, sample());
+            requests
+                .iter()
+                .map(|request| format!("{}: {}", request.family, request.change))
+                .collect::<Vec<_>>()
+        };
+        insta::assert_snapshot!(list(range6).join("\n"));
+        let four: Vec<_> = list(range6).into_iter().filter(|line| line.starts_with("ip: ")).collect();
+        assert_eq!(list(None), four, "without IPv6");
     }
 
     #[test]
     fn elements_are_read_back_as_written() {
         for element in sample() {
-            let again = Element::decode(&element.key(), &element.value(), element.owner.clone());
+            let (key, value) = (element.key(), element.value());
+            let again = Element::decode(element.family(), &key, &value, element.owner.clone());
             assert_eq!(again.as_ref(), Some(&element));
+            for length in 0..value.len() - 2 {
+                assert_eq!(Element::decode(element.family(), &key, &value[..length], String::new()), None);
+            }
         }
-        assert_eq!(Element::decode(&[1, 2, 3], &[], String::new()), None);
+        assert_eq!(Element::decode(Family::V4, &[1, 2, 3], &[], String::new()), None);
+        let shown: Vec<_> = sample().iter().map(Element::to_string).collect();
+        assert_eq!(shown[..2], ["0.0.0.0:8080/tcp -> 10.210.0.2:80", "[::]:8080/tcp -> [fd00::2]:80"]);
+        assert_eq!(shown.len(), 5, "a port on one address has one element");
     }
 }

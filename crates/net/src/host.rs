@@ -18,7 +18,7 @@ pub(crate) fn forward() -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps IPv6 off a link of the host, so that no pod can give the host an address or a route by router advertisements
+/// Keeps IPv6 off a link, so that no pod can give the host an address or a route by router advertisements
 /// (CVE-2020-10749). Does nothing where the kernel has no IPv6.
 pub(crate) fn no_ipv6(link: &str) -> Result<(), Error> {
     for name in ["accept_ra", "disable_ipv6"] {
@@ -27,6 +27,57 @@ pub(crate) fn no_ipv6(link: &str) -> Result<(), Error> {
             Err(error) if error.kind() == Kind::NotFound => return Ok(()),
             set => set?,
         };
+    }
+    Ok(())
+}
+
+/// Whether this namespace has IPv6, and it is not switched off; the reason if not.
+pub(crate) fn has_ipv6() -> Result<(), &'static str> {
+    match fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6") {
+        Ok(text) if text.trim_end() == "0" => Ok(()),
+        Ok(_) => Err("net.ipv6.conf.all.disable_ipv6 is set"),
+        Err(_) => Err("the kernel has no IPv6"),
+    }
+}
+
+/// Turns on forwarding of IPv6 packets on the whole host; the kernel looks at no other switch before version 6.17.
+///
+/// A host that forwards stops to hear router advertisements, and forgets the default route that it has from one, unless it is
+/// told to go on: so links that hear them now are told.
+pub(crate) fn forward6() -> Result<(), Error> {
+    const CONF: &str = "/proc/sys/net/ipv6/conf";
+    let read =
+        |link: &str, name: &str| fs::read_to_string(format!("{CONF}/{link}/{name}")).unwrap_or_default();
+    if read("all", "forwarding").trim_end() == "1" {
+        return Ok(());
+    }
+    let entries = fs::read_dir(CONF).map_err(|error| Error::file(&format!("read {CONF}"), error))?;
+    for link in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let hears = read(&link, "accept_ra").trim_end() == "1" && read(&link, "forwarding").trim_end() == "0";
+        if ["all", "default", "lo"].contains(&link.as_str()) || !hears {
+            continue;
+        }
+        match set_sysctl(&format!("ipv6/conf/{link}/accept_ra"), "2") {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            set => {
+                set?;
+                tracing::info!(
+                    "net.ipv6.conf.{link}.accept_ra was 1; it is 2 now, so that forwarding does not end it"
+                );
+            }
+        }
+    }
+    if set_sysctl("ipv6/conf/all/forwarding", "1")? {
+        tracing::info!("net.ipv6.conf.all.forwarding was 0; it is 1 now and stays so");
+    }
+    Ok(())
+}
+
+/// Has a link speak IPv6 with the addresses that it is given, at once: no router advertisement is heard (CVE-2020-10749), and
+/// nobody is asked whether an address is taken, since hardware addresses follow from leases.
+pub(crate) fn own_ipv6(link: &str) -> Result<(), Error> {
+    for (name, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+        set_sysctl(&format!("ipv6/conf/{link}/{name}"), value)?;
     }
     Ok(())
 }

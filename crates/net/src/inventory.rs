@@ -1,9 +1,11 @@
 //! What of a network is on the host, for the checker.
 
-use crate::firewall::wire;
+use std::net::IpAddr;
+
+use crate::firewall::{Family, wire};
 use crate::lease::OnDisk;
 use crate::netlink::Socket;
-use crate::subnet::Subnet;
+use crate::subnet::{Range6, Subnet};
 use crate::{Config, Error, bridge, lease, link};
 
 /// A thing in the kernel or on disk that belongs to a network.
@@ -30,9 +32,9 @@ pub enum ResourceKind {
     HostPort,
     /// A file that holds an address.
     Lease,
-    /// The host's end of a pod's link.
+    /// The host's end of a pod's link, or the device that limits what the pod sends.
     Link,
-    /// The nftables table. Shared.
+    /// An nftables table. Shared.
     Table,
 }
 
@@ -51,7 +53,7 @@ impl ResourceKind {
 /// # Errors
 /// What the kernel or file system said.
 pub fn inventory(config: &Config) -> Result<Vec<Resource>, Error> {
-    Subnet::new(config.subnet)?;
+    Range6::of(config, Subnet::new(config.subnet)?)?;
     let mut found = Vec::new();
     let mut add = |kind, name: String, owner: Option<String>| found.push(Resource { kind, name, owner });
     let leases = lease::read_dir(&config.leases)?;
@@ -66,7 +68,9 @@ pub fn inventory(config: &Config) -> Result<Vec<Resource>, Error> {
     if let Some(bridge) = bridge {
         add(ResourceKind::Bridge, bridge.name.clone(), None);
         for address in link::addresses(&socket)? {
-            if address.index == bridge.index {
+            // Of IPv6 the one that the kernel gives each link is not ours.
+            let link_local = matches!(address.ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+            if address.index == bridge.index && !link_local {
                 add(ResourceKind::Address, format!("{}/{}", address.ip, address.prefix), None);
             }
         }
@@ -79,12 +83,14 @@ pub fn inventory(config: &Config) -> Result<Vec<Resource>, Error> {
     }
 
     let socket = Socket::netfilter()?;
-    if wire::exists(&socket, &config.bridge)? {
-        add(ResourceKind::Table, format!("ip {}", config.bridge), None);
-        for element in wire::elements(&socket, &config.bridge)? {
-            let owner = Some(element.owner.clone()).filter(|owner| !owner.is_empty());
-            add(ResourceKind::HostPort, element.to_string(), owner);
+    for family in Family::BOTH {
+        if wire::exists(&socket, family, &config.bridge)? {
+            add(ResourceKind::Table, format!("{family} {}", config.bridge), None);
         }
+    }
+    for element in wire::elements(&socket, &config.bridge)? {
+        let owner = Some(element.owner.clone()).filter(|owner| !owner.is_empty());
+        add(ResourceKind::HostPort, element.to_string(), owner);
     }
     found.sort();
     Ok(found)

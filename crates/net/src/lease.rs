@@ -1,9 +1,9 @@
 //! Leases on disk: one file for each address that is given out, so that they survive the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, DirEntryExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -12,20 +12,32 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use crate::subnet::{Pool, Subnet};
-use crate::{Error, Kind, PortMapping};
+use crate::subnet::{Addresses, Pool, Range6, Subnet};
+use crate::{Bandwidth, Error, Kind, PortMapping};
 
 /// The order in which addresses come. Losing it loses only the order.
 const POOL: &str = ".pool";
 /// A file on its way to its name.
 const NEW: &str = ".new";
 
-/// Whose an address is, and which ports of the host lead to it.
+/// Whose an address is, what else its pod has, and which ports of the host lead to it.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Lease {
     pub(crate) owner: String,
+    /// Kept with the lease and not computed: the pod has it whatever the subnet is by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ip6: Option<Ipv6Addr>,
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unlimited")]
+    pub(crate) bandwidth: Bandwidth,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) ports: Vec<PortMapping>,
+}
+
+impl Lease {
+    /// The pod's addresses, of which `ip` is the file's name.
+    pub(crate) fn addresses(&self, ip: Ipv4Addr) -> Addresses {
+        Addresses { ip, ip6: self.ip6 }
+    }
 }
 
 /// A lease file: its name, and what it says or why it says nothing.
@@ -50,6 +62,7 @@ struct Known {
 pub(crate) struct Leases {
     dir: PathBuf,
     subnet: Subnet,
+    range6: Option<Range6>,
     held: Mutex<Held>,
 }
 
@@ -62,13 +75,13 @@ struct Held {
 
 impl Leases {
     /// Reads the directory; makes it (0700) when absent.
-    pub(crate) fn open(dir: &Path, subnet: Subnet) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, subnet: Subnet, range6: Option<Range6>) -> Result<Self, Error> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
             .map_err(|error| Error::file(&format!("mkdir {}", dir.display()), error))?;
-        let leases = Self { dir: dir.to_owned(), subnet, held: Mutex::default() };
+        let leases = Self { dir: dir.to_owned(), subnet, range6, held: Mutex::default() };
         {
             let _lock = leases.lock()?;
             let mut held = leases.held();
@@ -88,8 +101,13 @@ impl Leases {
         Ok(fd)
     }
 
-    /// Gives `owner` an address and the host ports; on disk when this returns.
-    pub(crate) fn take(&self, owner: &str, ports: &[PortMapping]) -> Result<Ipv4Addr, Error> {
+    /// Gives `owner` addresses and the host ports; on disk when this returns.
+    pub(crate) fn take(
+        &self,
+        owner: &str,
+        ports: &[PortMapping],
+        bandwidth: Bandwidth,
+    ) -> Result<Addresses, Error> {
         let _lock = self.lock()?;
         let mut held = self.held();
         if !ports.is_empty() {
@@ -102,16 +120,22 @@ impl Leases {
         if let Some((port, other)) = taken_port(ports, &held.by_ip) {
             return Err(Error::new(Kind::Busy, format!("host port {port}: taken by {other}")));
         }
-        let lease = Lease { owner: owner.to_owned(), ports: ports.to_vec() };
+        let six = |ip| self.range6.map(|range| range.address(self.subnet, ip));
+        let mut lease = Lease { owner: owner.to_owned(), ip6: None, bandwidth, ports: ports.to_vec() };
         loop {
             let Held { pool, by_ip, .. } = &mut *held;
-            let Some(ip) = pool.next(self.subnet, |ip| by_ip.contains_key(&ip)) else {
+            // A pod that is here since the IPv4 subnet was another may have the same number.
+            let used: HashSet<_> = by_ip.values().filter_map(|known| known.lease.ip6).collect();
+            let taken = |ip| by_ip.contains_key(&ip) || six(ip).is_some_and(|ip6| used.contains(&ip6));
+            let Some(ip) = pool.next(self.subnet, taken) else {
                 return Err(self.exhausted());
             };
+            lease.ip6 = six(ip);
             if let Some(inode) = self.write(ip, &lease)? {
+                let addresses = Addresses { ip, ip6: lease.ip6 };
                 held.insert(ip, Known { lease, inode });
                 write_pool(&self.dir, &held.pool);
-                return Ok(ip);
+                return Ok(addresses);
             }
             self.refresh(&mut held)?;
         }
@@ -306,10 +330,13 @@ fn taken_port<'a>(
 
 /// Whether two mappings want the same port of the host, as `bind` would see it.
 pub(crate) fn collide(a: &PortMapping, b: &PortMapping) -> bool {
-    let everywhere = |ip: Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
-    a.protocol == b.protocol
-        && a.host_port == b.host_port
-        && (everywhere(a.host_ip) || everywhere(b.host_ip) || a.host_ip == b.host_ip)
+    let meet = match (a.host_ip, b.host_ip) {
+        (None, _) | (_, None) => true,
+        (Some(a), Some(b)) => {
+            a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
+        }
+    };
+    meet && a.protocol == b.protocol && a.host_port == b.host_port
 }
 
 fn read_pool(dir: &Path) -> Pool {
@@ -341,7 +368,11 @@ mod tests {
     use crate::Protocol;
 
     fn leases(dir: &Path) -> Leases {
-        Leases::open(dir, Subnet::new((Ipv4Addr::new(10, 0, 0, 0), 29)).unwrap()).unwrap()
+        Leases::open(dir, Subnet::new((Ipv4Addr::new(10, 0, 0, 0), 29)).unwrap(), None).unwrap()
+    }
+
+    fn take(leases: &Leases, owner: &str, ports: &[PortMapping]) -> Result<Ipv4Addr, Error> {
+        leases.take(owner, ports, Bandwidth::default()).map(|addresses| addresses.ip)
     }
 
     fn port(host_ip: Option<&str>, host_port: u16, protocol: Protocol) -> PortMapping {
@@ -354,23 +385,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = leases(dir.path());
         let ports = [port(None, 8080, Protocol::Tcp)];
-        assert_eq!(first.take("a", &ports).unwrap().octets()[3], 2);
-        assert_eq!(first.take("b", &[]).unwrap().octets()[3], 3);
+        assert_eq!(take(&first, "a", &ports).unwrap().octets()[3], 2);
+        assert_eq!(take(&first, "b", &[]).unwrap().octets()[3], 3);
         first.release("a").unwrap();
         first.release("a").unwrap();
         let second = leases(dir.path());
         assert_eq!(second.find("b").unwrap().0.octets()[3], 3);
         assert!(second.find("a").is_none());
         for last in [4, 5, 6, 2] {
-            assert_eq!(second.take(&format!("n{last}"), &[]).unwrap().octets()[3], last);
+            assert_eq!(take(&second, &format!("n{last}"), &[]).unwrap().octets()[3], last);
         }
-        let error = second.take("late", &[]).unwrap_err();
+        let error = take(&second, "late", &[]).unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted);
         assert_eq!(
             error.to_string(),
             "subnet 10.0.0.0/29: all 5 addresses are in use; remove pods or configure a larger subnet"
         );
-        assert_eq!(second.take("b", &[]).unwrap_err().kind(), Kind::Exists);
+        assert_eq!(take(&second, "b", &[]).unwrap_err().kind(), Kind::Exists);
     }
 
     #[test]
@@ -385,7 +416,7 @@ mod tests {
                 .map(|(who, leases)| {
                     scope.spawn(move || {
                         (0..3)
-                            .filter_map(|n| leases.take(&format!("{who}-{n}"), &[]).ok())
+                            .filter_map(|n| take(leases, &format!("{who}-{n}"), &[]).ok())
                             .collect::<Vec<_>>()
                     })
                 })
@@ -403,12 +434,48 @@ mod tests {
     fn a_host_port_has_one_owner() {
         let dir = tempfile::tempdir().unwrap();
         let (ours, theirs) = (leases(dir.path()), leases(dir.path()));
-        theirs.take("web", &[port(Some("192.0.2.1"), 80, Protocol::Tcp)]).unwrap();
-        let error = ours.take("other", &[port(None, 80, Protocol::Tcp)]).unwrap_err();
+        take(&theirs, "web", &[port(Some("192.0.2.1"), 80, Protocol::Tcp)]).unwrap();
+        let error = take(&ours, "other", &[port(None, 80, Protocol::Tcp)]).unwrap_err();
         assert_eq!(error.kind(), Kind::Busy);
-        assert_eq!(error.to_string(), "host port 0.0.0.0:80/tcp -> 80: taken by web");
-        ours.take("udp", &[port(None, 80, Protocol::Udp)]).unwrap();
-        ours.take("elsewhere", &[port(Some("192.0.2.2"), 80, Protocol::Tcp)]).unwrap();
+        assert_eq!(error.to_string(), "host port *:80/tcp -> 80: taken by web");
+        take(&ours, "udp", &[port(None, 80, Protocol::Udp)]).unwrap();
+        take(&ours, "elsewhere", &[port(Some("192.0.2.2"), 80, Protocol::Tcp)]).unwrap();
+    }
+
+    #[test]
+    fn ports_collide_within_a_family() {
+        let collide = |a, b| {
+            let (a, b) = (port(a, 80, Protocol::Tcp), port(b, 80, Protocol::Tcp));
+            assert_eq!(collide(&a, &b), collide(&b, &a));
+            collide(&a, &b)
+        };
+        assert!(collide(None, None) && collide(None, Some("::")) && collide(None, Some("192.0.2.1")));
+        assert!(collide(Some("::"), Some("2001:db8::1")) && collide(Some("0.0.0.0"), Some("192.0.2.1")));
+        assert!(!collide(Some("::"), Some("0.0.0.0")) && !collide(Some("::"), Some("192.0.2.1")));
+        assert!(!collide(Some("2001:db8::1"), Some("2001:db8::2")));
+    }
+
+    #[test]
+    fn a_lease_of_a_time_before_ipv6_is_read_and_numbers_never_meet() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("10.0.0.2"), br#"{"owner":"old","ports":[]}"#).unwrap();
+        fs::write(dir.path().join("10.9.0.3"), br#"{"owner":"moved","ip6":"fd00::3"}"#).unwrap();
+        let subnet = Subnet::new((Ipv4Addr::new(10, 0, 0, 0), 29)).unwrap();
+        let config = crate::Config {
+            bridge: "br0".to_owned(),
+            subnet: (subnet.network(), subnet.prefix()),
+            subnet6: crate::Subnet6::Given("fd00::".parse().unwrap(), 64),
+            mtu: None,
+            leases: dir.path().to_owned(),
+        };
+        let leases = Leases::open(dir.path(), subnet, Range6::of(&config, subnet).unwrap()).unwrap();
+        let (ip, lease) = leases.find("old").unwrap();
+        assert_eq!(lease.addresses(ip), Addresses { ip: "10.0.0.2".parse().unwrap(), ip6: None });
+        let bandwidth = Bandwidth { ingress: Some(1_000_000), egress: None };
+        let new = leases.take("new", &[], bandwidth).unwrap();
+        assert_eq!(new, Addresses { ip: "10.0.0.4".parse().unwrap(), ip6: Some("fd00::4".parse().unwrap()) });
+        let text = fs::read_to_string(dir.path().join("10.0.0.4")).unwrap();
+        assert_eq!(text, r#"{"owner":"new","ip6":"fd00::4","bandwidth":{"ingress":1000000}}"#);
     }
 
     #[test]
@@ -416,7 +483,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("10.0.0.2"), b"").unwrap();
         let leases = leases(dir.path());
-        assert_eq!(leases.take("a", &[]).unwrap().octets()[3], 3);
+        assert_eq!(take(&leases, "a", &[]).unwrap().octets()[3], 3);
         let on_disk = leases.on_disk().unwrap();
         assert_eq!(on_disk[0].lease.as_ref().unwrap_err().kind(), Kind::Corrupt);
         leases.release_address(on_disk[0].ip).unwrap();

@@ -24,6 +24,9 @@ const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// The address is usable at once: nobody is asked whether it is taken (linux/if_addr.h).
+const IFA_F_NODAD: u8 = 2;
 const IFF_UP: u32 = 1;
 /// `NLM_F_CREATE | NLM_F_REPLACE`: for an address, that it may be there already.
 const CREATE_OR_KEEP: u16 = 0x500;
@@ -51,11 +54,11 @@ pub(crate) struct Link {
     pub(crate) up: bool,
 }
 
-/// An IPv4 address of a link.
+/// An address of a link.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct LinkAddress {
     pub(crate) index: u32,
-    pub(crate) ip: Ipv4Addr,
+    pub(crate) ip: IpAddr,
     pub(crate) prefix: u8,
 }
 
@@ -90,14 +93,15 @@ pub(crate) fn list(socket: &Socket) -> Result<Vec<Link>, Error> {
     Ok(links)
 }
 
-/// All IPv4 addresses of the namespace.
+/// All addresses of the namespace, of both families.
 pub(crate) fn addresses(socket: &Socket) -> Result<Vec<LinkAddress>, Error> {
     let mut found = Vec::new();
-    let header = Ifaddrmsg { ifa_family: AF_INET, ..Ifaddrmsg::new() };
-    let body = |bytes: &mut Vec<u8>| drop(OpGetaddrDump::encode_request(bytes, &header));
+    let body = |bytes: &mut Vec<u8>| drop(OpGetaddrDump::encode_request(bytes, &Ifaddrmsg::new()));
     socket.dump(RTM_GETADDR, "RTM_GETADDR dump", body, |_, message| {
         let (header, attributes) = OpGetaddrDump::decode_reply(message);
-        if let Ok(IpAddr::V4(ip)) = attributes.get_local() {
+        // An IPv6 address without a peer has this attribute only.
+        let ip = attributes.get_local().or_else(|_| attributes.get_address());
+        if let Ok(ip) = ip {
             found.push(LinkAddress { index: header.ifa_index, ip, prefix: header.ifa_prefixlen });
         }
     })?;
@@ -133,6 +137,18 @@ pub(crate) fn create_bridge(batch: &mut Batch, name: &str, mac: [u8; 6], mtu: u3
             .push_mtu(mtu)
             .nested_linkinfo()
             .push_kind(c"bridge");
+    });
+}
+
+/// Makes a device that passes on what is sent to it as if it had arrived where it came from (ip-link(8), ifb).
+pub(crate) fn create_ifb(batch: &mut Batch, name: &str) {
+    batch.push(RTM_NEWLINK, CREATE_NEW, format!("RTM_NEWLINK ifb {name} (CONFIG_IFB)"), |bytes| {
+        OpNewlinkDo::encode_request(bytes, &Ifinfomsg::new())
+            .push_ifname_bytes(name.as_bytes())
+            .push_num_tx_queues(QUEUES)
+            .push_num_rx_queues(QUEUES)
+            .nested_linkinfo()
+            .push_kind(c"ifb");
     });
 }
 
@@ -197,31 +213,39 @@ pub(crate) fn up(batch: &mut Batch, name: &str) {
 }
 
 /// Gives a link an address. Nothing changes when it has it.
-pub(crate) fn add_address(batch: &mut Batch, link: (&str, u32), ip: Ipv4Addr, prefix: u8) {
+pub(crate) fn add_address(batch: &mut Batch, link: (&str, u32), ip: IpAddr, prefix: u8) {
     let (name, index) = link;
     batch.push(RTM_NEWADDR, CREATE_OR_KEEP, format!("RTM_NEWADDR {ip}/{prefix} dev {name}"), |bytes| {
-        let header =
-            Ifaddrmsg { ifa_family: AF_INET, ifa_prefixlen: prefix, ifa_index: index, ..Ifaddrmsg::new() };
-        let host = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        OpNewaddrDo::encode_request(bytes, &header)
-            .push_local(ip.into())
-            .push_address(ip.into())
-            .push_broadcast(Ipv4Addr::from_bits(ip.to_bits() | host));
+        let header = Ifaddrmsg { ifa_prefixlen: prefix, ifa_index: index, ..Ifaddrmsg::new() };
+        match ip {
+            IpAddr::V4(four) => {
+                let header = Ifaddrmsg { ifa_family: AF_INET, ..header };
+                let host = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
+                OpNewaddrDo::encode_request(bytes, &header)
+                    .push_local(ip)
+                    .push_address(ip)
+                    .push_broadcast(Ipv4Addr::from_bits(four.to_bits() | host));
+            }
+            IpAddr::V6(_) => {
+                let header = Ifaddrmsg { ifa_family: AF_INET6, ifa_flags: IFA_F_NODAD, ..header };
+                OpNewaddrDo::encode_request(bytes, &header).push_local(ip).push_address(ip);
+            }
+        }
     });
 }
 
-/// Makes the default route.
-pub(crate) fn add_default_route(batch: &mut Batch, gateway: Ipv4Addr, device: u32) {
+/// Makes the default route of the gateway's family.
+pub(crate) fn add_default_route(batch: &mut Batch, gateway: IpAddr, device: u32) {
     batch.push(RTM_NEWROUTE, CREATE_NEW, format!("RTM_NEWROUTE default via {gateway}"), |bytes| {
         let header = Rtmsg {
-            rtm_family: AF_INET,
+            rtm_family: if gateway.is_ipv4() { AF_INET } else { AF_INET6 },
             rtm_table: RT_TABLE_MAIN,
             rtm_protocol: RTPROT_BOOT,
             rtm_scope: RT_SCOPE_UNIVERSE,
             rtm_type: RTN_UNICAST,
             ..Rtmsg::new()
         };
-        OpNewrouteDo::encode_request(bytes, &header).push_gateway(gateway.into()).push_oif(device);
+        OpNewrouteDo::encode_request(bytes, &header).push_gateway(gateway).push_oif(device);
     });
 }
 

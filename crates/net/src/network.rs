@@ -1,29 +1,31 @@
 //! A bridge with its pods.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::firewall::{Change, wire};
+use crate::firewall::{Family, wire};
 use crate::lease::{Leases, OnDisk};
 use crate::link::{self, POD_LINK, Veth};
 use crate::netlink::{Batch, Socket};
-use crate::subnet::Subnet;
-use crate::{Config, Error, Kind, PortMapping, bridge, host};
+use crate::subnet::{Addresses, Range6, Subnet};
+use crate::{Bandwidth, Config, Error, Kind, PortMapping, Subnet6, bridge, host, shaper};
 
 mod ports;
 
 /// The longest owner that fits as a comment of an nftables element, with its zero byte.
 const OWNER_ROOM: usize = 127;
 
-/// A bridge on the host, its address leases and its nftables table.
+/// A bridge on the host, its address leases and its nftables tables.
 ///
 /// Shared by reference between threads; attaching one pod never waits for another except in the kernel.
 #[derive(Debug)]
 pub struct Network {
     config: Config,
     subnet: Subnet,
+    /// `None`: pods have IPv4 alone.
+    range6: Option<Range6>,
     leases: Leases,
     bridge: Mutex<bridge::Bridge>,
     /// Kept, since closing one waits some 14 ms until the kernel has freed what the last transaction deleted.
@@ -37,9 +39,11 @@ pub struct Network {
 pub struct Attachment {
     /// The pod's address.
     pub ip: Ipv4Addr,
+    /// Its second address, unless it has IPv4 alone.
+    pub ip6: Option<Ipv6Addr>,
     /// Its default gateway: the bridge.
     pub gateway: Ipv4Addr,
-    /// Prefix length of the subnet.
+    /// Prefix length of the IPv4 subnet.
     pub prefix: u8,
     /// Name of the link's end on the host.
     pub host_link: String,
@@ -47,6 +51,14 @@ pub struct Attachment {
     pub mac: [u8; 6],
     /// The host ports that lead to the pod.
     pub ports: Vec<PortMapping>,
+}
+
+impl Attachment {
+    /// The pod's addresses, the primary one first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        std::iter::once(self.ip.into()).chain(self.ip6.map(IpAddr::from)).collect()
+    }
 }
 
 /// What [`Network::reconcile`] did.
@@ -63,26 +75,51 @@ pub struct Report {
 }
 
 impl Network {
-    /// Makes what is missing of bridge, address, forwarding and nftables table, and reads the leases.
+    /// Makes what is missing of bridge, addresses, forwarding and nftables tables, and reads the leases.
     ///
-    /// Idempotent: what a former daemon left is kept, host ports included; pods notice nothing. The only setting of the
-    /// host that changes beside the bridge's own is `net.ipv4.ip_forward`, with a line in the log.
+    /// Idempotent: what a former daemon left is kept, host ports included; pods notice nothing. The only settings of the
+    /// host that change beside the bridge's own are `net.ipv4.ip_forward` and `net.ipv6.conf.all.forwarding`, with what the
+    /// latter takes to keep the host's own routes, each with a line in the log.
     ///
     /// # Errors
-    /// `Invalid` for a configuration that cannot be; `Exists` when the name or the subnet belongs to something else on the
+    /// `Invalid` for a configuration that cannot be; `Exists` when the name or a subnet belongs to something else on the
     /// host; `Unsupported` names what the kernel lacks; `Denied` without CAP_NET_ADMIN.
     pub fn open(config: Config) -> Result<Self, Error> {
         bridge::check_name(&config.bridge)?;
         let subnet = Subnet::new(config.subnet)?;
-        let leases = Leases::open(&config.leases, subnet)?;
+        let Some(range6) = Range6::of(&config, subnet)? else { return Self::open_with(config, subnet, None) };
+        let opened = match host::has_ipv6() {
+            Ok(()) => Self::open_with(config.clone(), subnet, Some(range6)),
+            Err(reason) => {
+                let what = format!("subnet {}/{}: {reason}", range6.network(), range6.prefix());
+                Err(Error::new(Kind::Unsupported, what))
+            }
+        };
+        match opened {
+            Err(error) if error.kind() == Kind::Unsupported && config.subnet6 == Subnet6::Derived => {
+                // If it was not IPv6 that is in the way, this says so.
+                let opened = Self::open_with(config, subnet, None)?;
+                tracing::info!(reason = %error, "pods have IPv4 alone");
+                Ok(opened)
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_with(config: Config, subnet: Subnet, range6: Option<Range6>) -> Result<Self, Error> {
+        let leases = Leases::open(&config.leases, subnet, range6)?;
         let bridge = {
             let _lock = leases.lock()?;
-            bridge::ensure(&config, subnet)?
+            bridge::ensure(&config, subnet, range6)?
         };
         host::forward()?;
+        if range6.is_some() {
+            host::forward6()?;
+        }
         let network = Self {
             config,
             subnet,
+            range6,
             leases,
             bridge: Mutex::new(bridge),
             netfilter: Mutex::new(Socket::netfilter()?),
@@ -99,7 +136,7 @@ impl Network {
     /// Connects the pod whose network namespace is `netns`, under the key `owner` (the sandbox id).
     ///
     /// The lease is written before anything is made. A host port on which a process of the host listens is refused, as it
-    /// would be cut off. When a step fails, everything that was made is taken back.
+    /// would be cut off. `bandwidth` is enforced on the host's side. When a step fails, everything that was made is taken back.
     ///
     /// # Errors
     /// `Exists` when `owner` is attached; `Busy` names the owner of a host port that is taken, or says that a process
@@ -110,37 +147,43 @@ impl Network {
         owner: &str,
         netns: BorrowedFd<'_>,
         ports: &[PortMapping],
+        bandwidth: Bandwidth,
     ) -> Result<Attachment, Error> {
         check_owner(owner)?;
-        ports::check(ports)?;
+        ports::check(ports, self.range6.is_some())?;
+        shaper::check(bandwidth)?;
         host::is_not_ours(netns)?;
-        let ip = self.leases.take(owner, ports)?;
+        let ips = self.leases.take(owner, ports, bandwidth)?;
         // Ports first: that somebody has one is found out before there is a link to delete.
         let failed = |error: Error| error.context(&format!("attach {owner} to {}", self.config.bridge));
-        if let Err(error) = self.open_ports(owner, ip, ports) {
+        if let Err(error) = self.open_ports(owner, ips, ports) {
             // None was opened; to close them would close those of whoever has them.
             self.undo(owner, ports, self.leases.release(owner));
             return Err(failed(error));
         }
-        let connected = self.fit_localnet_after(ports).and_then(|()| self.connect(owner, ip, netns));
+        let connected =
+            self.fit_localnet_after(ports).and_then(|()| self.connect(owner, ips, netns, bandwidth));
         if let Err(error) = connected {
-            let closed = self.close_ports(owner, ip, ports).and_then(|()| self.leases.release(owner));
-            self.undo(owner, ports, closed);
+            let closed =
+                self.close_ports(owner, ips, ports).and_then(|()| self.lift_limits(owner, bandwidth));
+            self.undo(owner, ports, closed.and_then(|()| self.leases.release(owner)));
             return Err(failed(error));
         }
-        Ok(self.describe(owner, ip, ports))
+        Ok(self.describe(owner, ips, ports))
     }
 
     /// Takes back host ports and address of `owner`. Nothing happens when it has none.
     ///
     /// The link is not touched: it goes when the last reference to the pod's namespace does, which costs nobody anything,
-    /// while deleting it would wait some 40 ms for the kernel.
+    /// while deleting it would wait some 40 ms for the kernel. (The device that limits what a pod sends is in the host's
+    /// namespace and must be deleted.)
     ///
     /// # Errors
     /// What the kernel or file system said; the lease is then kept, and the call can be repeated.
     pub fn detach(&self, owner: &str) -> Result<(), Error> {
         let Some((ip, lease)) = self.leases.find(owner) else { return Ok(()) };
-        self.close_ports(owner, ip, &lease.ports)?;
+        self.close_ports(owner, lease.addresses(ip), &lease.ports)?;
+        self.lift_limits(owner, lease.bandwidth)?;
         self.leases.release(owner)?;
         self.fit_localnet_after(&lease.ports)
     }
@@ -149,10 +192,10 @@ impl Network {
     #[must_use]
     pub fn attachment(&self, owner: &str) -> Option<Attachment> {
         let (ip, lease) = self.leases.find(owner)?;
-        Some(self.describe(owner, ip, &lease.ports))
+        Some(self.describe(owner, lease.addresses(ip), &lease.ports))
     }
 
-    /// Frees what belongs to owners that are not in `live`, and installs the nftables table anew, so that its elements are
+    /// Frees what belongs to owners that are not in `live`, and installs the nftables tables anew, so that its elements are
     /// those of the leases.
     ///
     /// Goes on after a failure and tells it in the report. Not to be called while something is attached: its owner could
@@ -199,15 +242,15 @@ impl Network {
             let place = format!("{} {} {}", chain.family, chain.table, chain.name);
             format!(
                 "nftables chain `{place}` drops forwarded packets by policy; unless its rules accept them, pods reach nothing \
-                 beyond this host: nft insert rule {place} iifname {bridge} accept; nft insert rule {place} oifname {bridge} accept"
+                 beyond this host by what it sees: nft insert rule {place} iifname {bridge} accept; nft insert rule {place} oifname {bridge} accept"
             )
         };
         Ok(chains.iter().map(sentence).collect())
     }
 
-    /// Removes bridge and table when no lease is left; says whether it did.
+    /// Removes bridge and tables when no lease is left; says whether it did.
     ///
-    /// `net.ipv4.ip_forward` stays as it is: others may rely on it by now.
+    /// Forwarding stays as it is: others may rely on it by now.
     ///
     /// # Errors
     /// What the kernel said.
@@ -216,9 +259,7 @@ impl Network {
         if !self.leases.on_disk()?.is_empty() {
             return Ok(false);
         }
-        if wire::exists(&self.netfilter(), &self.config.bridge)? {
-            self.commit(&[Change::DeleteTable])?;
-        }
+        self.delete_tables(&Family::BOTH)?;
         let route = Socket::route()?;
         if link::find(&route, &self.config.bridge)?.is_some() {
             let mut batch = Batch::new();
@@ -230,7 +271,13 @@ impl Network {
     }
 
     /// Makes the pod's link and everything inside the pod.
-    fn connect(&self, owner: &str, ip: Ipv4Addr, netns: BorrowedFd<'_>) -> Result<(), Error> {
+    fn connect(
+        &self,
+        owner: &str,
+        ips: Addresses,
+        netns: BorrowedFd<'_>,
+        bandwidth: Bandwidth,
+    ) -> Result<(), Error> {
         let name = bridge::link_name(owner);
         let alias = bridge::link_alias(&self.config.bridge, owner);
         let mut at = *self.bridge();
@@ -239,7 +286,7 @@ impl Network {
             alias: &alias,
             bridge: at.index,
             mtu: at.mtu,
-            mac: Subnet::mac(ip),
+            mac: Subnet::mac(ips.ip),
             netns,
         };
         let socket = Socket::route()?;
@@ -267,13 +314,18 @@ impl Network {
             }
             create(at)?;
         }
+        // Packets are bridged there, whatever their family; the host itself has nothing to say on that link.
         let finished = host::no_ipv6(&name)
             .and_then(|()| {
                 let mut batch = Batch::new();
                 link::configure_port(&mut batch, &veth(at));
                 socket.run(&batch)
             })
-            .and_then(|()| host::inside(netns, || self.configure_pod(ip)));
+            .and_then(|()| match bandwidth.is_unlimited() {
+                true => Ok(()),
+                false => shaper::limit(&socket, &name, &alias, bandwidth),
+            })
+            .and_then(|()| host::inside(netns, || self.configure_pod(ips)));
         if finished.is_err() {
             // The namespace is the caller's and stays, so here the link must be deleted, however long that takes.
             let mut batch = Batch::new();
@@ -285,18 +337,36 @@ impl Network {
         finished
     }
 
-    /// Brings up `lo` and `eth0` inside the pod, with address and default route.
-    fn configure_pod(&self, ip: Ipv4Addr) -> Result<(), Error> {
-        host::no_ipv6(POD_LINK)?;
+    /// Brings up `lo` and `eth0` inside the pod, with addresses and default routes.
+    fn configure_pod(&self, ips: Addresses) -> Result<(), Error> {
+        let six = self.range6.zip(ips.ip6);
+        match six {
+            Some(_) => host::own_ipv6(POD_LINK)?,
+            None => host::no_ipv6(POD_LINK)?,
+        }
         let socket = Socket::route()?;
         let eth0 = link::find(&socket, POD_LINK)?
             .ok_or_else(|| Error::new(Kind::NotFound, format!("{POD_LINK} is gone from the pod")))?;
+        let link = (POD_LINK, eth0.index);
         let mut batch = Batch::new();
         link::up(&mut batch, "lo");
-        link::add_address(&mut batch, (POD_LINK, eth0.index), ip, self.subnet.prefix());
+        link::add_address(&mut batch, link, ips.ip.into(), self.subnet.prefix());
         link::up(&mut batch, POD_LINK);
-        link::add_default_route(&mut batch, self.subnet.gateway(), eth0.index);
+        link::add_default_route(&mut batch, self.subnet.gateway().into(), eth0.index);
+        if let Some((range6, ip6)) = six {
+            // On a link that is down the kernel would forget its route.
+            link::add_address(&mut batch, link, ip6.into(), range6.prefix());
+            link::add_default_route(&mut batch, range6.gateway().into(), eth0.index);
+        }
         socket.run(&batch)
+    }
+
+    /// Deletes what limits a pod and does not go with its link.
+    fn lift_limits(&self, owner: &str, bandwidth: Bandwidth) -> Result<(), Error> {
+        match bandwidth.egress {
+            Some(_) => shaper::remove(&Socket::route()?, &bridge::link_name(owner)),
+            None => Ok(()),
+        }
     }
 
     /// The end of a failed attachment: its lease is `released`, or why it is not.
@@ -332,18 +402,19 @@ impl Network {
     fn restore_bridge(&self) -> Result<bridge::Bridge, Error> {
         tracing::warn!(bridge = %self.config.bridge, "the bridge was removed by somebody else; making it again");
         let _lock = self.leases.lock()?;
-        let restored = bridge::ensure(&self.config, self.subnet)?;
+        let restored = bridge::ensure(&self.config, self.subnet, self.range6)?;
         *self.bridge() = restored;
         Ok(restored)
     }
 
-    fn describe(&self, owner: &str, ip: Ipv4Addr, ports: &[PortMapping]) -> Attachment {
+    fn describe(&self, owner: &str, ips: Addresses, ports: &[PortMapping]) -> Attachment {
         Attachment {
-            ip,
+            ip: ips.ip,
+            ip6: ips.ip6,
             gateway: self.subnet.gateway(),
             prefix: self.subnet.prefix(),
             host_link: bridge::link_name(owner),
-            mac: Subnet::mac(ip),
+            mac: Subnet::mac(ips.ip),
             ports: ports.to_vec(),
         }
     }

@@ -1,11 +1,11 @@
 //! Addresses of a subnet and the order in which they are given out. Pure.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Kind};
+use crate::{Config, Error, Kind, Subnet6};
 
 /// How many freed addresses are remembered, so that they are used last.
 const REMEMBERED: usize = 256;
@@ -89,6 +89,103 @@ impl Subnet {
     }
 }
 
+/// An IPv6 subnet whose pods have the numbers of their IPv4 addresses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Range6 {
+    network: u128,
+    prefix: u8,
+}
+
+impl Range6 {
+    /// The one that a configuration asks for. `None` when it asks for none.
+    pub(crate) fn of(config: &Config, subnet: Subnet) -> Result<Option<Self>, Error> {
+        match config.subnet6 {
+            Subnet6::Derived => Ok(Some(Self::derived(&config.bridge))),
+            Subnet6::Given(address, prefix) => Self::new((address, prefix), subnet).map(Some),
+            Subnet6::Off => Ok(None),
+        }
+    }
+
+    fn new((address, prefix): (Ipv6Addr, u8), subnet: Subnet) -> Result<Self, Error> {
+        let host = 32 - subnet.prefix;
+        let longest = 128 - host;
+        if !(32..=longest).contains(&prefix) {
+            let message = format!(
+                "subnet {address}/{prefix}: the prefix length must be 32 to {longest}, so that there are as many addresses \
+                 as in {}/{}",
+                subnet.network(),
+                subnet.prefix
+            );
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        let range = Self { network: address.to_bits() & (u128::MAX << (128 - prefix)), prefix };
+        let network = range.network();
+        // Global unicast and unique local addresses; not those that embed IPv4 or mean something of their own.
+        let fits = matches!(network.segments()[0], 0x2000..0x4000 | 0xfc00..0xfe00);
+        if !fits {
+            let message = format!("subnet {network}/{prefix}: pods cannot have such addresses");
+            return Err(Error::new(Kind::Invalid, message));
+        }
+        Ok(range)
+    }
+
+    /// `fd`, 40 bits that follow from the name, and subnet 0, as RFC 4193 has it but for the randomness: two networks of one
+    /// host must differ, and a network must be the same after a reboot. Hosts do not meet, since what leaves is masqueraded.
+    fn derived(bridge: &str) -> Self {
+        let hash = fnv1a(bridge.bytes()) & 0xff_ffff_ffff;
+        Self { network: 0xfd << 120 | u128::from(hash) << 80, prefix: 64 }
+    }
+
+    pub(crate) fn network(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.network)
+    }
+
+    pub(crate) fn mask(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(u128::MAX << (128 - self.prefix))
+    }
+
+    pub(crate) fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    pub(crate) fn gateway(self) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.network + 1)
+    }
+
+    /// The address that goes with one of `subnet`.
+    pub(crate) fn address(self, subnet: Subnet, ip: Ipv4Addr) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.network | u128::from(ip.to_bits() & !subnet.mask().to_bits()))
+    }
+
+    /// Whether the other subnet has an address in common with this one.
+    pub(crate) fn overlaps(self, ip: Ipv6Addr, prefix: u8) -> bool {
+        let shift = 128 - u32::from(prefix.min(self.prefix));
+        let cut = |bits: u128| bits.checked_shr(shift).unwrap_or(0);
+        cut(self.network) == cut(ip.to_bits())
+    }
+}
+
+/// The addresses of one pod.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Addresses {
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) ip6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    pub(crate) fn contains(self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.ip == ip,
+            IpAddr::V6(ip) => self.ip6 == Some(ip),
+        }
+    }
+}
+
+/// FNV-1a: the same in each version of this program.
+pub(crate) fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
 /// Which address is next: those never used in turn, then those freed longest ago.
 ///
 /// A freed address may still be on a dying link, in somebody's connections or caches; it gets as long a rest as the subnet
@@ -157,6 +254,45 @@ mod tests {
             let (ip, prefix) = wrong.split_once('/').unwrap();
             let error = Subnet::new((ip.parse().unwrap(), prefix.parse().unwrap())).unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_has_the_number_of_its_ipv4_address() {
+        let four = subnet("10.210.0.0/16");
+        let six = Range6::new(("2001:db8:1::7".parse().unwrap(), 64), four).unwrap();
+        assert_eq!(
+            (six.network(), six.gateway()),
+            ("2001:db8:1::".parse().unwrap(), "2001:db8:1::1".parse().unwrap())
+        );
+        assert_eq!(six.address(four, four.gateway()), six.gateway());
+        let pod = six.address(four, "10.210.1.2".parse().unwrap());
+        assert_eq!(pod, "2001:db8:1::102".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(six.mask(), "ffff:ffff:ffff:ffff::".parse::<Ipv6Addr>().unwrap());
+        assert!(six.overlaps(pod, 128) && six.overlaps("2001:db8::".parse().unwrap(), 32));
+        assert!(!six.overlaps("2001:db8:2::".parse().unwrap(), 48) && six.overlaps(Ipv6Addr::UNSPECIFIED, 0));
+        Range6::new(("fd00::".parse().unwrap(), 112), four).unwrap();
+        for (wrong, prefix) in [
+            ("fd00::", 113),
+            ("fd00::", 31),
+            ("fe80::", 64),
+            ("ff02::", 64),
+            ("::", 64),
+            ("::ffff:10.0.0.0", 112),
+        ] {
+            let error = Range6::new((wrong.parse().unwrap(), prefix), four).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{wrong}/{prefix}");
+        }
+    }
+
+    #[test]
+    fn each_bridge_has_an_ipv6_subnet_of_its_own() {
+        let (one, other) = (Range6::derived("vaquita0"), Range6::derived("vaquita1"));
+        assert_eq!(one, Range6::derived("vaquita0"), "and always the same");
+        assert_ne!(one, other);
+        for range in [one, other] {
+            assert_eq!((range.network().octets()[0], range.prefix()), (0xfd, 64));
+            assert_eq!(range.network().segments()[3..], [0; 5], "subnet 0 of the site");
         }
     }
 

@@ -1,21 +1,29 @@
 //! The pod network on a real kernel. Each test makes a network namespace of its own and plays host in it, so that nothing
 //! touches the machine's network and tests run side by side.
 
+#[path = "root/bandwidth.rs"]
+mod bandwidth;
+#[path = "root/sctp.rs"]
+mod sctp;
+#[path = "root/six.rs"]
+mod six;
 #[path = "root/world.rs"]
 mod world;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use vaquita_net::{Config, Kind, Network, PortMapping, Protocol, Resource, ResourceKind, inventory};
+use vaquita_net::{
+    Bandwidth, Config, Kind, Network, PortMapping, Protocol, Resource, ResourceKind, Subnet6, inventory,
+};
 use vaquita_sys::ns;
-use world::{Host, Pod, talk, talk_udp, tcp, unreachable};
+use world::{Host, Pod, eventually, ip, nft, run, talk, talk_udp, tcp, unreachable};
 
 const SUBNET: &str = "10.201.0.0/16";
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const FREE: Bandwidth = Bandwidth { ingress: None, egress: None };
 
 #[test]
 fn two_pods_reach_each_other_and_their_gateway() {
@@ -37,10 +45,10 @@ fn two_pods_reach_each_other_and_their_gateway() {
 }
 
 #[test]
-fn no_ipv6_on_host_links_nor_in_the_pod() {
+fn without_ipv6_there_is_none_on_host_links_nor_in_the_pod() {
     let host = Host::new();
     host.run(|| {
-        let network = Network::open(host.config("br0", SUBNET)).unwrap();
+        let network = Network::open(Config { subnet6: Subnet6::Off, ..host.config("br0", SUBNET) }).unwrap();
         let pod = Host::pod(&network, "a", &[]);
         for link in ["br0", &pod.at.host_link] {
             assert_eq!(host.sysctl(&format!("ipv6/conf/{link}/accept_ra")), "0", "{link}");
@@ -48,7 +56,11 @@ fn no_ipv6_on_host_links_nor_in_the_pod() {
         }
         let addresses = pod.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap());
         assert!(!addresses.contains("eth0"), "{addresses}");
-        assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
+        assert_eq!((pod.at.ip6, pod.at.addresses()), (None, vec![pod.at.ip.into()]));
+        assert_eq!(
+            (host.sysctl("ipv4/ip_forward"), host.sysctl("ipv6/conf/all/forwarding")),
+            ("1".into(), "0".into())
+        );
     });
 }
 
@@ -192,7 +204,7 @@ fn a_port_where_the_host_listens_is_refused() {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
         let udp = PortMapping { protocol: Protocol::Udp, ..tcp(53, 53) };
         for port in [tcp(8080, 80), udp] {
-            let error = network.attach("a", netns.as_fd(), &[port]).unwrap_err();
+            let error = network.attach("a", netns.as_fd(), &[port], FREE).unwrap_err();
             assert_eq!(error.kind(), Kind::Busy);
             let expected = format!(
                 "host port {port}: a process of the host listens there; stop it or take another port"
@@ -205,7 +217,7 @@ fn a_port_where_the_host_listens_is_refused() {
         let elsewhere = PortMapping { host_ip: Some(Ipv4Addr::new(10, 201, 0, 1).into()), ..tcp(8080, 80) };
         let passing = tcp(client.local_addr().unwrap().port(), 81);
         drop(socket);
-        network.attach("a", netns.as_fd(), &[elsewhere, passing, udp]).unwrap();
+        network.attach("a", netns.as_fd(), &[elsewhere, passing, udp], FREE).unwrap();
     });
 }
 
@@ -260,7 +272,7 @@ fn a_taken_host_port_names_who_has_it_and_costs_nothing() {
         let netns = ns::new_netns().unwrap();
         let at = PortMapping { host_ip: Some(LOOPBACK.into()), ..tcp(8080, 81) };
         for port in [tcp(8080, 90), at] {
-            let error = network.attach("late", netns.as_fd(), &[tcp(1, 1), port]).unwrap_err();
+            let error = network.attach("late", netns.as_fd(), &[tcp(1, 1), port], FREE).unwrap_err();
             assert_eq!(error.kind(), Kind::Busy);
             assert!(error.to_string().contains("taken by web"), "{error}");
         }
@@ -274,12 +286,13 @@ fn a_taken_host_port_names_who_has_it_and_costs_nothing() {
         let fourth = ns::new_netns().unwrap();
         for _ in 0..2 {
             // Its addresses begin where ours do: another link, another address, the same port.
-            let error = stranger.attach("late", fourth.as_fd(), &[tcp(1, 1), tcp(8080, 90)]).unwrap_err();
+            let error =
+                stranger.attach("late", fourth.as_fd(), &[tcp(1, 1), tcp(8080, 90)], FREE).unwrap_err();
             assert_eq!(error.kind(), Kind::Busy, "{error}");
-            assert!(error.to_string().ends_with("host port 0.0.0.0:8080/tcp -> 90: taken by web"), "{error}");
+            assert!(error.to_string().ends_with("host port *:8080/tcp -> 90: taken by web"), "{error}");
             assert!(stranger.attachment("late").is_none());
         }
-        stranger.attach("late", fourth.as_fd(), &[tcp(1, 1)]).unwrap();
+        stranger.attach("late", fourth.as_fd(), &[tcp(1, 1)], FREE).unwrap();
         talk(&web.listen(80), LOOPBACK, 8080);
     });
 }
@@ -288,10 +301,10 @@ fn a_taken_host_port_names_who_has_it_and_costs_nothing() {
 fn nonsense_is_refused_before_anything_is_made() {
     let host = Host::new();
     host.run(|| {
-        let network = Network::open(host.config("br0", SUBNET)).unwrap();
+        let network = Network::open(Config { subnet6: Subnet6::Off, ..host.config("br0", SUBNET) }).unwrap();
         let netns = ns::new_netns().unwrap();
         let kind = |owner: &str, ports: &[PortMapping]| {
-            network.attach(owner, netns.as_fd(), ports).unwrap_err().kind()
+            network.attach(owner, netns.as_fd(), ports, FREE).unwrap_err().kind()
         };
         assert_eq!(kind("", &[]), Kind::Invalid);
         assert_eq!(kind("a b", &[]), Kind::Invalid);
@@ -299,9 +312,9 @@ fn nonsense_is_refused_before_anything_is_made() {
         assert_eq!(kind("a", &[tcp(1, 1), tcp(1, 2)]), Kind::Invalid);
         let six = PortMapping { host_ip: Some("2001:db8::1".parse().unwrap()), ..tcp(1, 1) };
         assert_eq!(kind("a", &[six]), Kind::Unsupported);
-        let error = network.attach("a", host.netns.as_fd(), &[]).unwrap_err();
+        let error = network.attach("a", host.netns.as_fd(), &[], FREE).unwrap_err();
         assert_eq!(error.to_string(), "the network namespace to attach is the host's own");
-        network.attach("a", netns.as_fd(), &[]).unwrap();
+        network.attach("a", netns.as_fd(), &[], FREE).unwrap();
         assert_eq!(kind("a", &[]), Kind::Exists);
         assert!(network.detach("never seen").is_ok());
     });
@@ -316,7 +329,7 @@ fn an_attachment_that_fails_half_way_leaves_nothing() {
         let before = inventory(&config).unwrap();
         let pod = ns::new_netns().unwrap();
         ns::in_netns(&pod, || ip(&["link", "add", "eth0", "type", "bridge"])).unwrap();
-        let error = network.attach("a", pod.as_fd(), &[tcp(80, 80)]).unwrap_err();
+        let error = network.attach("a", pod.as_fd(), &[tcp(80, 80)], FREE).unwrap_err();
         assert_eq!(error.kind(), Kind::Exists);
         assert!(error.to_string().starts_with("attach a to br0: RTM_NEWLINK veth vq"), "{error}");
         assert_eq!(inventory(&config).unwrap(), before);
@@ -330,7 +343,7 @@ fn an_attachment_that_fails_half_way_leaves_nothing() {
             ip(&["route", "add", "default", "via", "198.51.100.2"]);
         })
         .unwrap();
-        let error = network.attach("a", pod.as_fd(), &[tcp(80, 80)]).unwrap_err();
+        let error = network.attach("a", pod.as_fd(), &[tcp(80, 80)], FREE).unwrap_err();
         assert_eq!(
             error.to_string(),
             "attach a to br0: RTM_NEWROUTE default via 10.201.0.1: EEXIST (File exists)"
@@ -348,7 +361,8 @@ fn detach_leaves_nothing_once_the_namespace_is_closed() {
         let network = Network::open(config.clone()).unwrap();
         let empty = inventory(&config).unwrap();
         let kinds: Vec<_> = empty.iter().map(|resource| resource.kind).collect();
-        assert_eq!(kinds, [ResourceKind::Address, ResourceKind::Bridge, ResourceKind::Table]);
+        use ResourceKind::{Address, Bridge, Table};
+        assert_eq!(kinds, [Address, Address, Bridge, Table, Table]);
         assert_eq!(empty[0].name, "10.201.0.1/16");
 
         let pod = Host::pod(&network, "a", &[tcp(8080, 80)]);
@@ -358,6 +372,7 @@ fn detach_leaves_nothing_once_the_namespace_is_closed() {
             |kind, name: &str| Resource { kind, name: name.to_owned(), owner: Some("a".to_owned()) };
         let expected = [
             resource(ResourceKind::HostPort, "0.0.0.0:8080/tcp -> 10.201.0.2:80"),
+            resource(ResourceKind::HostPort, &format!("[::]:8080/tcp -> [{}]:80", pod.six())),
             resource(ResourceKind::Lease, "10.201.0.2"),
             resource(ResourceKind::Link, &pod.at.host_link),
         ];
@@ -435,7 +450,7 @@ fn reconcile_frees_what_nobody_owns() {
                 .iter()
                 .all(|one| one.kind.is_shared() || one.owner.as_deref() == Some("alive"))
         });
-        assert_eq!(inventory(&config).unwrap().iter().filter(|one| !one.kind.is_shared()).count(), 3);
+        assert_eq!(inventory(&config).unwrap().iter().filter(|one| !one.kind.is_shared()).count(), 4);
         talk(&alive.listen(80), LOOPBACK, 8080);
         assert_eq!(network.reconcile(&BTreeSet::from(["alive".to_owned()])), vaquita_net::Report::default());
     });
@@ -506,7 +521,7 @@ fn a_full_subnet_says_so_and_a_freed_address_is_used_again() {
         let network = Network::open(host.config("br0", "10.201.0.0/29")).unwrap();
         let mut pods: Vec<_> = (0..5).map(|n| Host::pod(&network, &n.to_string(), &[])).collect();
         let netns = ns::new_netns().unwrap();
-        let error = network.attach("late", netns.as_fd(), &[]).unwrap_err();
+        let error = network.attach("late", netns.as_fd(), &[], FREE).unwrap_err();
         assert_eq!(error.kind(), Kind::Exhausted);
         let server = pods[0].listen(80);
         // The old link may still be there, and the other pods remember its hardware address.
@@ -555,13 +570,15 @@ fn names_and_subnets_of_others_are_left_alone() {
 fn nft_lists_the_table_as_meant() {
     let host = Host::new();
     host.run(|| {
-        let network = Network::open(host.config("br0", SUBNET)).unwrap();
-        let at = PortMapping { host_ip: Some("192.0.2.7".parse().unwrap()), ..tcp(53, 5353) };
-        let udp = PortMapping { protocol: Protocol::Udp, ..at };
-        let _pod = Host::pod(&network, "a", &[tcp(8080, 80), udp]);
+        let subnet6 = Subnet6::Given("fd00::".parse().unwrap(), 64);
+        let network = Network::open(Config { subnet6, ..host.config("br0", SUBNET) }).unwrap();
+        let at = |ip: &str| PortMapping { host_ip: Some(ip.parse().unwrap()), ..tcp(53, 5353) };
+        let udp = PortMapping { protocol: Protocol::Udp, ..at("192.0.2.7") };
+        let sctp = PortMapping { protocol: Protocol::Sctp, ..at("2001:db8::7") };
+        let _pod = Host::pod(&network, "a", &[tcp(8080, 80), udp, sctp]);
         // nft 1.1 has a name for this priority.
-        let table = nft(&["list", "table", "ip", "br0"]);
-        insta::assert_snapshot!(table.replace("hook output priority dstnat", "hook output priority -100"));
+        let tables = nft(&["list", "ruleset"]);
+        insta::assert_snapshot!(tables.replace("hook output priority dstnat", "hook output priority -100"));
     });
 }
 
@@ -588,32 +605,4 @@ fn a_firewall_in_the_way_is_told_of() {
             obstacles[0]
         );
     });
-}
-
-/// Waits for what the kernel does when it gets round to it, such as destroying the links of a closed namespace.
-fn eventually(done: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "not done in time");
-        std::thread::yield_now();
-    }
-}
-
-fn nft(args: &[&str]) -> String {
-    run("nft", "nftables", args)
-}
-
-fn ip(args: &[&str]) {
-    run("ip", "iproute2", args);
-}
-
-/// Runs a program in the calling thread's namespace, as the test's judge or its villain.
-fn run(program: &str, package: &str, args: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .unwrap_or_else(|_| panic!("this test needs the program `{program}`: apt-get install {package}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {args:?}: {stderr}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vaquita_cgroup::{Cgroup, Resources};
-use vaquita_net::PortMapping;
+use vaquita_net::{Bandwidth, PortMapping};
 use vaquita_proto::cri;
 use vaquita_shim::SandboxRequest;
 
@@ -22,6 +22,7 @@ use crate::{Error, Kind, Result, pod_files, spec};
 struct Plan {
     request: SandboxRequest,
     ports: Vec<PortMapping>,
+    bandwidth: Bandwidth,
     resources: Option<Resources>,
 }
 
@@ -71,6 +72,7 @@ fn again(there: &Sandbox, fingerprint: u64) -> Result<String> {
 fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) -> Result<Plan> {
     let request = spec::sandbox_request(id, config, &cgroup.join(id), &node.host)?;
     let ports = spec::ports(config)?;
+    let bandwidth = spec::bandwidth(config)?;
     if request.new.net && node.network.is_none() {
         return Err(Error::new(
             Kind::Precondition,
@@ -79,6 +81,11 @@ fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) ->
     }
     if !request.new.net && !ports.is_empty() {
         return Err(Error::invalid("port_mappings: a pod with the network of the host has its ports anyway"));
+    }
+    if !request.new.net && !bandwidth.is_unlimited() {
+        return Err(Error::invalid(
+            "annotations: the bandwidth of a pod with the network of the host cannot be limited",
+        ));
     }
     let directory = &config.log_directory;
     if !directory.is_empty() && !is_clean_absolute(directory) {
@@ -93,7 +100,7 @@ fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) ->
         .map(|resources| spec::limits(resources, &node.host))
         .transpose()?
         .map(|limits| spec::cgroup_limits(&limits));
-    Ok(Plan { request, ports, resources })
+    Ok(Plan { request, ports, bandwidth, resources })
 }
 
 /// The steps, each after its intent: what a step made is found again by the id alone.
@@ -118,7 +125,7 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
     let events = shim.events();
     let created = shim.create_sandbox(&plan.request).await.doing(|| "create the sandbox")?;
     let ips = match created.netns {
-        Some(netns) => attach(node, sandbox.id(), netns, plan.ports).await?,
+        Some(netns) => attach(node, sandbox.id(), netns, (plan.ports, plan.bandwidth)).await?,
         None => Vec::new(),
     };
     let name = pod_files::hostname(&sandbox.record.config);
@@ -144,15 +151,20 @@ fn prepare(node: &Node, sandbox: &Sandbox, resources: Option<&Resources>) -> Res
     Ok(())
 }
 
-async fn attach(node: &Arc<Node>, id: &str, netns: OwnedFd, ports: Vec<PortMapping>) -> Result<Vec<IpAddr>> {
+async fn attach(
+    node: &Arc<Node>,
+    id: &str,
+    netns: OwnedFd,
+    (ports, bandwidth): (Vec<PortMapping>, Bandwidth),
+) -> Result<Vec<IpAddr>> {
     let network =
         node.network.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no pod network"))?;
     let id = id.to_owned();
     blocking("attach the network", move || {
-        network.attach(&id, netns.as_fd(), &ports).doing(|| "attach the pod to its network")
+        network.attach(&id, netns.as_fd(), &ports, bandwidth).doing(|| "attach the pod to its network")
     })
     .await
-    .map(|attachment| vec![attachment.ip.into()])
+    .map(|attachment| attachment.addresses())
 }
 
 /// Takes everything back. What cannot be taken back now stays listed as not ready, so that the client's clean-up gets

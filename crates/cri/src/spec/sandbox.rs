@@ -1,5 +1,6 @@
 //! What a sandbox is made of.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use vaquita_net::{PortMapping, Protocol};
@@ -140,7 +141,7 @@ pub(crate) fn ports(config: &cri::PodSandboxConfig) -> Result<Vec<PortMapping>> 
             };
             let host_ip = match mapping.host_ip.as_str() {
                 "" => None,
-                text => Some(text.parse().map_err(|_| {
+                text => Some(text.parse::<IpAddr>().map(|ip| ip.to_canonical()).map_err(|_| {
                     Error::invalid(format!("port_mappings: host_ip {text:?} is not an address"))
                 })?),
             };

@@ -56,7 +56,11 @@ impl Node {
             root: dir.path().join("root"),
             socket: state.join("vaquita.sock"),
             state,
-            network: Some(NetworkConfig { bridge: tag.clone(), subnet: subnet(), mtu: None }),
+            network: Some(NetworkConfig {
+                bridge: tag.clone(),
+                subnet: subnet(),
+                ..NetworkConfig::default()
+            }),
             cgroup_root: PathBuf::from("/").join(&tag),
             executable: Some(env!("CARGO_BIN_EXE_vaquita-cri-test").into()),
             demo_image: Some(DemoImage {

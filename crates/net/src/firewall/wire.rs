@@ -10,7 +10,7 @@ use netlink_bindings::nftables::{
 use netlink_bindings::traits::NetlinkRequest as _;
 use netlink_bindings::utils::{Pusher, finalize_nested_header, push_header, push_nested_header};
 
-use super::{Change, Element, Expr, Map};
+use super::{Change, Element, Expr, Family, Map, Request};
 use crate::netlink::{Batch, CREATE, CREATE_NEW, Socket};
 use crate::{Error, Kind};
 
@@ -35,8 +35,6 @@ const NFTA_LOOKUP_SET: u16 = 1;
 const NFTA_LOOKUP_SREG: u16 = 2;
 const NFTA_LOOKUP_DREG: u16 = 3;
 
-/// `NFPROTO_IPV4`
-const IPV4: u8 = 2;
 /// `NF_INET_FORWARD`
 const HOOK_FORWARD: u32 = 2;
 /// `NF_DROP`
@@ -49,11 +47,12 @@ const DNAT: u32 = 1;
 const REG_VERDICT: u32 = 0;
 /// The numbers that `nft` gives data types, six bits each in a concatenation. The kernel only stores them.
 const TYPE_IPV4_ADDR: u32 = 7;
+const TYPE_IPV6_ADDR: u32 = 8;
 const TYPE_INET_PROTO: u32 = 12;
 const TYPE_INET_SERVICE: u32 = 13;
 /// `NFTNL_UDATA_SET_ELEM_COMMENT`: where `nft` keeps an element's comment.
 const COMMENT: u8 = 0;
-/// A message's list of elements has a length of 16 bits; an element with its comment takes up to 230 bytes.
+/// A message's list of elements has a length of 16 bits; an element with its comment takes up to 254 bytes.
 const ELEMENTS_AT_ONCE: usize = 200;
 
 /// A base chain of somebody that drops forwarded packets unless a rule of it accepts them.
@@ -65,35 +64,40 @@ pub(crate) struct DroppingChain {
 }
 
 /// Carries the changes out, all or none.
-pub(crate) fn commit(socket: &Socket, table: &str, changes: &[Change]) -> Result<(), Error> {
-    let mut batch = requests(table, changes);
+pub(crate) fn commit(socket: &Socket, table: &str, asked: &[Request]) -> Result<(), Error> {
+    let mut batch = requests(table, asked);
     batch.enclose(BATCH_BEGIN, BATCH_END, &mark());
     socket.run(&batch)
 }
 
 /// The features of nf_tables that the table needs and this kernel lacks, with the options that bring them.
-pub(crate) fn missing_features() -> Vec<&'static str> {
+pub(crate) fn missing_features(family: Family) -> Vec<&'static str> {
+    let [tables, fib] = match family {
+        Family::V4 => ["payload, meta, cmp (CONFIG_NF_TABLES_IPV4)", "fib (CONFIG_NFT_FIB_IPV4)"],
+        Family::V6 => ["payload, meta, cmp (CONFIG_NF_TABLES_IPV6)", "fib (CONFIG_NFT_FIB_IPV6)"],
+    };
     let needed = [
-        ("payload, meta, cmp (CONFIG_NF_TABLES_IPV4)", "filter", Expr::LayerFourProtocol { to: 8 }),
+        (tables, "filter", Expr::LayerFourProtocol { to: 8 }),
         ("ct (CONFIG_NFT_CT)", "filter", Expr::ConnectionStatus { to: 8 }),
-        ("fib (CONFIG_NFT_FIB_IPV4)", "filter", Expr::DestinationType { to: 8 }),
-        ("nat (CONFIG_NFT_NAT)", "nat", Expr::DestinationNat { address: 8, port: 9 }),
+        (fib, "filter", Expr::DestinationType { to: 8 }),
+        ("nat (CONFIG_NFT_NAT)", "nat", Expr::DestinationNat { family, address: 8, port: 12 }),
         ("masq (CONFIG_NFT_MASQ)", "nat", Expr::Masquerade),
     ];
-    needed.into_iter().filter(|(_, kind, expr)| !works(kind, expr)).map(|(name, ..)| name).collect()
+    needed.into_iter().filter(|(_, kind, expr)| !works(family, kind, expr)).map(|(name, ..)| name).collect()
 }
 
 /// Whether the kernel takes an expression in a chain of this kind. Changes nothing.
-fn works(kind: &'static str, expr: &Expr) -> bool {
+fn works(family: Family, kind: &'static str, expr: &Expr) -> bool {
     let hook = if *expr == Expr::Masquerade { super::Hook::Postrouting } else { super::Hook::Prerouting };
     // A register must be written before it is read.
-    let fill = |offset, to| Expr::Payload { base: super::Header::Network, offset, length: 4, to };
-    let exprs = vec![fill(12, 8), fill(16, 9), expr.clone()];
+    let fill = |to| Expr::Payload { base: super::Header::Network, offset: 0, length: 16, to };
+    let exprs = vec![fill(8), fill(12), expr.clone()];
     let changes = [
         Change::AddTable,
         Change::AddChain { name: "probe", base: Some(super::Base { kind, hook, priority: 0 }) },
         Change::AddRule { chain: "probe", exprs },
     ];
+    let changes = changes.map(|change| Request { family, change });
     let mut batch = requests("vaquita-probe", &changes);
     // Without its end mark a transaction is checked and then dropped.
     batch.begin(BATCH_BEGIN, &mark());
@@ -101,11 +105,11 @@ fn works(kind: &'static str, expr: &Expr) -> bool {
 }
 
 /// Whether the table is there.
-pub(crate) fn exists(socket: &Socket, table: &str) -> Result<bool, Error> {
+pub(crate) fn exists(socket: &Socket, family: Family, table: &str) -> Result<bool, Error> {
     let body = |bytes: &mut Vec<u8>| {
-        OpGettableDo::encode_request(bytes, &header()).push_name_bytes(table.as_bytes());
+        OpGettableDo::encode_request(bytes, &header(family)).push_name_bytes(table.as_bytes());
     };
-    let found = socket.find(GETTABLE, &format!("NFT_MSG_GETTABLE ip {table}"), body, |_| ());
+    let found = socket.find(GETTABLE, &format!("NFT_MSG_GETTABLE {family} {table}"), body, |_| ());
     match found {
         // Without nf_tables in the kernel there is no table.
         Err(error) if matches!(error.kind(), Kind::Unsupported) => Ok(false),
@@ -113,13 +117,15 @@ pub(crate) fn exists(socket: &Socket, table: &str) -> Result<bool, Error> {
     }
 }
 
-/// The elements of both maps; none when there is no table.
+/// The elements of both maps of both tables; none where there is no table.
 pub(crate) fn elements(socket: &Socket, table: &str) -> Result<Vec<Element>, Error> {
     let mut found = Vec::new();
-    for map in [Map::Ports, Map::PortsAt] {
-        let asked = format!("NFT_MSG_GETSETELEM ip {table} {}", map.name());
+    for (family, map) in
+        Family::BOTH.into_iter().flat_map(|family| [(family, Map::Ports), (family, Map::PortsAt)])
+    {
+        let asked = format!("NFT_MSG_GETSETELEM {family} {table} {}", map.name());
         let body = |bytes: &mut Vec<u8>| {
-            OpGetsetelemDump::encode_request(bytes, &header())
+            OpGetsetelemDump::encode_request(bytes, &header(family))
                 .push_table_bytes(table.as_bytes())
                 .push_set_bytes(map.name().as_bytes());
         };
@@ -131,7 +137,7 @@ pub(crate) fn elements(socket: &Socket, table: &str) -> Result<Vec<Element>, Err
                 let key = element.get_key().and_then(|key| key.get_value()).unwrap_or_default();
                 let value = element.get_data().and_then(|data| data.get_value()).unwrap_or_default();
                 let owner = comment(element.get_userdata().unwrap_or_default());
-                found.extend(Element::decode(key, value, owner));
+                found.extend(Element::decode(family, key, value, owner));
             }
         });
         match dumped {
@@ -142,10 +148,10 @@ pub(crate) fn elements(socket: &Socket, table: &str) -> Result<Vec<Element>, Err
     Ok(found)
 }
 
-/// Chains in the way of forwarded IPv4 packets: those whose policy is drop.
+/// Chains in the way of forwarded packets: those whose policy is drop.
 pub(crate) fn dropping_chains(socket: &Socket) -> Result<Vec<DroppingChain>, Error> {
     let mut found = Vec::new();
-    for (number, family) in [(IPV4, "ip"), (1, "inet")] {
+    for (number, family) in [(Family::V4.number(), "ip"), (1, "inet"), (Family::V6.number(), "ip6")] {
         let header = Nfgenmsg { nfgen_family: number, ..Nfgenmsg::new() };
         let body = |bytes: &mut Vec<u8>| drop(OpGetchainDump::encode_request(bytes, &header));
         socket.dump(GETCHAIN, "NFT_MSG_GETCHAIN dump", body, |_, message| {
@@ -164,22 +170,25 @@ pub(crate) fn dropping_chains(socket: &Socket) -> Result<Vec<DroppingChain>, Err
     Ok(found)
 }
 
-fn requests(table: &str, changes: &[Change]) -> Batch {
+fn requests(table: &str, asked: &[Request]) -> Batch {
     let mut batch = Batch::new();
-    let mut rest = changes;
-    while let Some((change, others)) = rest.split_first() {
+    let mut rest = asked;
+    while let Some((Request { family, change }, others)) = rest.split_first() {
         rest = others;
-        let asked = format!("nftables table ip {table}: {change}");
+        let asked = format!("nftables table {family} {table}: {change}");
+        let header = header(*family);
         match change {
             Change::AddTable => batch.push(NEWTABLE, CREATE, asked, |bytes| {
-                OpNewtableDo::encode_request(bytes, &header()).push_name_bytes(table.as_bytes());
+                OpNewtableDo::encode_request(bytes, &header).push_name_bytes(table.as_bytes());
             }),
             Change::DeleteTable => batch.push(DELTABLE, 0, asked, |bytes| {
-                OpDeltableDo::encode_request(bytes, &header()).push_name_bytes(table.as_bytes());
+                OpDeltableDo::encode_request(bytes, &header).push_name_bytes(table.as_bytes());
             }),
-            Change::AddMap(map) => batch.push(NEWSET, CREATE_NEW, asked, |bytes| add_map(bytes, table, *map)),
+            Change::AddMap(map) => {
+                batch.push(NEWSET, CREATE_NEW, asked, |bytes| add_map(bytes, *family, table, *map))
+            }
             Change::AddChain { name, base } => batch.push(NEWCHAIN, CREATE, asked, |bytes| {
-                let chain = OpNewchainDo::encode_request(bytes, &header())
+                let chain = OpNewchainDo::encode_request(bytes, &header)
                     .push_table_bytes(table.as_bytes())
                     .push_name_bytes(name.as_bytes());
                 if let Some(base) = base {
@@ -188,7 +197,7 @@ fn requests(table: &str, changes: &[Change]) -> Batch {
                 }
             }),
             Change::AddRule { chain, exprs } => batch.push(NEWRULE, CREATE | NLM_F_APPEND, asked, |bytes| {
-                let rule = OpNewruleDo::encode_request(bytes, &header())
+                let rule = OpNewruleDo::encode_request(bytes, &header)
                     .push_table_bytes(table.as_bytes())
                     .push_chain_bytes(chain.as_bytes());
                 let mut list = rule.nested_expressions();
@@ -197,26 +206,31 @@ fn requests(table: &str, changes: &[Change]) -> Batch {
                 }
             }),
             Change::AddElement(first) => {
-                let same = others.iter().take(ELEMENTS_AT_ONCE - 1).map_while(|change| match change {
-                    Change::AddElement(element) if element.map() == first.map() => Some(element),
-                    _ => None,
-                });
+                let same =
+                    others.iter().take(ELEMENTS_AT_ONCE - 1).map_while(|request| match &request.change {
+                        Change::AddElement(element)
+                            if request.family == *family && element.map() == first.map() =>
+                        {
+                            Some(element)
+                        }
+                        _ => None,
+                    });
                 let all: Vec<_> = std::iter::once(first).chain(same).collect();
                 rest = &others[all.len() - 1..];
                 batch.push(NEWSETELEM, CREATE_NEW, asked, |bytes| {
-                    add_elements(OpNewsetelemDo::encode_request(bytes, &header()), table, &all);
+                    add_elements(OpNewsetelemDo::encode_request(bytes, &header), table, &all);
                 });
             }
             Change::DeleteElement(element) => batch.push(DELSETELEM, 0, asked, |bytes| {
-                add_elements(OpDelsetelemDo::encode_request(bytes, &header()), table, &[element]);
+                add_elements(OpDelsetelemDo::encode_request(bytes, &header), table, &[element]);
             }),
         }
     }
     batch
 }
 
-fn header() -> Nfgenmsg {
-    Nfgenmsg { nfgen_family: IPV4, ..Nfgenmsg::new() }
+fn header(family: Family) -> Nfgenmsg {
+    Nfgenmsg { nfgen_family: family.number(), ..Nfgenmsg::new() }
 }
 
 /// The family header of a transaction's marks, which names the subsystem.
@@ -225,20 +239,24 @@ fn mark() -> [u8; 4] {
     [0, 0, high, low]
 }
 
-fn add_map(bytes: &mut Vec<u8>, table: &str, map: Map) {
+fn add_map(bytes: &mut Vec<u8>, family: Family, table: &str, map: Map) {
     let port = TYPE_INET_PROTO << 6 | TYPE_INET_SERVICE;
+    let (address, length) = match family {
+        Family::V4 => (TYPE_IPV4_ADDR, 4),
+        Family::V6 => (TYPE_IPV6_ADDR, 16),
+    };
     let (key_type, key_length) = match map {
         Map::Ports => (port, 8),
-        Map::PortsAt => (TYPE_IPV4_ADDR << 12 | port, 12),
+        Map::PortsAt => (address << 12 | port, length + 8),
     };
-    OpNewsetDo::encode_request(bytes, &header())
+    OpNewsetDo::encode_request(bytes, &header(family))
         .push_table_bytes(table.as_bytes())
         .push_name_bytes(map.name().as_bytes())
         .push_flags(SetFlags::Map as u32)
         .push_key_type(key_type)
         .push_key_len(key_length)
-        .push_data_type(TYPE_IPV4_ADDR << 6 | TYPE_INET_SERVICE)
-        .push_data_len(8)
+        .push_data_type(address << 6 | TYPE_INET_SERVICE)
+        .push_data_len(length + 4)
         .push_id(map as u32 + 1);
 }
 
@@ -287,8 +305,8 @@ fn add_expr<P: Pusher>(element: PushExprAttrs<P>, expr: &Expr) -> P {
             let ct = element.nested_data_ct().push_key(CtKeys::Status as u32).push_dreg(*to);
             ct.end_nested().end_nested()
         }
-        Expr::DestinationNat { address, port } => {
-            let nat = element.nested_data_nat().push_type(DNAT).push_family(u32::from(IPV4));
+        Expr::DestinationNat { family, address, port } => {
+            let nat = element.nested_data_nat().push_type(DNAT).push_family(u32::from(family.number()));
             nat.push_reg_addr_min(*address).push_reg_proto_min(*port).end_nested().end_nested()
         }
         Expr::DestinationType { to } => {
@@ -370,12 +388,12 @@ mod tests {
         vaquita_testing::require_root();
         let netns = vaquita_sys::ns::new_netns().unwrap();
         let inside = || {
-            assert_eq!(missing_features(), Vec::<&str>::new());
-            assert!(
-                !works("filter", &Expr::Lookup { map: Map::Ports, from: 8, to: 16 }),
-                "there is no such map"
-            );
-            assert!(!exists(&Socket::netfilter().unwrap(), "vaquita-probe").unwrap());
+            for family in Family::BOTH {
+                assert_eq!(missing_features(family), Vec::<&str>::new());
+                let lookup = Expr::Lookup { map: Map::Ports, from: 8, to: 16 };
+                assert!(!works(family, "filter", &lookup), "there is no such map");
+                assert!(!exists(&Socket::netfilter().unwrap(), family, "vaquita-probe").unwrap());
+            }
         };
         vaquita_sys::ns::in_netns(&netns, inside).unwrap();
     }

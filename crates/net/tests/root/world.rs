@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used)] // A test helper: a panic is its way to fail.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use vaquita_net::{Attachment, Config, Network, PortMapping, Protocol, loopback_up};
+use vaquita_net::{Attachment, Bandwidth, Config, Network, PortMapping, Protocol, Subnet6, loopback_up};
 use vaquita_sys::ns;
 use vaquita_testing::TempDir;
 
@@ -45,7 +46,8 @@ impl Host {
     pub(crate) fn config(&self, bridge: &str, subnet: &str) -> Config {
         let (ip, prefix) = subnet.split_once('/').unwrap();
         let subnet = (ip.parse().unwrap(), prefix.parse().unwrap());
-        Config { bridge: bridge.to_owned(), subnet, mtu: None, leases: self.leases(bridge) }
+        let subnet6 = Subnet6::Derived;
+        Config { bridge: bridge.to_owned(), subnet, subnet6, mtu: None, leases: self.leases(bridge) }
     }
 
     pub(crate) fn leases(&self, bridge: &str) -> PathBuf {
@@ -60,7 +62,7 @@ impl Host {
     /// A pod attached to the network, which must be called in the host's namespace.
     pub(crate) fn pod(network: &Network, owner: &str, ports: &[PortMapping]) -> Pod {
         let netns = ns::new_netns().unwrap();
-        let at = network.attach(owner, netns.as_fd(), ports).unwrap();
+        let at = network.attach(owner, netns.as_fd(), ports, Bandwidth::default()).unwrap();
         Pod { netns, at }
     }
 }
@@ -70,9 +72,14 @@ impl Pod {
         ns::in_netns(&self.netns, work).unwrap()
     }
 
-    /// Listens in the pod; the listener works from any thread.
+    /// Listens in the pod, for both families; the listener works from any thread.
     pub(crate) fn listen(&self, port: u16) -> TcpListener {
-        self.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap())
+        self.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap())
+    }
+
+    /// Its address of IPv6.
+    pub(crate) fn six(&self) -> IpAddr {
+        self.at.ip6.unwrap().into()
     }
 }
 
@@ -95,7 +102,7 @@ pub(crate) fn talk(listener: &TcpListener, to: impl Into<IpAddr>, port: u16) -> 
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "vaquita");
-    peer.ip()
+    peer.ip().to_canonical()
 }
 
 /// Whether a connection is refused or never answered.
@@ -105,14 +112,44 @@ pub(crate) fn unreachable(to: impl Into<IpAddr>, port: u16) -> bool {
 
 /// Sends a datagram in the calling thread's namespace, and sees that `socket` gets it and its answer comes back.
 pub(crate) fn talk_udp(socket: &UdpSocket, to: impl Into<IpAddr>, port: u16) {
-    let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let to = to.into();
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let client = UdpSocket::bind((any, 0)).unwrap();
     for socket in [&client, socket] {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
     }
-    client.connect(SocketAddr::new(to.into(), port)).unwrap();
+    client.connect(SocketAddr::new(to, port)).unwrap();
     client.send(b"ping").unwrap();
     let mut buffer = [0; 16];
     let (length, peer) = socket.recv_from(&mut buffer).unwrap();
     socket.send_to(&buffer[..length], peer).unwrap();
     assert_eq!(client.recv(&mut buffer).unwrap(), 4);
+}
+
+/// Waits for what the kernel does when it gets round to it, such as destroying the links of a closed namespace.
+pub(crate) fn eventually(done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "not done in time");
+        std::thread::yield_now();
+    }
+}
+
+pub(crate) fn nft(args: &[&str]) -> String {
+    run("nft", "nftables", args)
+}
+
+pub(crate) fn ip(args: &[&str]) {
+    run("ip", "iproute2", args);
+}
+
+/// Runs a program in the calling thread's namespace, as the test's judge or its villain.
+pub(crate) fn run(program: &str, package: &str, args: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|_| panic!("this test needs the program `{program}`: apt-get install {package}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {args:?}: {stderr}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
