@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::wire::{Request, Response};
 use crate::{
-    CreateRequest, Error, Event, ExecRequest, Exit, Kind, PodState, SandboxRequest, SignalScope, transport,
+    AttachRequest, CreateRequest, Error, Event, ExecRequest, Exit, Kind, PodState, SandboxRequest,
+    SignalScope, transport,
 };
 
 mod shared;
@@ -60,6 +61,20 @@ pub struct Execed {
     /// The master side of its terminal, if it asked for one.
     pub console: Option<OwnedFd>,
     exit: oneshot::Receiver<Exit>,
+}
+
+/// The streams of a container that somebody has attached to. What was asked for and is not there is absent: the standard
+/// input of a container that was created without or has given it away, the standard error of a terminal.
+#[derive(Debug)]
+pub struct Attached {
+    /// Where to write what the container shall read, not blocking. It may be the master side of a terminal, which must not
+    /// be read from.
+    pub stdin: Option<OwnedFd>,
+    /// The container's output from now on, not blocking, until an end when the stream or the container ends. Whoever is
+    /// more than 1 MiB behind loses some, and finds a note there.
+    pub stdout: Option<OwnedFd>,
+    /// The same of its standard error.
+    pub stderr: Option<OwnedFd>,
 }
 
 impl Client {
@@ -167,6 +182,33 @@ impl Client {
         self.done(&Request::ReopenLog(id)).await
     }
 
+    /// Attaches to a container that was created and has not ended, by up to 16 clients at a time. Closing the descriptors
+    /// detaches. With [`CreateRequest::stdin_once`] the first that asks for standard input gets it for good: when it
+    /// closes it, or dies, the container reads an end. Later ones get none.
+    ///
+    /// # Errors
+    /// `NotFound`, `State` if the container has ended, `Busy` if too many are attached, `Unsupported` if the shim is of
+    /// an older version.
+    pub async fn attach(&self, request: &AttachRequest) -> Result<Attached, Error> {
+        let answer = self.call(&Request::Attach(request.clone()), Vec::new()).await?;
+        let Response::Attached { present } = answer.response else { return Err(nonsense()) };
+        if present.iter().filter(|present| **present).count() != answer.fds.len() {
+            return Err(nonsense());
+        }
+        let mut fds = answer.fds.into_iter();
+        let [stdin, stdout, stderr] = present.map(|present| if present { fds.next() } else { None });
+        Ok(Attached { stdin, stdout, stderr })
+    }
+
+    /// Sets the size of a container's terminal, in columns and rows.
+    ///
+    /// # Errors
+    /// `NotFound`, `State` if the container has ended, `Invalid` if it has no terminal, `Unsupported` if the shim is of
+    /// an older version.
+    pub async fn resize(&self, id: &str, width: u16, height: u16) -> Result<(), Error> {
+        self.done(&Request::Resize { id, width, height }).await
+    }
+
     /// The pod as the shim sees it.
     ///
     /// # Errors
@@ -219,6 +261,7 @@ impl Client {
     async fn call(&self, request: &Request<'_>, fds: Vec<OwnedFd>) -> Result<Answer, Error> {
         let answer = self.shared().call(request, fds).await?;
         match answer.response {
+            Response::Failed(failure) if failure.is_unknown_request() => Err(older()),
             Response::Failed(failure) => Err(failure.into()),
             response => Ok(Answer { response, fds: answer.fds }),
         }
@@ -249,6 +292,11 @@ fn process(answer: Answer) -> Result<(i32, std::vec::IntoIter<OwnedFd>), Error> 
         Response::Process { pid } => Ok((pid, answer.fds.into_iter())),
         _ => Err(nonsense()),
     }
+}
+
+fn older() -> Error {
+    let message = "the pod was made by an older version that cannot do this: a new pod can";
+    Error::new(Kind::Unsupported, message)
 }
 
 fn nonsense() -> Error {

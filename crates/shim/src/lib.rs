@@ -19,6 +19,6 @@ pub mod wire;
 
 pub use error::{Error, Kind};
 pub use types::{
-    ContainerState, CreateRequest, Event, ExecRequest, Exit, ExitRecord, Exited, Namespaces, PodState,
-    SandboxRequest, SandboxState, SignalScope, Status,
+    AttachRequest, ContainerState, CreateRequest, Event, ExecRequest, Exit, ExitRecord, Exited, Namespaces,
+    PodState, SandboxRequest, SandboxState, SignalScope, Status,
 };

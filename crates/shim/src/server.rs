@@ -18,6 +18,7 @@ use vaquita_sys::signal::SignalFd;
 
 use crate::{Error, Event, transport};
 
+mod attach;
 mod connection;
 mod container;
 mod creator;
@@ -148,7 +149,8 @@ impl Server {
                 let _handled = self.pump_output(token)
                     || self.serve_connection(token, flags)
                     || self.finish_job(token)
-                    || self.finish_start(token);
+                    || self.finish_start(token)
+                    || self.drop_tap(token);
             }
         }
     }

@@ -55,7 +55,7 @@ pub struct CreateRequest {
     pub log_path: Option<PathBuf>,
     /// Standard input is a pipe that stays open. Without it it is `/dev/null`.
     pub stdin: bool,
-    /// Standard input is closed when the first attached client goes.
+    /// Standard input is closed when the first client that attached to it goes. A terminal stays.
     pub stdin_once: bool,
     /// Standard streams are a new terminal.
     pub tty: bool,
@@ -74,6 +74,19 @@ pub struct ExecRequest {
     pub exec_id: String,
     /// The OCI `process` object as JSON.
     pub process: Vec<u8>,
+}
+
+/// Which streams of a container somebody wants to see and to type into.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct AttachRequest {
+    /// The id of the container, which must not have ended.
+    pub container: String,
+    /// A way into its standard input.
+    pub stdin: bool,
+    /// A copy of its standard output, or of its terminal's.
+    pub stdout: bool,
+    /// A copy of its standard error. A terminal has none.
+    pub stderr: bool,
 }
 
 /// Who gets a signal.

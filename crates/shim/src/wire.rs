@@ -10,7 +10,9 @@
 //!       version  kind   1: body in a memfd  fds (no memfd)   number, little-endian
 //! ```
 
-use crate::{CreateRequest, Error, Event, Exited, Kind, PodState, SandboxRequest, SignalScope};
+use crate::{
+    AttachRequest, CreateRequest, Error, Event, Exited, Kind, PodState, SandboxRequest, SignalScope,
+};
 
 mod codec;
 mod fields;
@@ -103,6 +105,17 @@ pub enum Request<'a> {
     Netns,
     /// End, if nothing runs.
     Shutdown,
+    /// Look on at a container, and type. Answer: [`Response::Attached`].
+    Attach(AttachRequest),
+    /// Set the size of a container's terminal.
+    Resize {
+        /// The container.
+        id: &'a str,
+        /// Columns.
+        width: u16,
+        /// Rows.
+        height: u16,
+    },
 }
 
 /// What the shim answers.
@@ -119,6 +132,11 @@ pub enum Response {
     },
     /// The pod.
     State(PodState),
+    /// What was asked for and is there of stdin, stdout and stderr, as descriptors in this order.
+    Attached {
+        /// Which of them are among the descriptors.
+        present: [bool; 3],
+    },
 }
 
 /// An [`Error`] on its way.
@@ -180,6 +198,8 @@ impl<'a> Request<'a> {
             Self::State => 0x0a,
             Self::Netns => 0x0b,
             Self::Shutdown => 0x0c,
+            Self::Attach(_) => 0x0d,
+            Self::Resize { .. } => 0x0e,
         }
     }
 
@@ -217,6 +237,12 @@ impl<'a> Request<'a> {
             Self::KillExec { container, exec_id } => {
                 w.text(container).text(exec_id);
             }
+            Self::Attach(AttachRequest { container, stdin, stdout, stderr }) => {
+                w.text(container).bool(*stdin).bool(*stdout).bool(*stderr);
+            }
+            Self::Resize { id, width, height } => {
+                w.text(id).u32((*width).into()).u32((*height).into());
+            }
             Self::DeleteSandbox | Self::State | Self::Netns | Self::Shutdown => {}
         }
         writer.into_bytes()
@@ -251,7 +277,14 @@ impl<'a> Request<'a> {
             0x0a => Self::State,
             0x0b => Self::Netns,
             0x0c => Self::Shutdown,
-            _ => return Err(Malformed("an unknown request")),
+            0x0d => Self::Attach(AttachRequest {
+                container: r.text(MAX_ID)?.to_owned(),
+                stdin: r.bool()?,
+                stdout: r.bool()?,
+                stderr: r.bool()?,
+            }),
+            0x0e => Self::Resize { id: r.text(MAX_ID)?, width: r.u16()?, height: r.u16()? },
+            _ => return Err(UNKNOWN_REQUEST),
         };
         r.end()?;
         if usize::from(header.fds) != request.fds() {
@@ -270,6 +303,7 @@ impl Response {
             Self::Failed(_) => 0x82,
             Self::Process { .. } => 0x83,
             Self::State(_) => 0x84,
+            Self::Attached { .. } => 0x85,
         }
     }
 
@@ -285,6 +319,9 @@ impl Response {
                 w.i32(*pid);
             }
             Self::State(state) => put_pod_state(w, state),
+            Self::Attached { present } => present.iter().for_each(|present| {
+                w.bool(*present);
+            }),
         }
         writer.into_bytes()
     }
@@ -301,12 +338,16 @@ impl Response {
             0x82 => Self::Failed(failure(r)?),
             0x83 => Self::Process { pid: r.i32()? },
             0x84 => Self::State(pod_state(r)?),
+            0x85 => Self::Attached { present: [r.bool()?, r.bool()?, r.bool()?] },
             _ => return Err(Malformed("an unknown response")),
         };
         r.end()?;
         Ok(response)
     }
 }
+
+/// What a shim of an older version has to say to a request that it does not know.
+pub(crate) const UNKNOWN_REQUEST: Malformed = Malformed("an unknown request");
 
 /// The code of the only event in a header.
 pub(crate) const EXITED: u8 = 0xc1;
@@ -344,6 +385,13 @@ pub fn decode_event(header: Header, body: &[u8]) -> Result<Event, Malformed> {
     };
     r.end()?;
     Ok(Event::Exited(exited))
+}
+
+impl Failure {
+    /// Whether it is how a shim of an older version refuses a request that is newer than it.
+    pub(crate) fn is_unknown_request(&self) -> bool {
+        self.kind == Kind::Corrupt && self.message == UNKNOWN_REQUEST.to_string()
+    }
 }
 
 impl From<&Error> for Failure {

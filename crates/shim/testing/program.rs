@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         ["unfinished-from-child"] => unfinished_from_child(),
         ["tty"] => tty(),
         ["overwrite", pid] => overwrite(pid),
+        ["sizes"] => sizes(),
         ["client", pod_dir] => client(Path::new(pod_dir)),
         _ => panic!("no such program: {args:?}"),
     }
@@ -154,6 +155,15 @@ fn overwrite(pid: &str) {
     }
     std::fs::write("/report.new", format!("{} {tried} {won}", seen.len())).unwrap();
     std::fs::rename("/report.new", "/report").unwrap();
+}
+
+/// Says for each line that it reads how large the terminal is.
+fn sizes() {
+    write_all(b"ready\n");
+    for line in std::io::stdin().lines() {
+        let size = rustix::termios::tcgetwinsize(std::io::stdin().as_fd()).unwrap();
+        write_all(format!("{} at {}x{}\n", line.unwrap(), size.ws_row, size.ws_col).as_bytes());
+    }
 }
 
 /// A client that is killed while it waits for something that takes for ever.

@@ -37,6 +37,12 @@ impl Splitter {
         Self { stream, pending: Vec::new() }
     }
 
+    /// Which stream it cuts.
+    #[must_use]
+    pub fn stream(&self) -> Stream {
+        self.stream
+    }
+
     /// Cuts the front of `input` into records and returns how much of it was used up: all, unless `batch` is full,
     /// which must be written and emptied then before the rest is fed.
     pub fn feed(&mut self, now: &Timestamp, input: &[u8], batch: &mut Batch<'_>) -> usize {

@@ -7,6 +7,7 @@ use vaquita_cgroup::Cgroup;
 use vaquita_runtime::StartHandle;
 use vaquita_sys::ns;
 
+use super::attach::Stdin;
 use super::connection::Asker;
 use super::creator::Target;
 use super::deletion::Deletion;
@@ -47,8 +48,9 @@ pub(super) struct Container {
     pub(super) process: Option<Process>,
     pub(super) log: Option<LogFile>,
     pub(super) outputs: Vec<Output>,
-    /// Our end of its standard input, held open so that it does not read an end.
-    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdin: Stdin,
+    /// Standard input was asked for: of use until there is a terminal.
+    pub(super) open_stdin: bool,
     pub(super) execs: Vec<Exec>,
     pub(super) deletion: Option<Deletion>,
 }

@@ -5,6 +5,7 @@ use vaquita_cgroup::Cgroup;
 use vaquita_sys::process::{Exit as ProcessExit, reap_any};
 use vaquita_sys::signal::Signal;
 
+use super::attach::Stdin;
 use super::container::{ExecPhase, Phase, SandboxPhase, Start};
 use super::{Server, complain, now_ns};
 use crate::wire::Response;
@@ -84,7 +85,7 @@ impl Server {
         }
         container.phase = Phase::Stopped(exit.clone());
         container.process = None;
-        container.stdin = None;
+        container.stdin = Stdin::Closed;
         if let Some(deletion) = &mut container.deletion {
             deletion.look_again();
         }

@@ -6,6 +6,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use vaquita_sys::memory::Pages;
 
+use super::attach::Tap;
 use super::{Server, monotonic_ms, now_ns};
 use crate::Error;
 use crate::log::{Batch, LogFile, Splitter, Stream, Timestamp};
@@ -19,6 +20,8 @@ pub(super) struct Output {
     /// When something was read last.
     last_read_ms: i64,
     pace: Pace,
+    /// Who looks on.
+    pub(super) taps: Vec<Tap>,
 }
 
 /// How closely a stream is followed. A process that writes line by line would wake us for each: that makes both of us
@@ -75,7 +78,12 @@ impl Buffers {
 
 impl Output {
     pub(super) fn new(token: u64, fd: OwnedFd, stream: Stream) -> Self {
-        Self { token, fd, splitter: Splitter::new(stream), last_read_ms: 0, pace: Pace::Close }
+        let splitter = Splitter::new(stream);
+        Self { token, fd, splitter, last_read_ms: 0, pace: Pace::Close, taps: Vec::new() }
+    }
+
+    pub(super) fn stream(&self) -> Stream {
+        self.splitter.stream()
     }
 
     /// Moves what one read brings into the log.
@@ -87,6 +95,7 @@ impl Output {
             // EIO is how the master of a terminal says that nobody has the other side open.
             Err(_) => return Read::End,
         };
+        self.taps.retain_mut(|tap| tap.write(&buffers.input[..read]));
         if let Some(log) = log {
             let now = Timestamp::from_unix_ns(now_ns());
             let mut batch = Batch::new(&mut buffers.batch);
@@ -221,6 +230,8 @@ impl Server {
                 }
             };
             output.finish_line(container.log.as_mut(), &mut self.buffers);
+            // Who looks on at the container sees the end, too.
+            output.taps = Vec::new();
             if ended {
                 let _ = epoll::delete(&self.epoll, &output.fd);
             }

@@ -9,6 +9,7 @@ use rustix::pipe::PipeFlags;
 use vaquita_sys::ns;
 use vaquita_sys::signal::{self, Signal};
 
+use super::attach::Stdin;
 use super::connection::Asker;
 use super::container::{Container, Exec, ExecPhase, Phase, Process, Sandbox, SandboxPhase, Start, kinds};
 use super::creator::{self, Made, Purpose, Streams, Target, or_null};
@@ -70,6 +71,11 @@ impl Server {
             }
             Request::Shutdown => {
                 self.shutdown()?;
+                self.reply_done(asker);
+            }
+            Request::Attach(request) => self.attach(asker, &request)?,
+            Request::Resize { id, width, height } => {
+                self.resize(id, width, height)?;
                 self.reply_done(asker);
             }
         }
@@ -140,7 +146,7 @@ impl Server {
         let join = self.namespaces_to_join(&request)?;
         let log = request.log_path.as_deref().map(LogFile::open).transpose()?;
         let (streams, outputs, stdin) =
-            if request.tty { (Streams::Terminal, Vec::new(), None) } else { self.pipes(&request)? };
+            if request.tty { (Streams::Terminal, Vec::new(), Stdin::Closed) } else { self.pipes(&request)? };
         let container = Container {
             id: request.id.clone(),
             target: Target {
@@ -157,6 +163,7 @@ impl Server {
             log,
             outputs,
             stdin,
+            open_stdin: request.stdin,
             execs: Vec::new(),
             deletion: None,
         };
@@ -196,12 +203,16 @@ impl Server {
     }
 
     /// Standard streams as pipes: the container's ends, and ours.
-    fn pipes(&mut self, request: &CreateRequest) -> Result<(Streams, Vec<Output>, Option<OwnedFd>), Error> {
+    fn pipes(&mut self, request: &CreateRequest) -> Result<(Streams, Vec<Output>, Stdin), Error> {
         let pipe =
             || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::kernel(errno, "pipe2"));
         let (stdin, our_stdin) = match request.stdin {
-            true => pipe().map(|(read, write)| (read, Some(write)))?,
-            false => (or_null(None)?, None),
+            true => {
+                let (read, end) = pipe()?;
+                set_nonblocking(&end)?;
+                (read, Stdin::Pipe { end, once: request.stdin_once })
+            }
+            false => (or_null(None)?, Stdin::Closed),
         };
         let (our_stdout, stdout) = pipe()?;
         let (our_stderr, stderr) = pipe()?;
@@ -212,9 +223,7 @@ impl Server {
 
     /// A stream that we read.
     fn output(&mut self, fd: OwnedFd, stream: Stream) -> Result<Output, Error> {
-        rustix::fs::fcntl_getfl(&fd)
-            .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK))
-            .map_err(|errno| Error::kernel(errno, "fcntl(F_SETFL, O_NONBLOCK)"))?;
+        set_nonblocking(&fd)?;
         let token = self.new_token();
         self.watch(&fd, token)?;
         Ok(Output::new(token, fd, stream))
@@ -266,10 +275,11 @@ impl Server {
         let mut others = made.others.into_iter();
         let start = vaquita_runtime::StartHandle::from_fd(others.next().ok_or_else(lost)?);
         if let Some(console) = others.next() {
-            let stdin = console.try_clone().map_err(|error| Error::io(error, "dup"))?;
-            let output = self.output(console, Stream::Stdout)?;
-            self.containers[at].outputs.push(output);
-            self.containers[at].stdin = Some(stdin);
+            let copy = console.try_clone().map_err(|error| Error::io(error, "dup"))?;
+            let output = self.output(copy, Stream::Stdout)?;
+            let container = &mut self.containers[at];
+            container.outputs.push(output);
+            container.stdin = Stdin::Terminal { console, open: container.open_stdin };
         }
         let container = &mut self.containers[at];
         container.cgroup = vaquita_cgroup::Cgroup::open(&self.layout, &container.target.cgroup_path).ok();
@@ -436,6 +446,13 @@ pub(super) fn send(process: Option<&Process>, signal: Signal) -> Result<(), Erro
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(errno) => Err(Error::kernel(errno, format_args!("pidfd_send_signal({}, {signal})", process.pid))),
     }
+}
+
+/// For this end only: the other end of a pipe or terminal, which the container has, is as it was.
+fn set_nonblocking(fd: &OwnedFd) -> Result<(), Error> {
+    rustix::fs::fcntl_getfl(fd)
+        .and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK))
+        .map_err(|errno| Error::kernel(errno, "fcntl(F_SETFL, O_NONBLOCK)"))
 }
 
 fn absolute(what: &str, path: &Path) -> Result<(), Error> {

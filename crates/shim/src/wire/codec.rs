@@ -28,6 +28,11 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
+    /// A `u32` that is none greater than a `u16`.
+    pub(super) fn u16(&mut self) -> Result<u16, Malformed> {
+        u16::try_from(self.u32()?).map_err(|_| Malformed("a number beyond its limit"))
+    }
+
     pub(super) fn i32(&mut self) -> Result<i32, Malformed> {
         self.array().map(i32::from_le_bytes)
     }

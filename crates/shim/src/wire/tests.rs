@@ -116,7 +116,7 @@ impl std::fmt::Debug for OwnedRequest {
 }
 
 fn request() -> impl Strategy<Value = OwnedRequest> {
-    let kind = (0..12u8, any::<i32>(), any::<[bool; 3]>(), sandbox_strategy(), create_strategy());
+    let kind = (0..14u8, any::<i32>(), any::<[bool; 3]>(), sandbox_strategy(), create_strategy());
     (text(), text(), vec(any::<u8>(), 0..300), kind).prop_map(
         |(container, exec_id, process, (kind, signal, stdio, sandbox, create))| {
             fn make_request<'a>(
@@ -135,9 +135,16 @@ fn request() -> impl Strategy<Value = OwnedRequest> {
                     9 => Request::State,
                     10 => Request::Netns,
                     11 => Request::Shutdown,
+                    13 => Request::Resize { id: container, width: process.len() as u16, height: 24 },
                     _ => return None,
                 })
             }
+            let attach = AttachRequest {
+                container: container.clone(),
+                stdin: stdio[0],
+                stdout: stdio[1],
+                stderr: stdio[2],
+            };
             let scope = if stdio[0] { SignalScope::All } else { SignalScope::Init };
             OwnedRequest {
                 container,
@@ -151,6 +158,7 @@ fn request() -> impl Strategy<Value = OwnedRequest> {
                         Some(request) => request,
                         None if kind == 0 => Request::CreateSandbox(sandbox.clone()),
                         None if kind == 1 => Request::Create(create.clone()),
+                        None if kind == 12 => Request::Attach(attach.clone()),
                         None => Request::Signal { id, signal, scope },
                     }
                 }),
@@ -165,6 +173,7 @@ fn response() -> impl Strategy<Value = Response> {
         any::<i32>().prop_map(|pid| Response::Process { pid }),
         (kind_strategy(), ".{0,200}").prop_map(|(kind, message)| Response::Failed(Failure { kind, message })),
         pod_state_strategy().prop_map(Response::State),
+        any::<[bool; 3]>().prop_map(|present| Response::Attached { present }),
     ]
 }
 

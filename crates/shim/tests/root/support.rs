@@ -178,6 +178,11 @@ impl Container<'_> {
         self
     }
 
+    pub(crate) fn stdin_once(mut self) -> Self {
+        self.request.stdin_once = true;
+        self.stdin()
+    }
+
     pub(crate) fn no_log(mut self) -> Self {
         self.request.log_path = None;
         self
