@@ -30,6 +30,57 @@ fn pods_have_addresses_and_reach_each_other() {
 }
 
 #[test]
+fn a_pod_has_both_families_and_so_has_its_host_port() {
+    let node = Node::start();
+    node.load_busybox();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut config = Pod::config(&node, "six");
+    config.port_mappings = vec![cri::PortMapping {
+        protocol: cri::Protocol::Tcp.into(),
+        container_port: 8080,
+        host_port: port.into(),
+        host_ip: String::new(),
+    }];
+    config.annotations.insert("kubernetes.io/ingress-bandwidth".into(), "100M".into());
+    config.annotations.insert("kubernetes.io/egress-bandwidth".into(), "100M".into());
+    let pod = Pod::run_config(&node, config);
+    let other = Pod::run(&node, "other");
+    let network = pod.status().network.unwrap();
+    let six = network.additional_ips[0].ip.clone();
+    assert_eq!((network.additional_ips.len(), &six[..2]), (1, "fd"), "{network:?}");
+    pod.start("server", SERVER);
+    let client = other.start("client", &["sleep", "1000"]);
+    for url in [format!("http://[{six}]:8080/"), format!("http://{}:8080/", network.ip)] {
+        eventually("an answer from the other pod", || {
+            let (code, out, _) = client.exec(&["wget", "-q", "-O", "-", &url]);
+            (code == 0 && out == "hello\n").then_some(())
+        });
+    }
+    let hosts = client.exec(&["cat", "/etc/hosts"]).1;
+    for ip in [other.ip(), other.status().network.unwrap().additional_ips[0].ip.clone()] {
+        assert!(hosts.contains(&format!("{ip}\tother\n")), "{hosts}");
+    }
+    // On an address of the host, from the host, from another pod, and from the pod itself.
+    let gateways = node.resources("address");
+    let own = pod.start("own", &["sleep", "1000"]);
+    for gateway in gateways.iter().map(|address| address.split('/').next().unwrap()) {
+        let url = if gateway.contains(':') { format!("[{gateway}]") } else { gateway.to_owned() };
+        eventually("an answer through the host port", || {
+            http("GET", &url, port, "/").filter(|(status, body)| *status == 200 && body == "hello\n")
+        });
+        for container in [&client, &own] {
+            eventually("an answer to a pod through the host port", || {
+                (container.exec(&["wget", "-q", "-O", "-", &format!("http://{url}:{port}/")]).1 == "hello\n")
+                    .then_some(())
+            });
+        }
+    }
+    assert_eq!(gateways.len(), 2, "{gateways:?}");
+    pod.stop();
+    node.finish();
+}
+
+#[test]
 fn containers_of_a_pod_share_its_network() {
     let node = Node::start();
     node.load_busybox();

@@ -87,6 +87,7 @@ impl Place {
             let _ = Command::new("ip").args(["link", "delete", &self.bridge()]).output();
             let _ = Command::new("nft").args(["delete", "table", "inet", &self.bridge()]).output();
             let _ = Command::new("nft").args(["delete", "table", "ip", &self.bridge()]).output();
+            let _ = Command::new("nft").args(["delete", "table", "ip6", &self.bridge()]).output();
         }
     }
 

@@ -27,13 +27,71 @@ async fn a_pod_from_beginning_to_end() {
         .await
         .unwrap()
         .into_inner();
-    assert!(status.status.unwrap().network.unwrap().ip.starts_with("10.202."));
+    let network = status.status.unwrap().network.unwrap();
+    assert!(network.ip.starts_with("10.202."));
+    assert!(matches!(&network.additional_ips[..], [six] if six.ip.starts_with("fd")), "{network:?}");
     assert_eq!(status.containers_statuses.len(), 1);
     assert!(status.info.contains_key("info"));
     node.stop_pod(&sandbox).await;
     let ended = node.exited(&id).await;
     assert_eq!((ended.exit_code, ended.reason.as_str()), (137, "Error"));
     node.check();
+    node.finish().await;
+}
+
+/// What the network cannot do is refused before anything is made, and by the name of the field.
+#[tokio::test(flavor = "multi_thread")]
+async fn wishes_of_the_network_that_cannot_be() {
+    let node = Node::new().await;
+    let sandbox = node.run("witness").await;
+    let before = node.check().len();
+    let port = |host_ip: &str| cri::PortMapping {
+        host_ip: host_ip.into(),
+        host_port: 18_080,
+        container_port: 80,
+        ..Default::default()
+    };
+    let annotated = |name: &str, value: &str| {
+        let annotations = [(name.to_owned(), value.to_owned())].into_iter().collect();
+        cri::PodSandboxConfig { annotations, ..pod("wish") }
+    };
+    let on_host = cri::LinuxPodSandboxConfig {
+        security_context: Some(cri::LinuxSandboxSecurityContext {
+            namespace_options: Some(cri::NamespaceOption {
+                network: cri::NamespaceMode::Node.into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let ingress = "kubernetes.io/ingress-bandwidth";
+    for (config, code, part) in [
+        (annotated(ingress, "fast"), Code::InvalidArgument, ingress),
+        (annotated("kubernetes.io/egress-bandwidth", "1"), Code::InvalidArgument, "egress-bandwidth"),
+        (
+            cri::PodSandboxConfig { linux: Some(on_host), ..annotated(ingress, "1M") },
+            Code::InvalidArgument,
+            "network of the host",
+        ),
+        (
+            cri::PodSandboxConfig { port_mappings: vec![port("host")], ..pod("wish") },
+            Code::InvalidArgument,
+            "host_ip",
+        ),
+        (
+            cri::PodSandboxConfig { port_mappings: vec![port("::1")], ..pod("wish") },
+            Code::Unimplemented,
+            "::1",
+        ),
+    ] {
+        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+        let error = node.runtime().run_pod_sandbox(request).await.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.message().contains(part), "{error}");
+    }
+    assert_eq!(node.check().len(), before);
+    node.stop_pod(&sandbox).await;
     node.finish().await;
 }
 
