@@ -19,10 +19,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vaquita-oci", &["vaquita-cgroup", "vaquita-entry", "vaquita-runtime", "vaquita-sys"]),
     ("vaquita-image", &["vaquita-sys"]),
     ("vaquita-net", &["vaquita-sys"]),
+    ("vaquita-cni", &["vaquita-sys"]),
     (
         "vaquita-cri",
         &[
             "vaquita-cgroup",
+            "vaquita-cni",
             "vaquita-image",
             "vaquita-net",
             "vaquita-proto",

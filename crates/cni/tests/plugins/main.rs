@@ -1,0 +1,7 @@
+//! Runs plugins that are small scripts: what they are told, and what becomes of what they do.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod attach;
+mod network;
+mod place;
+mod trouble;

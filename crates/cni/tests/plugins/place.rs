@@ -1,0 +1,122 @@
+//! A directory with configurations, plugins and records of a test's own.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use vaquita_cni::{Attachment, Capabilities, Cni, Config};
+use vaquita_testing::TempDir;
+
+/// What every script begins with: it writes down what it was asked and what it was told. VERSION is answered.
+const HEAD: &str = r#"#!/bin/sh
+me=${0##*/}
+dir=${0%/bin/*}
+if [ "$CNI_COMMAND" = VERSION ]; then
+    echo '{"cniVersion": "1.1.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]}'
+    exit 0
+fi
+input=$(cat)
+printf '%s\n' "$input" >"$dir/$me.$CNI_COMMAND.stdin"
+env >"$dir/$me.$CNI_COMMAND.env"
+echo "$CNI_COMMAND $me $CNI_CONTAINERID" >>"$dir/log"
+"#;
+
+/// A script that succeeds.
+pub(crate) const GOOD: &str = r#"[ "$CNI_COMMAND" = ADD ] && echo '{"ips": [{"address": "10.1.0.2/24"}]}'
+exit 0
+"#;
+
+pub(crate) struct Place {
+    dir: TempDir,
+    pub(crate) timeout: Duration,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let dir = vaquita_testing::temp_dir();
+        std::fs::create_dir(dir.path().join("bin")).unwrap();
+        std::fs::create_dir(dir.path().join("conf")).unwrap();
+        Self { dir, timeout: Duration::from_secs(60) }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Installs a plugin.
+    pub(crate) fn plugin(&self, name: &str, script: &str) {
+        let path = self.path("bin").join(name);
+        std::fs::write(&path, format!("{HEAD}{script}")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Writes the configuration: these plugins in this version, with more in its head.
+    pub(crate) fn configure(&self, version: &str, more: &str, plugins: &str) {
+        let text = format!(r#"{{"cniVersion": "{version}", "name": "net"{more}, "plugins": [{plugins}]}}"#);
+        std::fs::write(self.path("conf").join("10-net.conflist"), text).unwrap();
+    }
+
+    pub(crate) fn cni(&self) -> Cni {
+        Cni::open(Config {
+            conf_dir: self.path("conf"),
+            bin_dirs: vec![self.path("none"), self.path("bin")],
+            cache: self.cache(),
+            timeout: self.timeout,
+        })
+        .unwrap()
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.path("cache")
+    }
+
+    /// What was run, in order: `ADD bridge one`.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+        text.lines().map(|line| line.trim().to_owned()).collect()
+    }
+
+    pub(crate) fn forget_log(&self) {
+        let _ = std::fs::remove_file(self.path("log"));
+    }
+
+    /// What a plugin was last told on its standard input.
+    pub(crate) fn told(&self, plugin: &str, command: &str) -> Value {
+        let text = std::fs::read(self.path(&format!("{plugin}.{command}.stdin"))).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    /// A variable of the environment that a plugin last had.
+    pub(crate) fn variable(&self, plugin: &str, command: &str, name: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.path(&format!("{plugin}.{command}.env"))).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+    }
+
+    /// Waits for a file that a plugin writes.
+    pub(crate) async fn written(&self, name: &str) -> String {
+        loop {
+            match std::fs::read_to_string(self.path(name)) {
+                Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+                _ => tokio::time::sleep(Duration::from_millis(2)).await,
+            }
+        }
+    }
+}
+
+/// A pod.
+pub(crate) fn pod(id: &str) -> Attachment {
+    Attachment {
+        id: id.into(),
+        interface: "eth0".into(),
+        netns: "/proc/self/ns/net".into(),
+        args: vec![("IgnoreUnknown".into(), "1".into()), ("K8S_POD_NAME".into(), "web".into())],
+        capabilities: Capabilities::default(),
+    }
+}
+
+/// Whether a process is there and runs.
+pub(crate) fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
