@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use vaquita_cri::{Config, DemoImage, NetworkConfig, Subnet6};
+use vaquita_cri::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, Subnet6};
 use vaquita_image::Registries;
 
 use crate::applets;
@@ -107,6 +108,42 @@ pub(crate) struct Node {
         default_value = "auto"
     )]
     subnet6: Six,
+    /// Which network pods get. auto: that of CNI plugins where --cni-conf-dir has a configuration when the daemon
+    /// starts, else the built-in bridge [default: auto; builtin for a daemon that `run`, `demo` or `image` starts]
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_NETWORK", value_enum, value_name = "WHICH")]
+    network: Option<Network>,
+    /// Directory of CNI network configurations, of which the first in lexical order counts
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CNI_CONF_DIR",
+        value_name = "DIR",
+        default_value = "/etc/cni/net.d"
+    )]
+    cni_conf_dir: PathBuf,
+    /// Directories of CNI plugins
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CNI_BIN_DIR",
+        value_name = "DIR",
+        value_delimiter = ',',
+        default_value = "/opt/cni/bin,/usr/lib/cni"
+    )]
+    cni_bin_dir: Vec<PathBuf>,
+    /// Seconds that one CNI plugin may take before it is killed
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CNI_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    cni_timeout: u64,
     /// MTU of the pods' interfaces [default: that of the bridge]
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
@@ -155,6 +192,12 @@ impl Node {
                 subnet6: self.subnet6.0,
                 mtu: self.mtu,
             }),
+            cni: CniConfig {
+                choice: self.network.unwrap_or_default().into(),
+                conf_dir: absolute(&self.cni_conf_dir)?,
+                bin_dirs: self.cni_bin_dir.iter().map(absolute).collect::<Result<_>>()?,
+                timeout: Duration::from_secs(self.cni_timeout),
+            },
             cgroup_root: self.cgroup.clone(),
             demo_image: Some(DemoImage {
                 reference: crate::demo::IMAGE.into(),
@@ -191,6 +234,14 @@ impl Node {
             "--certs-dir".into(),
             config.registries.certificates.unwrap_or_default().into(),
         ];
+        // Who only runs a manifest has not asked for the network of whatever else uses this host.
+        let network = self.network.unwrap_or(Network::Builtin).to_possible_value();
+        args.extend(["--network".into(), network.unwrap_or_default().get_name().into()]);
+        args.extend(["--cni-conf-dir".into(), config.cni.conf_dir.into()]);
+        for dir in config.cni.bin_dirs {
+            args.extend(["--cni-bin-dir".into(), dir.into()]);
+        }
+        args.extend(["--cni-timeout".into(), self.cni_timeout.to_string().into()]);
         if let Some(mtu) = self.mtu {
             args.extend(["--mtu".into(), mtu.to_string().into()]);
         }
@@ -292,6 +343,28 @@ impl std::fmt::Display for Six {
             Subnet6::Derived => f.write_str("auto"),
             Subnet6::Given(address, prefix) => write!(f, "{address}/{prefix}"),
             Subnet6::Off => f.write_str("none"),
+        }
+    }
+}
+
+/// Which network pods get.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Network {
+    /// CNI where it is configured
+    #[default]
+    Auto,
+    /// The bridge
+    Builtin,
+    /// The plugins of the first configuration in --cni-conf-dir, whether it is there yet or not
+    Cni,
+}
+
+impl From<Network> for NetworkChoice {
+    fn from(network: Network) -> Self {
+        match network {
+            Network::Auto => Self::Auto,
+            Network::Builtin => Self::Builtin,
+            Network::Cni => Self::Cni,
         }
     }
 }
@@ -437,6 +510,12 @@ mod tests {
             "fd00:9::/64",
             "--mtu",
             "1400",
+            "--network",
+            "cni",
+            "--cni-bin-dir",
+            "/a,/b",
+            "--cni-timeout",
+            "7",
         ];
         let node = Cli::try_parse_from(args).unwrap().node;
         let mut again: Vec<OsString> = vec!["vaquita".into(), "version".into()];

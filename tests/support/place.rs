@@ -54,6 +54,8 @@ impl Place {
             ("VAQUITA_ROOT", below("root")),
             ("VAQUITA_STATE", below("state")),
             ("VAQUITA_BRIDGE", self.bridge()),
+            // Whatever the host has in /etc/cni/net.d.
+            ("VAQUITA_NETWORK", "builtin".to_owned()),
             ("VAQUITA_SUBNET", format!("10.204.{}.0/24", self.number)),
             ("VAQUITA_CGROUP", self.cgroup()),
         ];

@@ -36,11 +36,11 @@ pub(crate) fn end(cache: &Path, id: &str) -> Result<()> {
     }
 }
 
-/// The processes of plugins that work with a cache directory, and what they start: process id and container id.
+/// The processes of plugins that work with a cache directory, and those that they have started: process id and container id.
 ///
 /// # Errors
 /// When /proc cannot be listed.
-pub(crate) fn running(cache: &Path) -> Result<Vec<(i32, String)>> {
+pub fn running(cache: &Path) -> Result<Vec<(i32, String)>> {
     let entries =
         std::fs::read_dir("/proc").map_err(|error| Error::file("list", Path::new("/proc"), error))?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

@@ -32,6 +32,7 @@ pub use cache::{Cached, Phase, cached};
 pub use capabilities::{Bandwidth, Capabilities, Dns, PortMapping};
 pub use cni::{Attachment, Cni, Collection, Config};
 pub use error::{Error, Kind, Result};
+pub use leftovers::running;
 pub use list::{List, Plugin};
 pub use outcome::{Interface, Ip, Outcome};
 pub use version::Version;

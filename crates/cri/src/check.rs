@@ -9,7 +9,7 @@ use vaquita_cgroup::{Cgroup, Layout};
 
 use crate::error::Doing;
 use crate::model::{ContainerRecord, SandboxPhase, SandboxRecord, namespaces};
-use crate::node::network_config;
+use crate::network::builtin_config;
 use crate::paths::Paths;
 use crate::{Config, Result};
 
@@ -60,6 +60,7 @@ fn look(config: &Config) -> Result<Vec<Resource>> {
     mounts(config, &paths, &owners, &mut all)?;
     snapshots(&paths, &owners, &mut all)?;
     network(config, &paths, &owners, &mut all)?;
+    plugins(&paths, &owners, &mut all)?;
     Ok(all)
 }
 
@@ -286,7 +287,7 @@ fn snapshots(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
 fn network(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
     use vaquita_net::ResourceKind;
     let Some(network) = &config.network else { return Ok(()) };
-    let found = vaquita_net::inventory(&network_config(network, paths))
+    let found = vaquita_net::inventory(&builtin_config(network, paths))
         .doing(|| format!("list what the pod network {} has", network.bridge))?;
     for item in found {
         let kind = match item.kind {
@@ -304,6 +305,28 @@ fn network(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resour
             None => None,
         };
         all.push(resource(kind, item.name, owner, ""));
+    }
+    Ok(())
+}
+
+/// What CNI plugins have made, by our records of it; the plugins that run. What no sandbox has any more is the server's, which asks
+/// the plugins again and again to free it.
+fn plugins(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+    let daemon = || owners.daemon.then(|| "daemon".to_owned());
+    for (id, cached) in vaquita_cni::cached(&paths.cni()).doing(|| "list what CNI plugins have made")? {
+        let (owner, note) = match cached {
+            Ok(cached) => {
+                let addresses: Vec<_> = cached.addresses.iter().map(ToString::to_string).collect();
+                let note = format!("{} {:?} {}", cached.network, cached.phase, addresses.join(", "));
+                (owners.sandbox(&id).or_else(daemon), note.trim_end().to_owned())
+            }
+            Err(error) => (owners.sandbox(&id), error.to_string()),
+        };
+        all.push(resource("attachment", id, owner, note));
+    }
+    for (pid, id) in vaquita_cni::running(&paths.cni()).doing(|| "look for CNI plugins")? {
+        let owner = owners.sandbox(&id).or_else(daemon);
+        all.push(resource("process", pid.to_string(), owner, format!("CNI plugin: {}", command(pid))));
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use vaquita_image::Registries;
 use vaquita_net::Subnet6;
@@ -17,8 +18,10 @@ pub struct Config {
     pub state: PathBuf,
     /// The socket of the services, mode 0600.
     pub socket: PathBuf,
-    /// The built-in pod network. `None`: every pod must use the network of the host.
+    /// The built-in pod network. `None`: there is none.
     pub network: Option<NetworkConfig>,
+    /// The pod network that the host's administrator has configured, and when it is used instead of the built-in one.
+    pub cni: CniConfig,
     /// The cgroup, in cgroupfs syntax, below which pods without a `cgroup_parent` get theirs.
     pub cgroup_root: PathBuf,
     /// The static executable that shims run, copied into a sealed memory file at start. `None`: the running executable.
@@ -42,6 +45,7 @@ impl Default for Config {
             state: "/run/vaquita".into(),
             socket: "/run/vaquita/vaquita.sock".into(),
             network: Some(NetworkConfig::default()),
+            cni: CniConfig::default(),
             cgroup_root: "/vaquita".into(),
             executable: None,
             registries: Registries::default(),
@@ -70,6 +74,43 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         let subnet = (Ipv4Addr::new(10, 210, 0, 0), 16);
         Self { bridge: "vaquita0".into(), subnet, subnet6: Subnet6::Derived, mtu: None }
+    }
+}
+
+/// Which network pods are connected with when they are made. Those that are there stay with theirs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum NetworkChoice {
+    /// CNI when a server starts that finds a configuration, usable or not; else the built-in one.
+    #[default]
+    Auto,
+    /// The built-in one.
+    Builtin,
+    /// CNI. The network is not ready while there is no configuration.
+    Cni,
+}
+
+/// The network of CNI plugins.
+#[derive(Clone, Debug)]
+pub struct CniConfig {
+    /// Which network pods get.
+    pub choice: NetworkChoice,
+    /// The directory of the configurations. The first in lexical order counts; looked at for each use.
+    pub conf_dir: PathBuf,
+    /// The directories of the plugins. The first that has one wins.
+    pub bin_dirs: Vec<PathBuf>,
+    /// How long one plugin may take before it is killed.
+    pub timeout: Duration,
+}
+
+impl Default for CniConfig {
+    /// As with containerd: `/etc/cni/net.d`, `/opt/cni/bin`; then where Debian has its plugins. One minute.
+    fn default() -> Self {
+        Self {
+            choice: NetworkChoice::default(),
+            conf_dir: "/etc/cni/net.d".into(),
+            bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            timeout: Duration::from_secs(60),
+        }
     }
 }
 

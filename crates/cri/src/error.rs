@@ -176,6 +176,20 @@ impl Classify for vaquita_net::Error {
     }
 }
 
+impl Classify for vaquita_cni::Error {
+    fn classify(&self) -> Kind {
+        use vaquita_cni::Kind as Cni;
+        match self.kind() {
+            // Of the node, not of the request: somebody may still put it right.
+            Cni::Busy | Cni::NotFound => Kind::Unavailable,
+            Cni::Corrupt => Kind::Corrupt,
+            Cni::Exists => Kind::Exists,
+            Cni::Timeout => Kind::Timeout,
+            _ => Kind::Internal,
+        }
+    }
+}
+
 impl Classify for vaquita_sys::Error {
     fn classify(&self) -> Kind {
         self.errno().classify()

@@ -14,6 +14,7 @@ mod exec;
 mod host;
 mod images;
 mod model;
+mod network;
 mod node;
 mod paths;
 mod pod;
@@ -24,7 +25,7 @@ mod service;
 mod spec;
 mod stats;
 
-pub use config::{Config, DemoImage, NetworkConfig};
+pub use config::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig};
 pub use error::{Error, Kind, Result};
 pub use server::Server;
 pub use vaquita_net::Subnet6;

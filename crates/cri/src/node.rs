@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_image::{Store, Unpacker};
-use vaquita_net::Network;
 use vaquita_shim::client::Spawner;
 
 use crate::error::Doing;
 use crate::host::Host;
 use crate::model::{Joins, SandboxKey, Tables};
+use crate::network::PodNetwork;
 use crate::paths::{Paths, private_dir};
 use crate::{Config, Error, Kind, Result};
 
@@ -22,7 +22,7 @@ pub(crate) struct Node {
     pub(crate) host: Host,
     pub(crate) tables: Tables,
     pub(crate) images: Store,
-    pub(crate) network: Option<Arc<Network>>,
+    pub(crate) network: PodNetwork,
     pub(crate) layout: Arc<Layout>,
     pub(crate) spawner: Spawner,
     pub(crate) running: Running,
@@ -53,10 +53,8 @@ impl Node {
         let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
         let claimed = claim_cgroup(&layout, &config)?;
         let network = {
-            let (network, paths) = (config.network.clone(), paths.clone());
-            blocking("open the network", move || {
-                network.as_ref().map(|network| open_network(network, &paths)).transpose()
-            })
+            let (config, paths) = (config.clone(), paths.clone());
+            blocking("open the network", move || PodNetwork::open(&config, &paths))
         };
         let executable = config.executable.clone();
         let executable = blocking("seal the executable", move || sealed(executable.as_deref()));
@@ -120,27 +118,6 @@ fn claim_cgroup(layout: &Layout, config: &Config) -> Result<Cgroup> {
         )),
         Some(owner) if owner == state => Ok(root),
         _ => root.claim(&state).doing(doing).map(|()| root),
-    }
-}
-
-/// A network, opened.
-fn open_network(config: &crate::NetworkConfig, paths: &Paths) -> Result<Arc<Network>> {
-    let network = Network::open(network_config(config, paths))
-        .doing(|| format!("open the pod network {}", config.bridge))?;
-    for obstacle in network.obstacles().unwrap_or_default() {
-        tracing::warn!(obstacle, "something on this host is in the way of the pod network");
-    }
-    Ok(Arc::new(network))
-}
-
-/// The network's own form of its configuration.
-pub(crate) fn network_config(config: &crate::NetworkConfig, paths: &Paths) -> vaquita_net::Config {
-    vaquita_net::Config {
-        bridge: config.bridge.clone(),
-        subnet: config.subnet,
-        subnet6: config.subnet6,
-        mtu: config.mtu,
-        leases: paths.leases(),
     }
 }
 

@@ -36,6 +36,16 @@ impl Paths {
         self.state.join("net/leases")
     }
 
+    /// The records of what CNI plugins have done. What these give out survives a reboot, and so does this.
+    pub(crate) fn cni(&self) -> PathBuf {
+        self.root.join("cni")
+    }
+
+    /// The range of addresses that the client has for this node's pods.
+    pub(crate) fn pod_cidr(&self) -> PathBuf {
+        self.state.join("net/pod-cidr")
+    }
+
     /// All pods.
     pub(crate) fn pods(&self) -> PathBuf {
         self.state.join("pods")

@@ -1,5 +1,6 @@
 //! The life of a sandbox: set up, watched, taken down, forgotten.
 
+mod later;
 mod set_up;
 mod take_down;
 mod watch;
@@ -12,6 +13,7 @@ use crate::model::{Sandbox, SandboxKey, SandboxPhase};
 use crate::node::Node;
 use crate::{Error, Kind, Result};
 
+pub(crate) use later::take_down_later;
 pub(crate) use take_down::{remove_cgroups, take_down};
 pub(crate) use watch::{settle, watch};
 

@@ -1,5 +1,7 @@
 //! What is recorded, compared with what is there, before anybody can ask.
 
+mod plugins;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +35,9 @@ pub(crate) async fn run(node: &Arc<Node>) -> Result<()> {
         }
     }
     let worker = node.clone();
-    blocking("free what nobody owns", move || free_orphans(&worker)).await
+    blocking("free what nobody owns", move || free_orphans(&worker)).await?;
+    plugins::run(node);
+    Ok(())
 }
 
 async fn take_up(node: &Arc<Node>, id: &str) -> Result<()> {
@@ -66,6 +70,9 @@ async fn take_up(node: &Arc<Node>, id: &str) -> Result<()> {
         // Nobody was told that it exists, or somebody asked for its end.
         SandboxPhase::Creating | SandboxPhase::Removing => {
             sandbox.close();
+            if node.network.has_plugins(sandbox.id()) {
+                return plugins::take_down(node, &sandbox);
+            }
             pod::take_down(node, &sandbox).await?;
             return pod::remove_now(node, &sandbox).await;
         }
@@ -163,17 +170,12 @@ fn settle_all(node: &Node, sandbox: &Sandbox) {
 fn free_orphans(node: &Node) -> Result<()> {
     let sandboxes = node.tables.sandboxes();
     let containers = node.tables.containers();
-    if let Some(network) = &node.network {
-        let live: BTreeSet<String> = sandboxes
-            .iter()
-            .filter(|sandbox| sandbox.life().phase != SandboxPhase::Stopped)
-            .map(|sandbox| sandbox.id().to_owned())
-            .collect();
-        let report = network.reconcile(&live);
-        for failure in &report.failures {
-            tracing::warn!(failure, "the pod network could not be put right");
-        }
-    }
+    let live = sandboxes
+        .iter()
+        .filter(|sandbox| sandbox.life().phase != SandboxPhase::Stopped)
+        .map(|sandbox| sandbox.id().to_owned())
+        .collect();
+    node.network.reconcile(&live);
     let live: Vec<&str> = containers.iter().map(|container| container.id()).collect();
     if let Err(error) = node.images.sweep(&live) {
         tracing::warn!(%error, "snapshots that nobody owns could not be removed");

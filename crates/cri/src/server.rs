@@ -13,7 +13,7 @@ use vaquita_proto::cri::runtime_service_server::RuntimeServiceServer;
 use vaquita_proto::node::node_server::NodeServer;
 
 use crate::error::Doing;
-use crate::node::{Failures, Node, blocking, network_config};
+use crate::node::{Failures, Node, blocking};
 use crate::service::Service;
 use crate::{Config, Error, Kind, Result, reconcile};
 
@@ -99,14 +99,7 @@ async fn take_down(node: Arc<Node>) -> Result<()> {
     }
     blocking("take the node down", move || {
         let mut failures = Failures::default();
-        if let Some(network) = &node.config.network {
-            let doing = || format!("take the pod network {} down", network.bridge);
-            // Opened anew, because the node's own is shared by whatever still ends.
-            let opened = vaquita_net::Network::open(network_config(network, &node.paths)).doing(doing);
-            if let Some(opened) = failures.note(opened) {
-                failures.note(opened.close().doing(doing));
-            }
-        }
+        failures.note(node.network.close(&node.config, &node.paths));
         for cgroup in crate::check::shared_cgroups(&node.config.cgroup_root) {
             let removed =
                 vaquita_cgroup::remove_empty_parents(&node.layout, &cgroup.join("none"), Path::new("/"));

@@ -1,19 +1,20 @@
 //! How a sandbox comes to be.
 
-use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use vaquita_cgroup::{Cgroup, Resources};
 use vaquita_net::{Bandwidth, PortMapping};
 use vaquita_proto::cri;
 use vaquita_shim::SandboxRequest;
 
+use super::later::take_down_later;
 use super::take_down::forget;
 use super::{take_down, watch};
 use crate::error::Doing;
 use crate::model::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, fingerprint, new_id, now};
+use crate::network::{Netns, NewPod};
 use crate::node::{Node, blocking};
 use crate::paths::private_dir;
 use crate::{Error, Kind, Result, pod_files, spec};
@@ -34,6 +35,9 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
     let id = new_id()?;
     let cgroup = pod_cgroup(node, &config, &id)?;
     let plan = plan(node, &config, &id, &cgroup)?;
+    if plan.request.new.net {
+        node.network.check().await?;
+    }
     let record = SandboxRecord {
         cgroup_is_ours: !exists(node, &cgroup)?,
         id,
@@ -73,12 +77,6 @@ fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) ->
     let request = spec::sandbox_request(id, config, &cgroup.join(id), &node.host)?;
     let ports = spec::ports(config)?;
     let bandwidth = spec::bandwidth(config)?;
-    if request.new.net && node.network.is_none() {
-        return Err(Error::new(
-            Kind::Precondition,
-            "namespace_options.network: this server has no pod network; only NODE is possible",
-        ));
-    }
     if !request.new.net && !ports.is_empty() {
         return Err(Error::invalid("port_mappings: a pod with the network of the host has its ports anyway"));
     }
@@ -125,7 +123,13 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
     let events = shim.events();
     let created = shim.create_sandbox(&plan.request).await.doing(|| "create the sandbox")?;
     let ips = match created.netns {
-        Some(netns) => attach(node, sandbox.id(), netns, (plan.ports, plan.bandwidth)).await?,
+        Some(fd) => {
+            let netns = Netns { fd, pid: created.pid };
+            let config = &sandbox.record.config;
+            let new =
+                NewPod { id: sandbox.id(), config, ports: plan.ports, bandwidth: plan.bandwidth, netns };
+            node.network.attach(new).await?
+        }
         None => Vec::new(),
     };
     let name = pod_files::hostname(&sandbox.record.config);
@@ -151,22 +155,6 @@ fn prepare(node: &Node, sandbox: &Sandbox, resources: Option<&Resources>) -> Res
     Ok(())
 }
 
-async fn attach(
-    node: &Arc<Node>,
-    id: &str,
-    netns: OwnedFd,
-    (ports, bandwidth): (Vec<PortMapping>, Bandwidth),
-) -> Result<Vec<IpAddr>> {
-    let network =
-        node.network.clone().ok_or_else(|| Error::new(Kind::Internal, "there is no pod network"))?;
-    let id = id.to_owned();
-    blocking("attach the network", move || {
-        network.attach(&id, netns.as_fd(), &ports, bandwidth).doing(|| "attach the pod to its network")
-    })
-    .await
-    .map(|attachment| attachment.addresses())
-}
-
 /// Takes everything back. What cannot be taken back now stays listed as not ready, so that the client's clean-up gets
 /// another try at it.
 async fn roll_back(node: &Arc<Node>, sandbox: &Arc<Sandbox>, error: Error) -> Error {
@@ -180,6 +168,9 @@ async fn roll_back(node: &Arc<Node>, sandbox: &Arc<Sandbox>, error: Error) -> Er
         Ok(()) => error,
         Err(also) => {
             tracing::warn!(sandbox = sandbox.id(), error = %also, "a sandbox that failed could not be taken back");
+            if node.network.has_plugins(sandbox.id()) {
+                take_down_later(node, sandbox, true, Duration::from_secs(1));
+            }
             Error::new(error.kind(), format!("{error} (taking it back failed too: {also})"))
         }
     }

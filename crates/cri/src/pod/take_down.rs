@@ -33,6 +33,14 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
         tokio::spawn(blocking("unmount the shared memory", move || pod_files::unmount_shm(&node.paths, &id)))
     };
     failures.note(kill(sandbox, &containers).await);
+    if let Err(error) = delete_network(node, sandbox).await {
+        failures.note::<()>(Err(error));
+        failures.note(joined(shm.await));
+        // pause stays, and the namespace with it: the plugins will need it, and have something in it that goes back.
+        super::take_down_later(node, sandbox, false, Duration::from_secs(1));
+        return failures
+            .finish(format_args!("sandbox {} is not wholly stopped; it is tried again", sandbox.id()));
+    }
     if let Some(shim) = sandbox.shim.get()
         && !shim.is_lost()
     {
@@ -46,13 +54,30 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
     failures.note(
         blocking("give the pod's resources back", move || give_back(&worker.0, &worker.1, &containers)).await,
     );
-    failures.note(shm.await.unwrap_or_else(|error| Err(Error::new(Kind::Internal, error.to_string()))));
+    failures.note(joined(shm.await));
     failures.finish(format_args!("sandbox {} is not wholly stopped; ask again", sandbox.id()))?;
     let record = match sandbox.life().phase {
         SandboxPhase::Dead => sandbox.advance(SandboxPhase::Stopped, |_| {})?,
         _ => sandbox.record(),
     };
     node.paths.write_sandbox(&record)
+}
+
+fn joined(result: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    result.unwrap_or_else(|error| Err(Error::new(Kind::Internal, error.to_string())))
+}
+
+/// Has CNI plugins take the pod back, while there is a namespace.
+async fn delete_network(node: &Node, sandbox: &Sandbox) -> Result<()> {
+    if !node.network.has_plugins(sandbox.id()) {
+        return Ok(());
+    }
+    let netns = match sandbox.shim.get() {
+        // It is held also when pause has ended. With a dead shim it is gone.
+        Some(shim) if !shim.is_lost() => shim.netns().await.ok(),
+        _ => None,
+    };
+    node.network.delete(sandbox.id(), netns).await
 }
 
 /// Kills what runs, all containers at once, and waits until their ends are known.
@@ -82,9 +107,7 @@ async fn kill(sandbox: &Sandbox, containers: &[Arc<Container>]) -> Result<()> {
 fn give_back(node: &Node, sandbox: &Sandbox, containers: &[Arc<Container>]) -> Result<()> {
     let record = &sandbox.record;
     let mut failures = Failures::default();
-    if let Some(network) = &node.network {
-        failures.note(network.detach(&record.id).doing(|| "detach the pod from its network"));
-    }
+    failures.note(node.network.detach(&record.id));
     let leaves = containers.iter().map(|container| container.record.cgroup.as_path());
     let pause = record.cgroup.join(&record.id);
     failures.note(remove_cgroups(&node.layout, leaves.chain([pause.as_path()])));

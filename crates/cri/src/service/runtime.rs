@@ -273,9 +273,10 @@ impl RuntimeService for Service {
 
     async fn update_runtime_config(
         &self,
-        _: Request<cri::UpdateRuntimeConfigRequest>,
+        request: Request<cri::UpdateRuntimeConfigRequest>,
     ) -> Answer<cri::UpdateRuntimeConfigResponse> {
-        // The range of the pods' addresses is the server's own configuration; a hint is not an order.
+        let config = request.into_inner().runtime_config.unwrap_or_default();
+        self.node.network.update_pod_cidr(&config.network_config.unwrap_or_default().pod_cidr)?;
         Ok(Response::new(cri::UpdateRuntimeConfigResponse {}))
     }
 
@@ -286,11 +287,9 @@ impl RuntimeService for Service {
             reason: reason.into(),
             message: message.into(),
         };
-        let network = match &self.node.network {
-            Some(_) => condition("NetworkReady", true, "", ""),
-            None => {
-                condition("NetworkReady", false, "NetworkPluginNotReady", "this server has no pod network")
-            }
+        let network = match self.node.network.ready().await {
+            Ok(()) => condition("NetworkReady", true, "", ""),
+            Err(error) => condition("NetworkReady", false, "NetworkPluginNotReady", &error.to_string()),
         };
         let features =
             cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
@@ -445,6 +444,7 @@ impl Service {
             "cgroupRoot": config.cgroup_root,
             "cgroupVersion": if self.node.host.cgroup_v2 { 2 } else { 1 },
             "network": network,
+            "podNetwork": self.node.network.name(),
             "restrictOomScoreAdj": config.restrict_oom_score_adj,
             "execOutputLimit": exec::OUTPUT_LIMIT,
         });

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint, Uri};
 use vaquita_cri::check::{Resource, inventory};
-use vaquita_cri::{Config, DemoImage, NetworkConfig, Server};
+use vaquita_cri::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, Server};
 use vaquita_proto::cri;
 use vaquita_proto::cri::image_service_client::ImageServiceClient;
 use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
@@ -61,6 +61,8 @@ impl Node {
                 subnet: subnet(),
                 ..NetworkConfig::default()
             }),
+            // Whatever the host has in /etc/cni/net.d.
+            cni: CniConfig { choice: NetworkChoice::Builtin, ..CniConfig::default() },
             cgroup_root: PathBuf::from("/").join(&tag),
             executable: Some(env!("CARGO_BIN_EXE_vaquita-cri-test").into()),
             demo_image: Some(DemoImage {

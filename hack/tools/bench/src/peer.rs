@@ -49,6 +49,7 @@ impl Peer {
             ("--bridge", "vbench0".into()),
             ("--subnet", "10.222.0.0/16".into()),
             ("--cgroup", format!("/{CGROUP}/node").into()),
+            ("--network", "builtin".into()),
         ]
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value.display().to_string()])
