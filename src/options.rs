@@ -1,5 +1,8 @@
 //! The command line.
 
+mod handler;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -9,9 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use vaquita_cri::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, Subnet6};
+use vaquita_cri::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, OciRuntime, Subnet6};
 use vaquita_image::Registries;
 
+use self::handler::Handler;
 use crate::applets;
 
 /// Kubernetes pods on one bare Linux host.
@@ -172,6 +176,9 @@ pub(crate) struct Node {
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
     #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     restrict_oom_score_adj: bool,
+    /// Another OCI runtime, which pods name as their runtime handler; may be given several times
+    #[arg(long, global = true, value_name = "NAME=PATH[,systemd-cgroup=true]")]
+    runtime: Vec<Handler>,
 }
 
 impl Node {
@@ -209,8 +216,19 @@ impl Node {
                 ..Registries::default()
             },
             restrict_oom_score_adj: self.restrict_oom_score_adj,
+            runtimes: self.runtimes()?,
             ..Config::default()
         })
+    }
+
+    fn runtimes(&self) -> Result<BTreeMap<String, OciRuntime>> {
+        let mut runtimes = BTreeMap::new();
+        for Handler { name, runtime } in &self.runtime {
+            if runtimes.insert(name.clone(), runtime.clone()).is_some() {
+                bail!("--runtime {name}: given twice");
+            }
+        }
+        Ok(runtimes)
     }
 
     /// The arguments that make another process work with the same node.
@@ -244,6 +262,9 @@ impl Node {
         args.extend(["--cni-timeout".into(), self.cni_timeout.to_string().into()]);
         if let Some(mtu) = self.mtu {
             args.extend(["--mtu".into(), mtu.to_string().into()]);
+        }
+        for handler in &self.runtime {
+            args.extend(["--runtime".into(), handler.to_string().into()]);
         }
         if self.restrict_oom_score_adj {
             args.push("--restrict-oom-score-adj".into());

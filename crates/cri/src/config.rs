@@ -1,11 +1,13 @@
 //! What a server is started with.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use vaquita_image::Registries;
 use vaquita_net::Subnet6;
+use vaquita_shim::OciRuntime;
 
 /// Where a server keeps its things and how it behaves.
 ///
@@ -33,6 +35,8 @@ pub struct Config {
     /// Raise an `oom_score_adj` that this process may not set to the lowest that it may, instead of refusing the container.
     /// For hosts where root lacks `CAP_SYS_RESOURCE`.
     pub restrict_oom_score_adj: bool,
+    /// OCI runtimes that pods can name as their runtime handler, beside the built-in one, which goes by "" and "vaquita".
+    pub runtimes: BTreeMap<String, OciRuntime>,
     /// End when for two seconds there has been no pod and no connection.
     pub idle_exit: bool,
 }
@@ -51,6 +55,7 @@ impl Default for Config {
             registries: Registries::default(),
             demo_image: None,
             restrict_oom_score_adj: false,
+            runtimes: BTreeMap::new(),
             idle_exit: false,
         }
     }

@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::model::{Joins, SandboxKey, Tables};
 use crate::network::PodNetwork;
 use crate::paths::{Paths, private_dir};
+use crate::runtimes::Runtimes;
 use crate::{Config, Error, Kind, Result};
 
 /// What requests share. Behind an [`Arc`], because operations outlive the requests that began them.
@@ -25,6 +26,7 @@ pub(crate) struct Node {
     pub(crate) network: PodNetwork,
     pub(crate) layout: Arc<Layout>,
     pub(crate) spawner: Spawner,
+    pub(crate) runtimes: Runtimes,
     pub(crate) running: Running,
     pub(crate) usage: crate::stats::Cache,
     /// The id of the demo image once it is made: our executable does not change while we run.
@@ -67,8 +69,10 @@ impl Node {
                 Ok(Store::open(&dir, options)?)
             })
         };
-        let (network, executable, images) =
-            tokio::try_join!(network, executable, images).inspect_err(|_| {
+        let configured = config.runtimes.clone();
+        let runtimes = blocking("ask the runtimes", move || Runtimes::look(&configured));
+        let (network, executable, images, runtimes) = tokio::try_join!(network, executable, images, runtimes)
+            .inspect_err(|_| {
                 if !claimed.existed() {
                     let _ = claimed.remove();
                 }
@@ -81,6 +85,7 @@ impl Node {
             network,
             layout: Arc::new(layout),
             spawner: Spawner::new(executable),
+            runtimes,
             running: Running::default(),
             usage: crate::stats::Cache::default(),
             demo: tokio::sync::Mutex::default(),

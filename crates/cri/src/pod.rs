@@ -17,14 +17,9 @@ pub(crate) use later::take_down_later;
 pub(crate) use take_down::{remove_cgroups, take_down};
 pub(crate) use watch::{settle, watch};
 
-/// The name under which our one runtime goes, beside "".
-pub(crate) const HANDLER: &str = "vaquita";
-
 /// Runs a sandbox, joins the call that does, or returns the one that is there.
 pub(crate) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler: String) -> Result<String> {
-    if !matches!(handler.as_str(), "" | HANDLER) {
-        return Err(Error::invalid(format!("runtime_handler: {handler:?} is unknown; there is {HANDLER:?}")));
-    }
+    node.runtimes.find(&handler)?;
     let metadata = config.metadata.as_ref().ok_or_else(|| Error::invalid("metadata: is missing"))?;
     if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
         return Err(Error::invalid("metadata: name, namespace and uid are needed"));

@@ -20,5 +20,5 @@ pub mod wire;
 pub use error::{Error, Kind};
 pub use types::{
     AttachRequest, ContainerState, CreateRequest, Event, ExecRequest, Exit, ExitRecord, Exited, Namespaces,
-    PodState, SandboxRequest, SandboxState, SignalScope, Status,
+    OciRuntime, PodState, SandboxRequest, SandboxState, SignalScope, Status,
 };

@@ -63,6 +63,17 @@ pub struct CreateRequest {
     pub join: Namespaces,
     /// Raise the specification's `oomScoreAdj` to what this host allows, instead of failing.
     pub restrict_oom_score_adj: bool,
+    /// The OCI runtime that makes the container. Without it the shim does.
+    pub runtime: Option<OciRuntime>,
+}
+
+/// An OCI runtime that is a program of its own, such as runc or crun.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct OciRuntime {
+    /// The absolute path of the program, which has the command line of runc.
+    pub program: PathBuf,
+    /// It shall make cgroups by systemd (`--systemd-cgroup`).
+    pub systemd_cgroup: bool,
 }
 
 /// A process to be run inside a container.

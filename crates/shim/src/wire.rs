@@ -19,8 +19,8 @@ mod fields;
 
 use codec::{Reader, Writer};
 use fields::{
-    create_request, exit, failure, pod_state, put_create_request, put_exit, put_failure, put_pod_state,
-    put_sandbox_request, sandbox_request,
+    create_extension, create_request, exit, failure, pod_state, put_create_extension, put_create_request,
+    put_exit, put_failure, put_pod_state, put_sandbox_request, sandbox_request,
 };
 
 /// The version of the protocol, the first byte of every packet. Both sides refuse any other.
@@ -187,7 +187,9 @@ impl<'a> Request<'a> {
     pub fn code(&self) -> u8 {
         match self {
             Self::CreateSandbox(_) => 0x01,
-            Self::Create(_) => 0x02,
+            Self::Create(request) if request.runtime.is_none() => 0x02,
+            // As much as shims of an older version know, and then more.
+            Self::Create(_) => 0x0f,
             Self::Start(_) => 0x03,
             Self::Signal { .. } => 0x04,
             Self::Exec { .. } => 0x05,
@@ -220,7 +222,12 @@ impl<'a> Request<'a> {
         let w = &mut writer;
         match self {
             Self::CreateSandbox(request) => put_sandbox_request(w, request),
-            Self::Create(request) => put_create_request(w, request),
+            Self::Create(request) => {
+                put_create_request(w, request);
+                if self.code() == 0x0f {
+                    put_create_extension(w, request);
+                }
+            }
             Self::Start(id) | Self::Delete(id) | Self::ReopenLog(id) => {
                 w.text(id);
             }
@@ -283,6 +290,10 @@ impl<'a> Request<'a> {
                 stdout: r.bool()?,
                 stderr: r.bool()?,
             }),
+            0x0f => {
+                let request = create_request(r)?;
+                Self::Create(create_extension(r, request)?)
+            }
             0x0e => Self::Resize { id: r.text(MAX_ID)?, width: r.u16()?, height: r.u16()? },
             _ => return Err(UNKNOWN_REQUEST),
         };

@@ -5,14 +5,17 @@
 //! * [`temp_dir`] and [`Defer`] clean up when a test fails too.
 //! * [`Leaks`] fails a test that leaves a mount, control group, link, network namespace or process behind.
 //! * [`run_without`] runs tests again, as on a kernel that lacks system calls.
+//! * [`crun`] is Debian's crun on any host.
 //! * [`trace`] runs a program under ptrace(2): counts its system calls, makes the k-th fail, kills it there.
 
+mod crun;
 mod lacking;
 mod leaks;
 pub mod trace;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+pub use crun::crun;
 pub use lacking::{lacks, run_without};
 pub use leaks::Leaks;
 pub use tempfile::TempDir;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vaquita_image::Image;
 use vaquita_proto::cri;
-use vaquita_shim::CreateRequest;
+use vaquita_shim::{CreateRequest, OciRuntime};
 
 use super::probe;
 use crate::error::Doing;
@@ -40,7 +40,8 @@ pub(super) async fn run(
     let pid = spec::pid_namespace(&config, pod)?;
     let target = target(node, sandbox, &config, pid)?;
     let image = image(node, &config)?;
-    let record = record(sandbox, &config, &image, fingerprint)?;
+    let runtime = runtime(node, sandbox)?;
+    let record = record(sandbox, &config, &image, fingerprint, runtime)?;
     let bundle = node.paths.container(sandbox.id(), &record.id);
     let request = CreateRequest {
         id: record.id.clone(),
@@ -52,6 +53,7 @@ pub(super) async fn run(
         tty: config.tty,
         join: spec::joined(pod, pid),
         restrict_oom_score_adj: node.host.restrict_oom_score_adj,
+        runtime: runtime.cloned(),
     };
     private_dir(&bundle)?;
     node.paths.write_container(&record)?;
@@ -119,6 +121,17 @@ async fn roll_back(node: &Arc<Node>, sandbox: &Sandbox, record: ContainerRecord,
     }
 }
 
+/// The runtime of the pod's handler, which the server may have been started without this time.
+fn runtime<'a>(node: &'a Node, sandbox: &Sandbox) -> Result<Option<&'a OciRuntime>> {
+    let handler = &sandbox.record.runtime_handler;
+    node.runtimes.find(handler).map_err(|_| {
+        let message = format!(
+            "the pod's runtime handler {handler:?} is not configured any more: start the server with it, or remove the pod"
+        );
+        Error::new(Kind::Precondition, message)
+    })
+}
+
 /// The process whose PID namespace is joined.
 fn target(
     node: &Node,
@@ -153,8 +166,13 @@ fn record(
     config: &cri::ContainerConfig,
     image: &Image,
     fingerprint: u64,
+    runtime: Option<&OciRuntime>,
 ) -> Result<ContainerRecord> {
     let id = new_id()?;
+    let leaf = match runtime.is_some_and(|runtime| runtime.systemd_cgroup) {
+        true => format!("vaquita-{id}.scope"),
+        false => id.clone(),
+    };
     let stop_signal = match signal_from_cri(config.stop_signal)? {
         Some(signal) => signal,
         None if image.config.stop_signal.is_empty() => 15,
@@ -162,7 +180,7 @@ fn record(
     };
     let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
     Ok(ContainerRecord {
-        cgroup: sandbox.record.cgroup.join(&id),
+        cgroup: sandbox.record.cgroup.join(leaf),
         id,
         sandbox: sandbox.id().to_owned(),
         log_path: log_path(&sandbox.record.config.log_directory, &config.log_path)?,

@@ -30,7 +30,7 @@ struct Plan {
 pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler: String) -> Result<String> {
     let fingerprint = fingerprint(&config);
     if let Some(there) = node.tables.sandbox_by_key(&SandboxKey::of(&config)) {
-        return again(&there, fingerprint);
+        return again(&there, fingerprint, &handler);
     }
     let id = new_id()?;
     let cgroup = pod_cgroup(node, &config, &id)?;
@@ -57,14 +57,14 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
 }
 
 /// A retry gets the sandbox that its first try made.
-fn again(there: &Sandbox, fingerprint: u64) -> Result<String> {
+fn again(there: &Sandbox, fingerprint: u64, handler: &str) -> Result<String> {
     if there.life().phase != SandboxPhase::Ready {
         return Err(Error::new(
             Kind::Exists,
             format!("sandbox {} is this pod's and was stopped: remove it, or count attempt up", there.id()),
         ));
     }
-    if there.record.fingerprint != fingerprint {
+    if there.record.fingerprint != fingerprint || there.record.runtime_handler != handler {
         return Err(Error::new(
             Kind::Exists,
             format!("sandbox {} is this pod's, with another configuration", there.id()),

@@ -293,13 +293,12 @@ impl RuntimeService for Service {
         };
         let features =
             cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-        let handler = |name: &str| cri::RuntimeHandler { name: name.into(), features: Some(features) };
         Ok(Response::new(cri::StatusResponse {
             status: Some(cri::RuntimeStatus {
                 conditions: vec![condition("RuntimeReady", true, "", ""), network],
             }),
             info: if request.into_inner().verbose { self.info() } else { BTreeMap::new() },
-            runtime_handlers: vec![handler(""), handler(pod::HANDLER)],
+            runtime_handlers: self.node.runtimes.handlers(features),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

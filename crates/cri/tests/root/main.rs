@@ -3,6 +3,7 @@
 
 mod api;
 mod events;
+mod handlers;
 mod restart;
 mod retries;
 mod support;

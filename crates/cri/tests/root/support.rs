@@ -39,10 +39,15 @@ impl Node {
     pub(crate) async fn new() -> Self {
         let mut node = Self::without_server();
         node.start().await;
+        node.pull().await;
+        node
+    }
+
+    /// Gets the image.
+    pub(crate) async fn pull(&self) {
         let image = cri::ImageSpec { image: IMAGE.into(), ..Default::default() };
         let pull = cri::PullImageRequest { image: Some(image), ..Default::default() };
-        node.images().pull_image(pull).await.unwrap();
-        node
+        self.images().pull_image(pull).await.unwrap();
     }
 
     /// A place for a server.

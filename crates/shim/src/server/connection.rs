@@ -30,6 +30,11 @@ pub(super) struct Asker {
     number: u32,
 }
 
+impl Asker {
+    /// Who does not want an answer.
+    pub(super) const NOBODY: Self = Self { token: 0, number: 0 };
+}
+
 /// How many clients there may be. A daemon, its successor and a debugger are three.
 const MAX_CONNECTIONS: usize = 32;
 /// How many messages a client may leave unread before it is cut off. It finds everything in the state when it returns.

@@ -53,6 +53,16 @@ pub(super) struct Container {
     pub(super) open_stdin: bool,
     pub(super) execs: Vec<Exec>,
     pub(super) deletion: Option<Deletion>,
+    pub(super) elsewhere: Elsewhere,
+}
+
+/// What another runtime has of a container.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Elsewhere {
+    Nothing,
+    Something,
+    /// It is being told to forget it.
+    Leaving,
 }
 
 /// Where a container is in its life.
@@ -60,8 +70,10 @@ pub(super) struct Container {
 pub(super) enum Phase {
     /// A creator is at work.
     Creating,
-    /// Waits to be started.
-    Created(StartHandle),
+    /// Waits to be started: by another runtime, if there is no handle.
+    Created(Option<StartHandle>),
+    /// Another runtime is starting it.
+    Launching,
     /// Was released, and has not executed its program yet.
     Starting(Start),
     /// Its program runs.
@@ -133,7 +145,7 @@ impl Container {
         let (status, exit) = match &self.phase {
             Phase::Creating => return None,
             Phase::Created(_) => (Status::Created, None),
-            Phase::Starting(_) | Phase::Running => (Status::Running, None),
+            Phase::Launching | Phase::Starting(_) | Phase::Running => (Status::Running, None),
             Phase::Stopped(exit) => (Status::Stopped, Some(exit.clone())),
         };
         Some(ContainerState {

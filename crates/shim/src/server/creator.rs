@@ -20,7 +20,7 @@ use super::connection::Asker;
 use super::container::kinds;
 use crate::transport::{self, Outgoing};
 use crate::wire::{Failure, Response};
-use crate::{CreateRequest, Error, Kind, Namespaces, SandboxRequest};
+use crate::{CreateRequest, Error, Kind, Namespaces, OciRuntime, SandboxRequest};
 
 /// A copy at work.
 #[derive(Debug)]
@@ -37,8 +37,23 @@ pub(super) struct Job {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Purpose {
     Sandbox,
-    Container { id: String },
-    Exec { container: String, exec_id: String },
+    Container {
+        id: String,
+    },
+    Exec {
+        container: String,
+        exec_id: String,
+    },
+    /// What follows is done by other runtimes, whose containers these are.
+    Start {
+        id: String,
+    },
+    Signal {
+        id: String,
+    },
+    Erase {
+        id: String,
+    },
 }
 
 /// What a copy has made.
@@ -64,6 +79,20 @@ pub(super) struct Target {
     pub(super) cgroup_path: PathBuf,
     pub(super) join: Namespaces,
     pub(super) restrict_oom_score_adj: bool,
+    pub(super) runtime: Option<OciRuntime>,
+}
+
+impl Purpose {
+    /// The container that it is about.
+    pub(super) fn container(&self) -> Option<&str> {
+        match self {
+            Self::Sandbox => None,
+            Self::Container { id } | Self::Start { id } | Self::Signal { id } | Self::Erase { id } => {
+                Some(id)
+            }
+            Self::Exec { container, .. } => Some(container),
+        }
+    }
 }
 
 impl Server {
@@ -73,7 +102,7 @@ impl Server {
         asker: Asker,
         purpose: Purpose,
         mut fds: Vec<OwnedFd>,
-        work: impl FnOnce(Vec<OwnedFd>) -> Result<Made, Error>,
+        work: impl FnOnce(Vec<OwnedFd>) -> Result<Option<Made>, Error>,
     ) -> Result<(), Error> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (socket, theirs) =
@@ -100,12 +129,19 @@ impl Server {
         let Some(at) = self.jobs.iter().position(|job| job.token == token) else { return false };
         let job = self.jobs.swap_remove(at);
         let _ = epoll::delete(&self.epoll, &job.socket);
-        let made = self.result(&job);
-        let pid = made.as_ref().map_or(0, |made| made.pid);
+        let result = self.result(&job);
+        let pid = result.as_ref().ok().and_then(Option::as_ref).map_or(0, |made| made.pid);
+        let made = |result: Result<Option<Made>, Error>| result?.ok_or_else(died);
+        let done = |result: Result<Option<Made>, Error>| result.map(drop);
         match &job.purpose {
-            Purpose::Sandbox => self.sandbox_made(job.asker, made),
-            Purpose::Container { id } => self.container_made(job.asker, id, made),
-            Purpose::Exec { container, exec_id } => self.exec_made(job.asker, container, exec_id, made),
+            Purpose::Start { id } => self.started_elsewhere(job.asker, id, done(result)),
+            Purpose::Signal { id } => self.signalled_elsewhere(job.asker, id, done(result)),
+            Purpose::Erase { id } => self.erased_elsewhere(id, done(result)),
+            Purpose::Sandbox => self.sandbox_made(job.asker, made(result)),
+            Purpose::Container { id } => self.container_made(job.asker, id, made(result)),
+            Purpose::Exec { container, exec_id } => {
+                self.exec_made(job.asker, container, exec_id, made(result));
+            }
         }
         // It may have ended before we knew that it is ours.
         if let Some(at) = self.strays.iter().position(|(stray, _)| *stray == pid) {
@@ -118,8 +154,8 @@ impl Server {
         true
     }
 
-    fn result(&mut self, job: &Job) -> Result<Made, Error> {
-        let died = || Error::new(Kind::Unavailable, "the process that was to make it died");
+    /// What a copy has made, or that it has done something else.
+    fn result(&mut self, job: &Job) -> Result<Option<Made>, Error> {
         let mut buffer = std::mem::take(&mut self.receive_buffer);
         let result = transport::receive(&job.socket, &mut buffer).map_err(|_| died()).and_then(|incoming| {
             let response = Response::decode(incoming.header, incoming.body.bytes());
@@ -127,8 +163,9 @@ impl Server {
                 Response::Process { pid } => {
                     let mut fds = incoming.fds.into_iter();
                     let pidfd = fds.next().ok_or_else(died)?;
-                    Ok(Made { pid, pidfd, others: fds.collect() })
+                    Ok(Some(Made { pid, pidfd, others: fds.collect() }))
                 }
+                Response::Done => Ok(None),
                 Response::Failed(failure) => Err(failure.into()),
                 _ => Err(died()),
             }
@@ -288,9 +325,10 @@ pub(super) fn or_null(fd: Option<OwnedFd>) -> Result<OwnedFd, Error> {
 }
 
 /// Tells the shim; the exit code of the copy.
-fn report(socket: &OwnedFd, result: Result<Made, Error>) -> i32 {
+fn report(socket: &OwnedFd, result: Result<Option<Made>, Error>) -> i32 {
     let (response, fds) = match result {
-        Ok(made) => {
+        Ok(None) => (Response::Done, Vec::new()),
+        Ok(Some(made)) => {
             let fds = std::iter::once(made.pidfd).chain(made.others).collect();
             (Response::Process { pid: made.pid }, fds)
         }
@@ -300,7 +338,11 @@ fn report(socket: &OwnedFd, result: Result<Made, Error>) -> i32 {
     i32::from(sent.is_err())
 }
 
-fn read_spec(bundle: &Path) -> Result<Spec, Error> {
+fn died() -> Error {
+    Error::new(Kind::Unavailable, "the process that was to make it died")
+}
+
+pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
     Ok(document::read_spec(&bundle.join("config.json"))?)
 }
 

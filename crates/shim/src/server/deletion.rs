@@ -139,10 +139,7 @@ impl Server {
     /// Too long. If it is the making of the container or of an exec session that hangs, the next attempt may go better.
     fn give_up_deletion(&self, at: usize) -> Error {
         let id = &self.containers[at].id;
-        self.kill_workers(|purpose| match purpose {
-            Purpose::Sandbox => false,
-            Purpose::Container { id: container } | Purpose::Exec { container, .. } => container == id,
-        });
+        self.kill_workers(|purpose| purpose.container() == Some(id));
         Error::new(Kind::Busy, format!("processes of container {id} do not die"))
     }
 
@@ -170,7 +167,11 @@ impl Server {
         if container.process.is_some() || !container.execs.is_empty() {
             return Step::Wait;
         }
-        remove(container.cgroup.as_ref())
+        match self.erase_elsewhere(at) {
+            Ok(true) => remove(self.containers[at].cgroup.as_ref()),
+            Ok(false) => Step::Wait,
+            Err(error) => Step::Failed(error),
+        }
     }
 
     fn continue_farewell(&mut self, now: i64) {

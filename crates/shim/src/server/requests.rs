@@ -11,10 +11,12 @@ use vaquita_sys::signal::{self, Signal};
 
 use super::attach::Stdin;
 use super::connection::Asker;
-use super::container::{Container, Exec, ExecPhase, Phase, Process, Sandbox, SandboxPhase, Start, kinds};
+use super::container::{
+    Container, Elsewhere, Exec, ExecPhase, Phase, Process, Sandbox, SandboxPhase, Start, kinds,
+};
 use super::creator::{self, Made, Purpose, Streams, Target, or_null};
 use super::output::Output;
-use super::{Server, now_ns};
+use super::{Server, external, now_ns};
 use crate::log::{LogFile, Stream};
 use crate::transport::Incoming;
 use crate::wire::{Request, Response};
@@ -42,8 +44,7 @@ impl Server {
             }
             Request::Start(id) => self.start(asker, id)?,
             Request::Signal { id, signal, scope } => {
-                self.signal(id, signal, scope)?;
-                self.reply_done(asker);
+                self.signal(asker, id, signal, scope)?;
             }
             Request::Exec { container, exec_id, stdio, process } => {
                 let mut fds = fds.into_iter();
@@ -100,7 +101,9 @@ impl Server {
             phase: SandboxPhase::Creating,
         };
         let layout = self.layout.clone();
-        self.begin_job(asker, Purpose::Sandbox, Vec::new(), |_| creator::make_sandbox(request, &layout))?;
+        self.begin_job(asker, Purpose::Sandbox, Vec::new(), |_| {
+            creator::make_sandbox(request, &layout).map(Some)
+        })?;
         self.sandbox = Some(sandbox);
         Ok(())
     }
@@ -154,6 +157,7 @@ impl Server {
                 cgroup_path: request.cgroup.clone(),
                 join: request.join,
                 restrict_oom_score_adj: request.restrict_oom_score_adj,
+                runtime: request.runtime.clone(),
             },
             cgroup: None,
             created_at_ns: now_ns(),
@@ -166,6 +170,7 @@ impl Server {
             open_stdin: request.stdin,
             execs: Vec::new(),
             deletion: None,
+            elsewhere: if request.runtime.is_some() { Elsewhere::Something } else { Elsewhere::Nothing },
         };
         self.begin_creation(asker, request, rootfs, streams, join)?;
         self.containers.push(container);
@@ -192,13 +197,18 @@ impl Server {
             // The copy has these and no others, in the order in which they were packed.
             let lost = || Error::new(Kind::Corrupt, "a descriptor got lost");
             let mut fds = fds.into_iter();
-            let join = kinds.into_iter().zip(fds.by_ref()).collect();
+            let join: Vec<_> = kinds.into_iter().zip(fds.by_ref()).collect();
             let mut next = || fds.next().ok_or_else(lost);
             let streams = match is_terminal {
                 true => Streams::Terminal,
                 false => Streams::Fds([next()?, next()?, next()?]),
             };
-            creator::make_container(request, &layout, next()?, streams, join)
+            let rootfs = next()?;
+            match request.runtime.clone() {
+                Some(how) => external::make_container(&request, &how, &layout, &rootfs, streams, &join),
+                None => creator::make_container(request, &layout, rootfs, streams, join),
+            }
+            .map(Some)
         })
     }
 
@@ -263,6 +273,10 @@ impl Server {
             container.cgroup = cgroup;
             container.phase = Phase::Stopped(Exit::default());
         } else {
+            if container.elsewhere == Elsewhere::Something {
+                // A runtime that died may have left a process.
+                let _ = cgroup.as_ref().map(vaquita_cgroup::Cgroup::kill);
+            }
             let _ = cgroup.map(|cgroup| cgroup.remove_within(Duration::ZERO));
             self.close_outputs(at);
             self.containers.remove(at);
@@ -273,7 +287,10 @@ impl Server {
         let lost = || Error::new(Kind::Corrupt, "a descriptor got lost");
         let copy = made.pidfd.try_clone().map_err(|error| Error::io(error, "dup"))?;
         let mut others = made.others.into_iter();
-        let start = vaquita_runtime::StartHandle::from_fd(others.next().ok_or_else(lost)?);
+        let start = match self.containers[at].target.runtime {
+            Some(_) => None,
+            None => Some(vaquita_runtime::StartHandle::from_fd(others.next().ok_or_else(lost)?)),
+        };
         if let Some(console) = others.next() {
             let copy = console.try_clone().map_err(|error| Error::io(error, "dup"))?;
             let output = self.output(copy, Stream::Stdout)?;
@@ -296,6 +313,7 @@ impl Server {
             self.containers[at].phase = phase;
             return Err(Error::new(Kind::State, format!("container {id} is not waiting to be started")));
         };
+        let Some(handle) = handle else { return self.start_elsewhere(asker, at) };
         let released = self.watch(&handle, token).and_then(|()| Ok(handle.release()?));
         // Without having been released it ends by itself when the handle goes.
         released?;
@@ -304,8 +322,9 @@ impl Server {
         Ok(())
     }
 
-    fn signal(&self, id: &str, number: i32, scope: SignalScope) -> Result<(), Error> {
-        let container = &self.containers[self.find(id)?];
+    fn signal(&mut self, asker: Asker, id: &str, number: i32, scope: SignalScope) -> Result<(), Error> {
+        let at = self.find(id)?;
+        let container = &self.containers[at];
         let signal = Signal::from_number(number)
             .ok_or_else(|| Error::new(Kind::Invalid, format!("there is no signal {number}")))?;
         match (&container.phase, scope) {
@@ -313,8 +332,13 @@ impl Server {
             (_, SignalScope::All) => {
                 container.cgroup.as_ref().map_or(Ok(()), |cgroup| Ok(cgroup.signal_all(signal)?))
             }
+            (_, SignalScope::Init) if container.target.runtime.is_some() && container.process.is_some() => {
+                return self.signal_elsewhere(asker, at, number);
+            }
             (_, SignalScope::Init) => send(container.process.as_ref(), signal),
-        }
+        }?;
+        self.reply_done(asker);
+        Ok(())
     }
 
     fn exec(
@@ -343,7 +367,11 @@ impl Server {
             let mut fds = fds.into_iter();
             let init = fds.next().ok_or_else(|| Error::new(Kind::Corrupt, "a descriptor got lost"))?;
             let stdio = present.map(|present| if present { fds.next() } else { None });
-            creator::make_exec(&target, &layout, process, init, stdio)
+            match &target.runtime {
+                Some(how) => external::make_exec(&target, how, container, process, stdio),
+                None => creator::make_exec(&target, &layout, process, init, stdio),
+            }
+            .map(Some)
         })?;
         let phase = ExecPhase::Creating;
         let exec = Exec { id: exec_id.to_owned(), started_at_ns: now_ns(), process: None, phase };
@@ -358,6 +386,11 @@ impl Server {
         exec_id: &str,
         made: Result<Made, Error>,
     ) {
+        if let Some((at, exec)) = self.find_exec(container, exec_id)
+            && self.containers[at].target.runtime.is_some()
+        {
+            return self.exec_made_elsewhere(asker, (at, exec), made);
+        }
         let result = made.and_then(|made| {
             let mut others = made.others.into_iter();
             let handle = others.next().ok_or_else(|| Error::new(Kind::Corrupt, "a descriptor got lost"))?;

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use super::codec::{Reader, Writer};
 use super::{Failure, MAX_ID, MAX_LIST, MAX_PATH, MAX_TEXT, Malformed};
 use crate::{
-    ContainerState, CreateRequest, Exit, Kind, Namespaces, PodState, SandboxRequest, SandboxState, Status,
+    ContainerState, CreateRequest, Exit, Kind, Namespaces, OciRuntime, PodState, SandboxRequest,
+    SandboxState, Status,
 };
 
 pub(super) fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
@@ -52,8 +53,19 @@ pub(super) fn sandbox_request(r: &mut Reader<'_>) -> Result<SandboxRequest, Malf
 }
 
 pub(super) fn put_create_request(w: &mut Writer, request: &CreateRequest) {
-    let CreateRequest { id, bundle, cgroup, log_path, stdin, stdin_once, tty, join, restrict_oom_score_adj } =
-        request;
+    let CreateRequest {
+        id,
+        bundle,
+        cgroup,
+        log_path,
+        stdin,
+        stdin_once,
+        tty,
+        join,
+        restrict_oom_score_adj,
+        // What came later is not for the shims that do not know it.
+        runtime: _,
+    } = request;
     w.text(id);
     put_path(w, bundle);
     put_path(w, cgroup);
@@ -73,7 +85,24 @@ pub(super) fn create_request(r: &mut Reader<'_>) -> Result<CreateRequest, Malfor
         tty: r.bool()?,
         join: namespaces(r)?,
         restrict_oom_score_adj: r.bool()?,
+        runtime: None,
     })
+}
+
+/// What the first version of a creation had not.
+pub(super) fn put_create_extension(w: &mut Writer, request: &CreateRequest) {
+    w.option(request.runtime.as_ref(), |w, OciRuntime { program, systemd_cgroup }| {
+        put_path(w, program);
+        w.bool(*systemd_cgroup);
+    });
+}
+
+pub(super) fn create_extension(
+    r: &mut Reader<'_>,
+    request: CreateRequest,
+) -> Result<CreateRequest, Malformed> {
+    let runtime = r.option(|r| Ok(OciRuntime { program: path(r)?, systemd_cgroup: r.bool()? }))?;
+    Ok(CreateRequest { runtime, ..request })
 }
 
 pub(super) fn put_namespaces(w: &mut Writer, namespaces: Namespaces) {

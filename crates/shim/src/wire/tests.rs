@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use super::*;
-use crate::{ContainerState, Exit, Namespaces, SandboxState, Status};
+use crate::{ContainerState, Exit, Namespaces, OciRuntime, SandboxState, Status};
 
 proptest! {
     #[test]
@@ -230,8 +230,16 @@ fn sandbox_strategy() -> impl Strategy<Value = SandboxRequest> {
 
 fn create_strategy() -> impl Strategy<Value = CreateRequest> {
     let paths = (path_strategy(), path_strategy(), option::of(path_strategy()));
-    (text(), paths, any::<[bool; 4]>(), namespaces_strategy()).prop_map(
-        |(id, (bundle, cgroup, log_path), [stdin, stdin_once, tty, restrict_oom_score_adj], join)| {
+    let runtime = (path_strategy(), any::<bool>())
+        .prop_map(|(program, systemd_cgroup)| OciRuntime { program, systemd_cgroup });
+    (text(), paths, any::<[bool; 4]>(), namespaces_strategy(), option::of(runtime)).prop_map(
+        |(
+            id,
+            (bundle, cgroup, log_path),
+            [stdin, stdin_once, tty, restrict_oom_score_adj],
+            join,
+            runtime,
+        )| {
             CreateRequest {
                 id,
                 bundle,
@@ -242,6 +250,7 @@ fn create_strategy() -> impl Strategy<Value = CreateRequest> {
                 tty,
                 join,
                 restrict_oom_score_adj,
+                runtime,
             }
         },
     )

@@ -3,6 +3,7 @@
 
 mod attach;
 mod exec;
+mod external;
 mod hostile;
 mod lifecycle;
 mod logs;

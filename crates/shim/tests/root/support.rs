@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedReceiver;
 use vaquita_cgroup::{Cgroup, Layout};
 use vaquita_shim::client::{Client, Created, SandboxCreated, Spawner};
-use vaquita_shim::{CreateRequest, Error, Event, Exit, Exited, Namespaces, SandboxRequest};
+use vaquita_shim::{CreateRequest, Error, Event, Exit, Exited, Namespaces, OciRuntime, SandboxRequest};
 use vaquita_sys::signal::Signal;
 use vaquita_testing::{Leaks, TempDir, require_root, temp_dir, unique};
 
@@ -181,6 +181,12 @@ impl Container<'_> {
     pub(crate) fn stdin_once(mut self) -> Self {
         self.request.stdin_once = true;
         self.stdin()
+    }
+
+    /// Has another OCI runtime make it.
+    pub(crate) fn runtime(mut self, program: &Path) -> Self {
+        self.request.runtime = Some(OciRuntime { program: program.to_owned(), systemd_cgroup: false });
+        self
     }
 
     pub(crate) fn no_log(mut self) -> Self {
