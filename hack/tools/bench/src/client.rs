@@ -60,19 +60,63 @@ impl Client {
 
     /// RunPodSandbox, CreateContainer, StartContainer.
     pub(crate) async fn run_pod(&self, name: &str, host_network: bool) -> Result<Pod, AnyError> {
+        self.run(sandbox_config(name, host_network), container_config()).await
+    }
+
+    async fn run(
+        &self,
+        config: cri::PodSandboxConfig,
+        container: cri::ContainerConfig,
+    ) -> Result<Pod, AnyError> {
         let mut runtime = self.runtime.clone();
-        let config = sandbox_config(name, host_network);
         let request =
             cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let sandbox = runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.clone(),
-            config: Some(container_config()),
+            config: Some(container),
             sandbox_config: Some(config),
         };
         let container = runtime.create_container(request).await?.into_inner().container_id;
         runtime.start_container(cri::StartContainerRequest { container_id: container.clone() }).await?;
         Ok(Pod { sandbox, container })
+    }
+
+    /// The same on the host's network, with a program of the host that logs below `logs`.
+    pub(crate) async fn run_program(
+        &self,
+        name: &str,
+        program: &Path,
+        args: &[String],
+        logs: &Path,
+    ) -> Result<Pod, AnyError> {
+        let mut sandbox = sandbox_config(name, true);
+        sandbox.log_directory = logs.display().to_string();
+        let config = cri::ContainerConfig {
+            command: vec!["/program".into()],
+            args: args.to_vec(),
+            log_path: "0.log".into(),
+            mounts: vec![cri::Mount {
+                container_path: "/program".into(),
+                host_path: program.display().to_string(),
+                readonly: true,
+                ..Default::default()
+            }],
+            ..container_config()
+        };
+        self.run(sandbox, config).await
+    }
+
+    /// Whether a container has ended.
+    pub(crate) async fn has_ended(&self, pod: &Pod) -> Result<bool, AnyError> {
+        let container_id = pod.container.clone();
+        let request = cri::ContainerStatusRequest { container_id, verbose: false };
+        let status = self.runtime.clone().container_status(request).await?.into_inner().status;
+        let status = status.ok_or("no status")?;
+        if status.state() == cri::ContainerState::ContainerExited && status.exit_code != 0 {
+            return Err(format!("the container ended with {}: {}", status.exit_code, status.message).into());
+        }
+        Ok(status.state() == cri::ContainerState::ContainerExited)
     }
 
     /// StopContainer(0), RemoveContainer, StopPodSandbox, RemovePodSandbox.

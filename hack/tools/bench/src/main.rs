@@ -6,6 +6,7 @@
 
 mod archive;
 mod client;
+mod logs;
 mod measure;
 mod memory;
 mod oci;
@@ -24,6 +25,7 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
+       hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
        hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--out DIR]
 
   --vaquita BIN   the binary to measure (hack/bench builds and names the release binary)
@@ -37,12 +39,15 @@ struct Options {
     out: PathBuf,
     only: Option<String>,
     settings: Settings,
+    logs: bool,
 }
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
     let outcome = if args.next_if_eq("oci").is_some() {
         oci::main(args)
+    } else if args.next_if_eq(logs::WRITER).is_some() {
+        logs::write_lines(args)
     } else {
         options(args).and_then(|options| run(&options))
     };
@@ -55,12 +60,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn options(mut args: impl Iterator<Item = String>) -> Result<Options, AnyError> {
+fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Result<Options, AnyError> {
     let mut options = Options {
         vaquita: PathBuf::from("target/x86_64-unknown-linux-gnu/release/vaquita"),
         out: PathBuf::from("target/bench"),
         only: None,
         settings: Settings { rounds: 40, pods: 50 },
+        logs: args.next_if_eq("logs").is_some(),
     };
     while let Some(flag) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{flag} needs a value\n{USAGE}"));
@@ -102,11 +108,14 @@ fn run(options: &Options) -> Result<(), AnyError> {
         peers.push(Peer::containerd(dirs, &archives)?);
     }
     let mut report = Report::new(peers.iter().map(|peer| peer.name.to_owned()));
-    let outcome = runtime.block_on(measure::all(&mut peers, &options.settings, &mut report));
+    let outcome = match options.logs {
+        true => runtime.block_on(logs::all(&mut peers, work.path(), &mut report)),
+        false => runtime.block_on(measure::all(&mut peers, &options.settings, &mut report)),
+    };
     for peer in peers {
         peer.stop();
     }
     outcome?;
 
-    report.write(&options.out, "bench", "containerd")
+    report.write(&options.out, if options.logs { "logs" } else { "bench" }, "containerd")
 }

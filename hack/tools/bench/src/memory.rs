@@ -1,7 +1,8 @@
-//! Resident and proportional memory of a daemon and of its helpers.
+//! Resident and proportional memory, and CPU time, of a daemon and of its helpers.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Memory of a set of processes, in KiB.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,10 +23,35 @@ pub(crate) fn of(pid: u32) -> Memory {
 }
 
 /// Everything a daemon started that stays beside the workload: shims, monitors, pause processes.
-///
-/// They are the processes that name one of the daemon's directories in their command line, and what descends from them,
-/// without the workload itself.
 pub(crate) fn helpers(daemon: u32, dirs: &[PathBuf], workload: &str) -> Memory {
+    let mut total = Memory::default();
+    for pid in family(daemon, dirs) {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if name.trim() != workload {
+            let one = of(pid);
+            total.processes += 1;
+            total.rss += one.rss;
+            total.pss += one.pss;
+        }
+    }
+    total
+}
+
+/// CPU time that a daemon and what it started have spent so far, themselves (proc_pid_stat(5), utime and stime).
+pub(crate) fn cpu(daemon: u32, dirs: &[PathBuf]) -> Duration {
+    let ticks = family(daemon, dirs).into_iter().chain([daemon]).filter_map(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+        let mut next = || fields.next()?.parse::<u64>().ok();
+        Some(next()? + next()?)
+    });
+    // USER_HZ is 100 wherever this program runs (time(7)).
+    Duration::from_millis(ticks.sum::<u64>() * 10)
+}
+
+/// The processes that name one of the daemon's directories in their command line, and what descends from them, without
+/// the daemon.
+fn family(daemon: u32, dirs: &[PathBuf]) -> Vec<u32> {
     let mut parents = HashMap::new();
     let mut roots = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -55,17 +81,7 @@ pub(crate) fn helpers(daemon: u32, dirs: &[PathBuf], workload: &str) -> Memory {
             None => return false,
         }
     };
-    let mut total = Memory::default();
-    for &pid in parents.keys().filter(|&&pid| descends(pid)) {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim() != workload {
-            let one = of(pid);
-            total.processes += 1;
-            total.rss += one.rss;
-            total.pss += one.pss;
-        }
-    }
-    total
+    parents.keys().copied().filter(|&pid| descends(pid)).collect()
 }
 
 /// CPU time the whole machine has spent (user, nice, system, irq, softirq), in ms (proc_stat(5)).
