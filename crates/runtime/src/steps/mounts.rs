@@ -197,26 +197,7 @@ pub(super) fn move_root(state: &State<'_>, how: &MoveRoot<'_>) -> Result<(), Fai
 }
 
 pub(super) fn detach_old_root(state: &State<'_>) -> Result<(), Failure> {
-    for _ in 0..state.trees.above_root() {
-        // Of mounts that lie on each other this means the uppermost, which the lookup of a file in "/" does not.
-        match umount_detached(c"/") {
-            // The namespace's own root has no parent, and is all that is left: the others went together.
-            Err(Errno::INVAL) if state.trees.is_old() && is_root_uppermost()? => return Ok(()),
-            other => other.at("umount2")?,
-        }
-    }
-    Ok(())
-}
-
-/// Whether nothing lies over the container's root.
-#[expect(clippy::disallowed_methods, reason = "the root itself, and what the kernel has put over it")]
-fn is_root_uppermost() -> Result<bool, Failure> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    // Of what lies on each other at "/", "/" is the lowest and ".." finds the uppermost.
-    let [lowest, uppermost] = [c"/", c"/.."].map(|path| rustix::fs::open(path, flags, Mode::empty()));
-    let lowest = rustix::fs::fstat(lowest.at("open")?).at("fstat")?;
-    let uppermost = rustix::fs::fstat(uppermost.at("open")?).at("fstat")?;
-    Ok((lowest.st_dev, lowest.st_ino) == (uppermost.st_dev, uppermost.st_ino))
+    Ok(state.trees.detach_above_root()?)
 }
 
 pub(super) fn root_propagation(

@@ -2,6 +2,8 @@
 
 use vaquita_testing::{require_root, run_without};
 
+use crate::harness::Bundle;
+
 /// What stands in for one of them, stands in for all of them.
 const MOUNTS: &[libc::c_long] = &[
     libc::SYS_open_tree,
@@ -48,4 +50,29 @@ fn all_at_once() {
         "seccomp::",
     ];
     run_without(&all, &tests, EXCEPT);
+}
+
+/// The old root and what lay on it are gone, and no more than that: the container's own root can be unmounted just as well,
+/// and then the container runs on in a mount that is in no namespace.
+#[test]
+fn exactly_one_mount_is_the_root() {
+    require_root();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    assert_eq!(Bundle::new("mounts /").run().of("mounts /"), "1");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn exactly_one_mount_is_the_root_made_by_the_old_calls() {
+    require_root();
+    let without_ids: Vec<_> = MOUNTS.iter().copied().chain([libc::SYS_statx]).collect();
+    for calls in [MOUNTS, &without_ids] {
+        run_without(calls, &["lacking::exactly_one_mount_is_the_root"], &["_made_by_"]);
+    }
 }

@@ -62,6 +62,7 @@ fn obey(verb: &str, rest: &str) -> String {
         })),
         "status" => status(rest),
         "mount" => mount(rest),
+        "mounts" => mounts(rest).to_string(),
         "cwd" => shown(std::env::current_dir().map(|path| path.display().to_string())),
         "env" => std::env::var(rest).unwrap_or_else(|_| "unset".to_owned()),
         "arg0" => std::env::args().next().unwrap_or_default(),
@@ -160,6 +161,12 @@ fn status(field: &str) -> String {
         .find_map(|line| line.strip_prefix(&prefix))
         .map(|value| value.trim().to_owned())
         .unwrap_or_default()
+}
+
+/// How many mounts lie on each other there.
+fn mounts(path: &str) -> usize {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter(|line| line.split(' ').nth(4) == Some(path)).count()
 }
 
 /// Options, propagation and type of what is mounted there last.

@@ -17,7 +17,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags};
 
@@ -204,10 +204,25 @@ impl Trees {
             .map_err(at("mount(MS_MOVE)"))
     }
 
-    /// How many mounts lie over `/` after a pivot that put the old root there.
-    #[must_use]
-    pub const fn above_root(&self) -> usize {
-        if self.workshop.is_some() { 2 } else { 1 }
+    /// Detaches all that lies over this process's root directory after a pivot that put the old root there: that, and
+    /// what lies on it. Whether something does is asked before each, because with nothing there umount2(2) takes the root
+    /// itself, wherever its mount has a parent, as it has after a pivot. That they go one by one is not to be relied on.
+    ///
+    /// # Errors
+    /// Those of umount2(2) and statx(2); `EXDEV` before Linux 5.8, which has no ids of mounts, when the old root may be
+    /// there but is the same directory; `EBUSY` when others keep mounting there.
+    pub fn detach_above_root(&self) -> Result<(), Failed> {
+        let expected = if self.workshop.is_some() { 2 } else { 1 };
+        for detached in 0..ABOVE_ROOT_MAX {
+            match above_root().map_err(at("statx"))? {
+                Above::Nothing => return Ok(()),
+                Above::MayBe if detached >= expected => return Ok(()),
+                Above::MayBe => return Err(Failed { call: "statx", errno: Errno::XDEV }),
+                // Of mounts that lie on each other this means the uppermost, which the lookup of a file in "/" does not.
+                Above::Mount => raw::umount_detached(c"/").map_err(at("umount2"))?,
+            }
+        }
+        Err(Failed { call: "umount2", errno: Errno::BUSY })
     }
 
     fn workshop(&mut self) -> Result<BorrowedFd<'_>, Failed> {
@@ -232,6 +247,38 @@ impl Trees {
         self.workshop.as_ref().map(AsFd::as_fd).ok_or(Failed { call: "mount", errno: Errno::BADF })
     }
 }
+
+/// What lies over the root directory of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Above {
+    Nothing,
+    Mount,
+    /// It is the same directory, of one mount or of two.
+    MayBe,
+}
+
+/// Of what lies on each other at "/", "/" is the lowest and ".." finds the uppermost.
+fn above_root() -> Result<Above, Errno> {
+    let wanted = StatxFlags::from_bits_retain(STATX_MNT_ID);
+    let (lowest, uppermost) = match [c"/", c"/.."].map(|path| statx(CWD, path, AtFlags::empty(), wanted)) {
+        [Ok(lowest), Ok(uppermost)] if lowest.stx_mask & uppermost.stx_mask & STATX_MNT_ID != 0 => {
+            (lowest.stx_mnt_id, uppermost.stx_mnt_id)
+        }
+        [Ok(_), Ok(_)] | [Err(Errno::NOSYS), _] | [_, Err(Errno::NOSYS)] => {
+            let (lowest, uppermost) = (rustix::fs::stat(c"/")?, rustix::fs::stat(c"/..")?);
+            let is_same = (lowest.st_dev, lowest.st_ino) == (uppermost.st_dev, uppermost.st_ino);
+            return Ok(if is_same { Above::MayBe } else { Above::Mount });
+        }
+        [Err(errno), _] | [_, Err(errno)] => return Err(errno),
+    };
+    Ok(if lowest == uppermost { Above::Nothing } else { Above::Mount })
+}
+
+/// The old root, the workshop, and what the host mounts over its own root in that moment.
+const ABOVE_ROOT_MAX: usize = 8;
+
+/// linux/stat.h; Linux 5.8.
+const STATX_MNT_ID: u32 = 0x1000;
 
 const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
