@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vaquita-image", &["vaquita-sys"]),
     ("vaquita-net", &["vaquita-sys"]),
     ("vaquita-cni", &["vaquita-sys"]),
+    ("vaquita-streaming", &[]),
     (
         "vaquita-cri",
         &[
@@ -30,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "vaquita-proto",
             "vaquita-runtime",
             "vaquita-shim",
+            "vaquita-streaming",
             "vaquita-sys",
         ],
     ),
