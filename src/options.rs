@@ -4,7 +4,7 @@ mod handler;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,7 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use vaquita_cri::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, OciRuntime, Subnet6};
+use vaquita_cri::{
+    CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, OciRuntime, StreamingConfig, Subnet6, Tls,
+};
 use vaquita_image::Registries;
 
 use self::handler::Handler;
@@ -435,6 +437,21 @@ pub(crate) struct Daemon {
     /// End when for two seconds there has been no pod and no connection
     #[arg(long)]
     pub(crate) idle_exit: bool,
+    /// Where exec, attach and port-forward are served: a loopback address, or any with TLS; port 0 takes one that is free
+    #[arg(
+        long,
+        hide_env = true,
+        env = "VAQUITA_STREAMING_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:0"
+    )]
+    pub(crate) streaming_address: SocketAddr,
+    /// Certificate for that, in PEM form
+    #[arg(long, value_name = "FILE", requires = "streaming_tls_key")]
+    pub(crate) streaming_tls_cert: Option<PathBuf>,
+    /// The key of the certificate, in PEM form
+    #[arg(long, value_name = "FILE", requires = "streaming_tls_cert")]
+    pub(crate) streaming_tls_key: Option<PathBuf>,
     /// How the log is written to standard error
     #[arg(
         long,
@@ -451,6 +468,18 @@ pub(crate) struct Daemon {
     /// Started by `vaquita run`: own session, and one line on standard output when ready or failed
     #[arg(long, hide = true)]
     pub(crate) background: bool,
+}
+
+impl Daemon {
+    /// How exec, attach and port-forward are served.
+    pub(crate) fn streaming(&self) -> StreamingConfig {
+        let files = self.streaming_tls_cert.clone().zip(self.streaming_tls_key.clone());
+        StreamingConfig {
+            address: self.streaming_address,
+            tls: files.map(|(certificate, key)| Tls { certificate, key }),
+            ..StreamingConfig::default()
+        }
+    }
 }
 
 #[derive(Args, Debug)]

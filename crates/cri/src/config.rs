@@ -8,6 +8,7 @@ use std::time::Duration;
 use vaquita_image::Registries;
 use vaquita_net::Subnet6;
 use vaquita_shim::OciRuntime;
+use vaquita_streaming::Config as StreamingConfig;
 
 /// Where a server keeps its things and how it behaves.
 ///
@@ -37,6 +38,8 @@ pub struct Config {
     pub restrict_oom_score_adj: bool,
     /// OCI runtimes that pods can name as their runtime handler, beside the built-in one, which goes by "" and "vaquita".
     pub runtimes: BTreeMap<String, OciRuntime>,
+    /// Where exec, attach and port-forward are served.
+    pub streaming: StreamingConfig,
     /// End when for two seconds there has been no pod and no connection.
     pub idle_exit: bool,
 }
@@ -56,6 +59,7 @@ impl Default for Config {
             demo_image: None,
             restrict_oom_score_adj: false,
             runtimes: BTreeMap::new(),
+            streaming: StreamingConfig::default(),
             idle_exit: false,
         }
     }

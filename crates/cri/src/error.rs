@@ -14,6 +14,8 @@ pub enum Kind {
     Corrupt,
     /// The kernel or a policy forbids it.
     Denied,
+    /// Too many of something that was asked for; later there may be room.
+    Exhausted,
     /// It is there already.
     Exists,
     /// The node failed: a system call, a helper.
@@ -244,6 +246,7 @@ impl From<Error> for tonic::Status {
             Kind::Busy | Kind::Unavailable => tonic::Code::Unavailable,
             Kind::Corrupt => tonic::Code::DataLoss,
             Kind::Denied => tonic::Code::PermissionDenied,
+            Kind::Exhausted => tonic::Code::ResourceExhausted,
             Kind::Exists => tonic::Code::AlreadyExists,
             Kind::Internal => tonic::Code::Internal,
             Kind::Invalid => tonic::Code::InvalidArgument,

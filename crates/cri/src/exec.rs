@@ -27,7 +27,7 @@ pub(crate) async fn sync(node: &Arc<Node>, request: cri::ExecSyncRequest) -> Res
     container.expect_running("exec")?;
     let sandbox = node.tables.sandbox(&container.record.sandbox)?;
     let shim = sandbox.open()?.clone();
-    let process = process(node, &container, &request.cmd)?;
+    let process = process(node, &container, &request.cmd, false)?;
     let timeout = match u64::try_from(request.timeout) {
         Ok(0) | Err(_) => None,
         Ok(seconds) => Some(Duration::from_secs(seconds)),
@@ -38,12 +38,12 @@ pub(crate) async fn sync(node: &Arc<Node>, request: cri::ExecSyncRequest) -> Res
 }
 
 /// The container's own process with another command line, from the specification that it was made with.
-fn process(node: &Node, container: &Container, command: &[String]) -> Result<Vec<u8>> {
+pub(crate) fn process(node: &Node, container: &Container, command: &[String], tty: bool) -> Result<Vec<u8>> {
     let record = &container.record;
     let path = node.paths.container(&record.sandbox, &record.id).join("config.json");
     let doing = || format!("read {}", path.display());
     let spec: Spec = serde_json::from_slice(&std::fs::read(&path).doing(doing)?).doing(doing)?;
-    serde_json::to_vec(&spec::exec_process(&spec, command, false)?).doing(|| "write the process down")
+    serde_json::to_vec(&spec::exec_process(&spec, command, tty)?).doing(|| "write the process down")
 }
 
 async fn run(

@@ -25,9 +25,11 @@ mod server;
 mod service;
 mod spec;
 mod stats;
+mod streaming;
 
 pub use config::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig};
 pub use error::{Error, Kind, Result};
 pub use server::Server;
 pub use vaquita_net::Subnet6;
 pub use vaquita_shim::OciRuntime;
+pub use vaquita_streaming::{Config as StreamingConfig, Tls};

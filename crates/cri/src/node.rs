@@ -28,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) spawner: Spawner,
     pub(crate) runtimes: Runtimes,
     pub(crate) running: Running,
+    pub(crate) streaming: vaquita_streaming::Server,
     pub(crate) usage: crate::stats::Cache,
     /// The id of the demo image once it is made: our executable does not change while we run.
     pub(crate) demo: tokio::sync::Mutex<Option<String>>,
@@ -52,6 +53,7 @@ impl Node {
         for dir in [&config.root, &config.state, &paths.pods()] {
             private_dir(dir)?;
         }
+        let streaming = vaquita_streaming::Server::bind(&config.streaming)?;
         let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
         let claimed = claim_cgroup(&layout, &config)?;
         let network = {
@@ -87,6 +89,7 @@ impl Node {
             spawner: Spawner::new(executable),
             runtimes,
             running: Running::default(),
+            streaming,
             usage: crate::stats::Cache::default(),
             demo: tokio::sync::Mutex::default(),
             config,

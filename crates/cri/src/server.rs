@@ -15,6 +15,7 @@ use vaquita_proto::node::node_server::NodeServer;
 use crate::error::Doing;
 use crate::node::{Failures, Node, blocking};
 use crate::service::Service;
+use crate::streaming::Sessions;
 use crate::{Config, Error, Kind, Result, reconcile};
 
 /// The most bytes of one message, in either direction, as with every CRI client and server.
@@ -83,6 +84,7 @@ impl Server {
             result = serving => result.map_err(|error| {
                 Error::new(Kind::Internal, format!("serving {}: {error}", path.display()))
             }),
+            () = node.streaming.serve(Arc::new(Sessions(node.clone()))) => Ok(()),
             () = shutdown => Ok(()),
             () = idle => Ok(()),
         };

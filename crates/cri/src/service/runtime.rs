@@ -12,7 +12,7 @@ use vaquita_proto::cri::runtime_service_server::RuntimeService;
 
 use super::{Service, answer, to_come};
 use crate::model::{Container, Happened, Sandbox, now};
-use crate::{container, exec, pod, stats};
+use crate::{container, exec, pod, stats, streaming};
 
 /// What an RPC answers.
 type Answer<T> = Result<Response<T>, Status>;
@@ -196,18 +196,22 @@ impl RuntimeService for Service {
         Ok(Response::new(exec::sync(&self.node, request.into_inner()).await?))
     }
 
-    async fn exec(&self, _: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
-        Err(Status::unimplemented(
-            "vaquita cannot stream an Exec yet; ExecSync (crictl exec -s) runs a command and collects its output",
-        ))
+    async fn exec(&self, request: Request<cri::ExecRequest>) -> Answer<cri::ExecResponse> {
+        let url = streaming::exec_url(&self.node, request.into_inner())?;
+        Ok(Response::new(cri::ExecResponse { url }))
     }
 
-    async fn attach(&self, _: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
-        Err(to_come("Attach"))
+    async fn attach(&self, request: Request<cri::AttachRequest>) -> Answer<cri::AttachResponse> {
+        let url = streaming::attach_url(&self.node, request.into_inner())?;
+        Ok(Response::new(cri::AttachResponse { url }))
     }
 
-    async fn port_forward(&self, _: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
-        Err(to_come("PortForward"))
+    async fn port_forward(
+        &self,
+        request: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
+        let url = streaming::port_forward_url(&self.node, request.into_inner())?;
+        Ok(Response::new(cri::PortForwardResponse { url }))
     }
 
     async fn container_stats(

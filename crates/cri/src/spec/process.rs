@@ -37,6 +37,10 @@ pub(crate) fn exec_process(spec: &Spec, command: &[String], tty: bool) -> Result
         .clone()
         .ok_or_else(|| Error::new(Kind::Corrupt, "the container's specification has no process"))?;
     process.set_args(Some(command.to_vec())).set_terminal(Some(tty)).set_oom_score_adj(None);
+    let environment = process.env_mut().get_or_insert_default();
+    if tty && !environment.iter().any(|entry| entry.starts_with("TERM=")) {
+        environment.push("TERM=xterm".into());
+    }
     Ok(process)
 }
 
