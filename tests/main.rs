@@ -7,6 +7,7 @@
 
 mod check;
 mod cli;
+mod cni;
 mod demo;
 mod engines;
 mod exec;

@@ -54,8 +54,10 @@ impl Place {
             ("VAQUITA_ROOT", below("root")),
             ("VAQUITA_STATE", below("state")),
             ("VAQUITA_BRIDGE", self.bridge()),
-            // Whatever the host has in /etc/cni/net.d.
-            ("VAQUITA_NETWORK", "builtin".to_owned()),
+            // A test that writes a configuration there gets that network; whatever the host has in /etc/cni/net.d.
+            ("VAQUITA_NETWORK", "auto".to_owned()),
+            ("VAQUITA_CNI_CONF_DIR", below("cni/conf")),
+            ("VAQUITA_CNI_BIN_DIR", below("cni/bin")),
             ("VAQUITA_SUBNET", format!("10.204.{}.0/24", self.number)),
             ("VAQUITA_CGROUP", self.cgroup()),
         ];

@@ -1,7 +1,9 @@
 //! A server of a test's own, of which nothing is left at the end.
 
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A server in a place of its own. Everything that bears its tag must be gone when it is dropped.
 pub(crate) struct Node {
     pub(crate) config: Config,
+    /// The network namespace of the server. None: the host's.
+    pub(crate) netns: Option<Arc<OwnedFd>>,
     running: Option<Running>,
     _dir: TempDir,
     _leaks: Leaks,
@@ -78,13 +82,18 @@ impl Node {
             restrict_oom_score_adj: true,
             ..Config::default()
         };
-        Self { config, running: None, _dir: dir, _leaks: leaks }
+        Self { config, netns: None, running: None, _dir: dir, _leaks: leaks }
     }
 
     /// Starts a server, in a runtime that can be thrown away.
     pub(crate) async fn start(&mut self) {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        if let Some(netns) = self.netns.clone() {
+            builder.on_thread_start(move || {
+                vaquita_sys::ns::setns(netns.as_fd(), vaquita_sys::ns::Kind::Net).unwrap();
+            });
+        }
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, started) = oneshot::channel();
         let config = self.config.clone();
@@ -106,6 +115,10 @@ impl Node {
         let running = self.running.take().expect("a server runs");
         std::thread::spawn(move || running.runtime.shutdown_timeout(PATIENCE)).join().unwrap();
         drop(running.stop);
+        // A program that a test beside this one is about to execute has a copy of the socket until it does.
+        while std::os::unix::net::UnixStream::connect(&self.config.socket).is_ok() {
+            std::thread::yield_now();
+        }
     }
 
     /// Pods and containers.
