@@ -18,7 +18,7 @@ use vaquita_cri::{
 use vaquita_image::Registries;
 
 use self::handler::Handler;
-use crate::applets;
+use crate::{applets, size};
 
 /// Kubernetes pods on one bare Linux host.
 #[derive(Debug, Parser)]
@@ -178,6 +178,11 @@ pub(crate) struct Node {
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
     #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     restrict_oom_score_adj: bool,
+    /// Size, as in 512Mi, at which the daemon's supervisors begin a container's log anew by themselves and keep one old file,
+    /// whatever the client does; see ARCHITECTURE.md [default: no limit]
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_CONTAINER_LOG_MAX_SIZE")]
+    #[arg(value_name = "SIZE", value_parser = log_size)]
+    container_log_max_size: Option<u64>,
     /// Another OCI runtime, which pods name as their runtime handler; may be given several times
     #[arg(long, global = true, value_name = "NAME=PATH[,systemd-cgroup=true]")]
     runtime: Vec<Handler>,
@@ -218,6 +223,7 @@ impl Node {
                 ..Registries::default()
             },
             restrict_oom_score_adj: self.restrict_oom_score_adj,
+            container_log_limit: self.container_log_max_size,
             runtimes: self.runtimes()?,
             ..Config::default()
         })
@@ -265,6 +271,9 @@ impl Node {
         if let Some(mtu) = self.mtu {
             args.extend(["--mtu".into(), mtu.to_string().into()]);
         }
+        if let Some(size) = self.container_log_max_size {
+            args.extend(["--container-log-max-size".into(), size.to_string().into()]);
+        }
         for handler in &self.runtime {
             args.extend(["--runtime".into(), handler.to_string().into()]);
         }
@@ -298,6 +307,15 @@ impl FromStr for Credentials {
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// A size for logs: less than this is rotated so often that nothing can be read.
+fn log_size(text: &str) -> Result<u64> {
+    match size::parse(text) {
+        Some(bytes) if bytes >= 1 << 20 => Ok(bytes),
+        Some(_) => bail!("it must be 1Mi at least"),
+        None => bail!("want bytes, or a number with Ki, Mi or Gi"),
     }
 }
 
@@ -572,6 +590,13 @@ mod tests {
         again.extend(node.to_args().unwrap());
         let other = Cli::try_parse_from(again).unwrap().node;
         assert_eq!(format!("{:?}", node.config().unwrap()), format!("{:?}", other.config().unwrap()));
+    }
+
+    #[test]
+    fn a_size_of_logs_is_not_too_small() {
+        assert_eq!(log_size("512Mi").unwrap(), 512 << 20);
+        assert!(log_size("1000Ki").unwrap_err().to_string().contains("at least"));
+        assert!(log_size("much").unwrap_err().to_string().contains("want bytes"));
     }
 
     #[test]

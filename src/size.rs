@@ -2,6 +2,16 @@
 
 use std::time::Duration;
 
+/// `4096`, `512Ki`, `64Mi`, `2Gi` as bytes.
+pub(crate) fn parse(text: &str) -> Option<u64> {
+    let units = [("Ki", 1 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30)];
+    let (number, unit) = units
+        .into_iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))
+        .unwrap_or((text, 1));
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// `812 B`, `4.2 MiB`: bytes in powers of 1024, as the limits in manifests are.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

@@ -36,6 +36,9 @@ pub struct Config {
     /// Raise an `oom_score_adj` that this process may not set to the lowest that it may, instead of refusing the container.
     /// For hosts where root lacks `CAP_SYS_RESOURCE`.
     pub restrict_oom_score_adj: bool,
+    /// Bytes after which a container's log file is renamed and begun anew by ourselves, whatever the client does, of which
+    /// renamed ones one is kept. For writers that fill a disk before their client has looked at their logs.
+    pub container_log_limit: Option<u64>,
     /// OCI runtimes that pods can name as their runtime handler, beside the built-in one, which goes by "" and "vaquita".
     pub runtimes: BTreeMap<String, OciRuntime>,
     /// Where exec, attach and port-forward are served.
@@ -58,6 +61,7 @@ impl Default for Config {
             registries: Registries::default(),
             demo_image: None,
             restrict_oom_score_adj: false,
+            container_log_limit: None,
             runtimes: BTreeMap::new(),
             streaming: StreamingConfig::default(),
             idle_exit: false,

@@ -63,6 +63,9 @@ pub struct CreateRequest {
     pub join: Namespaces,
     /// Raise the specification's `oomScoreAdj` to what this host allows, instead of failing.
     pub restrict_oom_score_adj: bool,
+    /// How many bytes the log file may get before the shim itself renames it to `<log_path>.<date>-<time>` and begins a new
+    /// one, of which renamed ones only the last is kept. 0: only who calls [`crate::client::Client::reopen_log`] rotates.
+    pub log_limit: u64,
     /// The OCI runtime that makes the container. Without it the shim does.
     pub runtime: Option<OciRuntime>,
 }

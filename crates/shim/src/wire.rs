@@ -187,7 +187,7 @@ impl<'a> Request<'a> {
     pub fn code(&self) -> u8 {
         match self {
             Self::CreateSandbox(_) => 0x01,
-            Self::Create(request) if request.runtime.is_none() => 0x02,
+            Self::Create(request) if request.runtime.is_none() && request.log_limit == 0 => 0x02,
             // As much as shims of an older version know, and then more.
             Self::Create(_) => 0x0f,
             Self::Start(_) => 0x03,

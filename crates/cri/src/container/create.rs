@@ -53,6 +53,7 @@ pub(super) async fn run(
         tty: config.tty,
         join: spec::joined(pod, pid),
         restrict_oom_score_adj: node.host.restrict_oom_score_adj,
+        log_limit: node.config.container_log_limit.unwrap_or_default(),
         runtime: runtime.cloned(),
     };
     private_dir(&bundle)?;

@@ -4,9 +4,10 @@ use std::io::{Error as IoError, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::Timestamp;
 use crate::{Error, Kind};
 
 /// The log file of a container.
@@ -18,15 +19,27 @@ pub struct LogFile {
     path: PathBuf,
     fd: OwnedFd,
     lost: u64,
+    /// How large it may get; 0 for any size.
+    limit: u64,
+    /// How much may be written until its size is to be looked at.
+    left: u64,
+    /// What it was renamed to last.
+    rotated: Option<PathBuf>,
 }
 
 impl LogFile {
     /// Opens the file for appending, with mode 0640 if it is new; directories that are missing are made with 0755.
     ///
+    /// When it has got `limit` bytes (0: whatever it gets) it is renamed to `<path>.<YYYYMMDD-HHMMSS>`, as kubelet names what
+    /// it rotates, and a new one is begun. The one that was renamed before is removed then. While the path is not that of
+    /// the file, because somebody else is rotating it, that is left to them.
+    ///
     /// # Errors
     /// `Invalid` if the path is not that of a regular file, else the error of the call.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { path: path.to_owned(), fd: open(path)?, lost: 0 })
+    pub fn open(path: &Path, limit: u64) -> Result<Self, Error> {
+        let fd = open(path)?;
+        let left = left(&fd, limit);
+        Ok(Self { path: path.to_owned(), fd, lost: 0, limit, left, rotated: None })
     }
 
     /// Opens the path anew, and writes there from now on. When that fails nothing has changed.
@@ -35,6 +48,7 @@ impl LogFile {
     /// As [`Self::open`].
     pub fn reopen(&mut self) -> Result<(), Error> {
         self.fd = open(&self.path)?;
+        self.left = left(&self.fd, self.limit);
         Ok(())
     }
 
@@ -51,12 +65,55 @@ impl LogFile {
                 }
             }
         }
+        if self.limit > 0 {
+            self.left = self.left.saturating_sub(records.len() as u64);
+            if self.left == 0 && self.rotate(now_ns()).is_err() {
+                // Later, but not at every write.
+                self.left = self.limit / 8 + 1;
+            }
+        }
     }
 
     /// How many bytes could not be written since the log was opened first.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Begins a new file, if the path is still that of the old one.
+    fn rotate(&mut self, now_ns: i64) -> Result<(), Errno> {
+        let (ours, theirs) = (rustix::fs::fstat(&self.fd)?, rustix::fs::lstat(&self.path)?);
+        if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino) {
+            return Err(Errno::STALE);
+        }
+        let mut name = self.path.clone().into_os_string();
+        name.push(".");
+        name.push(Timestamp::from_unix_ns(now_ns).compact());
+        let rotated = PathBuf::from(name);
+        let previous = self.rotated.take();
+        // What we rotated before goes anyway; what others rotated stays.
+        let flags = match previous.as_ref() == Some(&rotated) {
+            true => RenameFlags::empty(),
+            false => RenameFlags::NOREPLACE,
+        };
+        if let Err(errno) = rustix::fs::renameat_with(CWD, &self.path, CWD, &rotated, flags) {
+            self.rotated = previous;
+            return Err(errno);
+        }
+        match open_append(&self.path) {
+            Ok(fd) => self.fd = fd,
+            Err(errno) => {
+                let _ = rustix::fs::renameat_with(CWD, &rotated, CWD, &self.path, RenameFlags::NOREPLACE);
+                self.rotated = previous;
+                return Err(errno);
+            }
+        }
+        self.left = self.limit;
+        if let Some(previous) = previous.filter(|previous| *previous != rotated) {
+            let _ = rustix::fs::unlink(&previous);
+        }
+        self.rotated = Some(rotated);
+        Ok(())
     }
 
     /// After `written` bytes of `records` writing failed: takes the beginning of a torn record out of the file again, so
@@ -72,6 +129,17 @@ impl LogFile {
             let _ = rustix::fs::ftruncate(&self.fd, end.saturating_sub(torn));
         }
     }
+}
+
+/// How much may be written until the file has reached its limit.
+fn left(fd: &OwnedFd, limit: u64) -> u64 {
+    let size = rustix::fs::fstat(fd).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or_default());
+    limit.saturating_sub(size).max(1)
+}
+
+fn now_ns() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {
@@ -116,9 +184,9 @@ mod tests {
     fn parents_are_made_and_modes_are_set() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pod/container/0.log");
-        let mut log = LogFile::open(&path).unwrap();
+        let mut log = LogFile::open(&path, 0).unwrap();
         log.write(b"one\n");
-        LogFile::open(&path).unwrap().write(b"two\n");
+        LogFile::open(&path, 0).unwrap().write(b"two\n");
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&path), 0o640);
@@ -130,7 +198,7 @@ mod tests {
     fn a_renamed_file_gets_the_records_until_it_is_reopened() {
         let dir = tempfile::tempdir().unwrap();
         let (path, old) = (dir.path().join("0.log"), dir.path().join("0.log.old"));
-        let mut log = LogFile::open(&path).unwrap();
+        let mut log = LogFile::open(&path, 0).unwrap();
         log.write(b"one\n");
         std::fs::rename(&path, &old).unwrap();
         log.write(b"two\n");
@@ -144,7 +212,7 @@ mod tests {
     fn a_failed_reopen_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = LogFile::open(&path).unwrap();
+        let mut log = LogFile::open(&path, 0).unwrap();
         std::fs::rename(&path, dir.path().join("old")).unwrap();
         std::fs::create_dir(&path).unwrap();
         assert_eq!(log.reopen().unwrap_err().errno(), Some(Errno::ISDIR));
@@ -156,19 +224,19 @@ mod tests {
     fn what_is_no_file_is_refused_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-        assert_eq!(LogFile::open(&fifo).unwrap_err().errno(), Some(Errno::NXIO));
+        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        assert_eq!(LogFile::open(&fifo, 0).unwrap_err().errno(), Some(Errno::NXIO));
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        assert_eq!(LogFile::open(&link).unwrap_err().errno(), Some(Errno::LOOP));
-        assert_eq!(LogFile::open(Path::new("/dev/null")).unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(LogFile::open(Path::new("0.log")).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(LogFile::open(&link, 0).unwrap_err().errno(), Some(Errno::LOOP));
+        assert_eq!(LogFile::open(Path::new("/dev/null"), 0).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(LogFile::open(Path::new("0.log"), 0).unwrap_err().kind(), Kind::Invalid);
     }
 
     #[test]
     fn a_full_disk_tears_no_record() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(&dir.path().join("0.log")).unwrap();
+        let mut log = LogFile::open(&dir.path().join("0.log"), 0).unwrap();
         log.write(b"before\n");
         // A write that ends within a record cannot be had at will from a healthy disk: do what it does, then fail.
         let records = b"whole\ntorn record\nnever\n";
@@ -183,10 +251,63 @@ mod tests {
     #[test]
     fn a_failing_write_is_counted() {
         let dir = tempfile::tempdir().unwrap();
-        let mut log = LogFile::open(&dir.path().join("0.log")).unwrap();
+        let mut log = LogFile::open(&dir.path().join("0.log"), 0).unwrap();
         log.fd = rustix::fs::open("/dev/full", OFlags::WRONLY, Mode::empty()).unwrap();
         log.write(b"lost\n");
         log.write(b"lost too\n");
         assert_eq!(log.lost(), 14);
+    }
+
+    #[test]
+    fn a_file_that_is_full_is_renamed_and_one_such_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, "ten bytes\n").unwrap();
+        let mut log = LogFile::open(&path, 15).unwrap();
+        log.write(b"one\n");
+        assert_eq!(names(dir.path()), ["0.log"]);
+        log.write(b"two\n");
+        let [current, first] = &names(dir.path())[..] else { panic!("{:?}", names(dir.path())) };
+        assert_eq!(current, "0.log");
+        assert!(first.len() == "0.log.20161006-001709".len(), "{first}");
+        assert_eq!(std::fs::read(dir.path().join(first)).unwrap(), b"ten bytes\none\ntwo\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        log.write(b"three\n");
+        log.rotate(1_475_713_029_000_000_000).unwrap();
+        assert_eq!(names(dir.path()), ["0.log", "0.log.20161006-001709"]);
+        // Twice in a second.
+        log.write(b"four\n");
+        log.rotate(1_475_713_029_500_000_000).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("0.log.20161006-001709")).unwrap(), b"four\n");
+        assert_eq!(log.lost(), 0);
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_rotates_is_left_to_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, theirs) = (dir.path().join("0.log"), dir.path().join("0.log.theirs"));
+        let mut log = LogFile::open(&path, 16).unwrap();
+        std::fs::rename(&path, &theirs).unwrap();
+        log.write(b"more than it may hold\n");
+        assert_eq!(names(dir.path()), ["0.log.theirs"]);
+        log.write(b"and more\n");
+        log.reopen().unwrap();
+        log.write(b"new\n");
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"more than it may hold\nand more\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new\n");
+        // And what they have rotated in the same second stays.
+        std::fs::write(dir.path().join("0.log.20161006-001709"), "theirs").unwrap();
+        assert_eq!(log.rotate(1_475_713_029_000_000_000).unwrap_err(), Errno::EXIST);
+        log.write(b"newer\n");
+        assert_eq!(std::fs::read(&path).unwrap(), b"new\nnewer\n");
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
     }
 }

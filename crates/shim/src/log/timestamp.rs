@@ -27,6 +27,14 @@ impl Timestamp {
         Self(text)
     }
 
+    /// Date and time to the second as part of a file name: `20161006-001709`.
+    pub(super) fn compact(&self) -> String {
+        let digits = |range: core::ops::Range<usize>| {
+            self.0[range].iter().filter(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte))
+        };
+        digits(0..10).chain(['-']).chain(digits(11..19)).collect()
+    }
+
     /// The text.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; Self::LENGTH] {

@@ -147,7 +147,8 @@ impl Server {
         absolute("cgroup", &request.cgroup)?;
         absolute("bundle", &request.bundle)?;
         let join = self.namespaces_to_join(&request)?;
-        let log = request.log_path.as_deref().map(LogFile::open).transpose()?;
+        let log =
+            request.log_path.as_deref().map(|path| LogFile::open(path, request.log_limit)).transpose()?;
         let (streams, outputs, stdin) =
             if request.tty { (Streams::Terminal, Vec::new(), Stdin::Closed) } else { self.pipes(&request)? };
         let container = Container {

@@ -64,6 +64,7 @@ pub(super) fn put_create_request(w: &mut Writer, request: &CreateRequest) {
         join,
         restrict_oom_score_adj,
         // What came later is not for the shims that do not know it.
+        log_limit: _,
         runtime: _,
     } = request;
     w.text(id);
@@ -85,6 +86,7 @@ pub(super) fn create_request(r: &mut Reader<'_>) -> Result<CreateRequest, Malfor
         tty: r.bool()?,
         join: namespaces(r)?,
         restrict_oom_score_adj: r.bool()?,
+        log_limit: 0,
         runtime: None,
     })
 }
@@ -94,7 +96,8 @@ pub(super) fn put_create_extension(w: &mut Writer, request: &CreateRequest) {
     w.option(request.runtime.as_ref(), |w, OciRuntime { program, systemd_cgroup }| {
         put_path(w, program);
         w.bool(*systemd_cgroup);
-    });
+    })
+    .u64(request.log_limit);
 }
 
 pub(super) fn create_extension(
@@ -102,7 +105,7 @@ pub(super) fn create_extension(
     request: CreateRequest,
 ) -> Result<CreateRequest, Malformed> {
     let runtime = r.option(|r| Ok(OciRuntime { program: path(r)?, systemd_cgroup: r.bool()? }))?;
-    Ok(CreateRequest { runtime, ..request })
+    Ok(CreateRequest { runtime, log_limit: r.u64()?, ..request })
 }
 
 pub(super) fn put_namespaces(w: &mut Writer, namespaces: Namespaces) {

@@ -232,13 +232,14 @@ fn create_strategy() -> impl Strategy<Value = CreateRequest> {
     let paths = (path_strategy(), path_strategy(), option::of(path_strategy()));
     let runtime = (path_strategy(), any::<bool>())
         .prop_map(|(program, systemd_cgroup)| OciRuntime { program, systemd_cgroup });
-    (text(), paths, any::<[bool; 4]>(), namespaces_strategy(), option::of(runtime)).prop_map(
+    let later = (option::of(runtime), prop_oneof![Just(0), any::<u64>()]);
+    (text(), paths, any::<[bool; 4]>(), namespaces_strategy(), later).prop_map(
         |(
             id,
             (bundle, cgroup, log_path),
             [stdin, stdin_once, tty, restrict_oom_score_adj],
             join,
-            runtime,
+            (runtime, log_limit),
         )| {
             CreateRequest {
                 id,
@@ -250,6 +251,7 @@ fn create_strategy() -> impl Strategy<Value = CreateRequest> {
                 tty,
                 join,
                 restrict_oom_score_adj,
+                log_limit,
                 runtime,
             }
         },

@@ -28,6 +28,7 @@ async fn a_burst_is_in_the_file_before_the_exit_is_told() {
     pod.client.delete_sandbox().await.unwrap();
 }
 
+/// R11, more often than each second.
 #[tokio::test]
 async fn rotation_loses_and_tears_nothing() {
     let mut pod = Pod::new().await;
@@ -91,6 +92,68 @@ async fn standard_input_is_empty_or_stays_open() {
     let state = pod.client.state().await.unwrap();
     assert_eq!(state.containers[1].status, vaquita_shim::Status::Running);
     pod.client.delete_sandbox().await.unwrap();
+}
+
+/// Two files at most of what is beyond all measure, whose end is complete, and kubelet's files stay.
+#[tokio::test]
+async fn a_log_with_a_limit_does_not_fill_the_disk() {
+    const LIMIT: u64 = 4 << 20;
+    let mut pod = Pod::new().await;
+    let theirs = pod.log_path("c").with_extension("log.20010101-000000");
+    std::fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    std::fs::write(&theirs, "theirs").unwrap();
+    pod.container("c", &["lines", "500000", "99", "650"]).log_limit(LIMIT).run().await;
+    assert_eq!(pod.exit_of("c").await.code, 0);
+    let mut files: Vec<_> = std::fs::read_dir(theirs.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| *path != theirs)
+        .collect();
+    files.sort();
+    let [current, rotated] = &files[..] else { panic!("{files:?}") };
+    assert_eq!(*current, pod.log_path("c"));
+    let length = |path| std::fs::metadata(path).unwrap().len();
+    assert!((LIMIT..LIMIT + (1 << 20)).contains(&length(rotated)) && length(current) < LIMIT + (1 << 20));
+    assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+    let mut all = records(&std::fs::read(rotated).unwrap());
+    all.extend(pod.log("c"));
+    let number = |record: &crate::support::Record| -> usize {
+        std::str::from_utf8(&record.content[..10]).unwrap().parse().unwrap()
+    };
+    // The first may be the last part of a line that began in a file that is gone.
+    let lines: Vec<_> = all.iter().skip(1).filter(|record| record.content.len() == 99).map(number).collect();
+    assert_eq!(*lines.last().unwrap(), 499_999);
+    assert_eq!(lines.last().unwrap() - lines[0] + 1, lines.len(), "nothing is missing between them");
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+/// Lines that come one by one are gathered: with a wake-up for each, both sides would be several times slower.
+#[tokio::test]
+async fn output_takes_few_system_calls() {
+    let mut pod = Pod::new().await;
+    let mut calls = async |id: &str, at_once: u64| {
+        let before = io_calls(pod.shim());
+        pod.run_to_end(id, &["lines", "200000", "99", &at_once.to_string()]).await;
+        // Those of a child count as its parent's when it is reaped.
+        io_calls(pod.shim()) - before - 200_000 / at_once
+    };
+    let of_blocks = calls("blocks", 655).await;
+    assert!(of_blocks <= 20 * 64, "{of_blocks} reads and writes for 20 MB in 64 KiB writes");
+    // A busy stream is looked at once a millisecond, however many lines come in it.
+    let start = std::time::Instant::now();
+    let of_lines = calls("lines", 1).await;
+    let looks = u64::try_from(start.elapsed().as_millis()).unwrap();
+    assert!(of_lines <= 3 * looks + 2000, "{of_lines} reads and writes for 200,000 lines in {looks} ms");
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+/// How often a process has read and written so far (proc_pid_io(5)).
+fn io_calls(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let field = |name: &str| -> u64 {
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().parse().unwrap()
+    };
+    field("syscr:") + field("syscw:")
 }
 
 fn check_lines(log: &[crate::support::Record], count: usize) {

@@ -183,6 +183,11 @@ impl Container<'_> {
         self.stdin()
     }
 
+    pub(crate) fn log_limit(mut self, bytes: u64) -> Self {
+        self.request.log_limit = bytes;
+        self
+    }
+
     /// Has another OCI runtime make it.
     pub(crate) fn runtime(mut self, program: &Path) -> Self {
         self.request.runtime = Some(OciRuntime { program: program.to_owned(), systemd_cgroup: false });
