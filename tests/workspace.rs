@@ -1,6 +1,7 @@
 //! Guards the arrows between the crates and the places of some dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -47,6 +48,9 @@ const BINARY_ONLY: &[&str] = &["clap", "anyhow", "tracing-subscriber"];
 /// Crates that run between clone and exec or once per pod: no async runtime there.
 const SYNC_ONLY: &[&str] =
     &["vaquita-sys", "vaquita-cgroup", "vaquita-runtime", "vaquita-oci", "vaquita-pause", "vaquita-net"];
+
+/// Crates that have to do with a root filesystem: what they may not call says the clippy.toml of each, all alike.
+const GUARDED: &[&str] = &["cgroup", "oci", "runtime"];
 
 #[test]
 fn crates_use_only_what_lies_below_them() {
@@ -105,6 +109,25 @@ fn every_package_takes_the_lints_of_the_workspace() {
         let manifest = std::fs::read_to_string(path).unwrap();
         let lints = manifest.contains("[lints]\nworkspace = true");
         assert!(lints, "{path} lacks `[lints] workspace = true`");
+    }
+}
+
+/// clippy reads one file for a package, the nearest: there is no inheriting.
+#[test]
+fn guarded_crates_have_one_list_of_disallowed_methods() {
+    let file = |directory: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory).join("clippy.toml");
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let list = file("crates/runtime");
+    for setting in file("").lines() {
+        assert!(list.lines().any(|line| line == setting), "crates/runtime/clippy.toml lacks `{setting}`");
+    }
+    for name in GUARDED {
+        assert!(
+            file(&format!("crates/{name}")) == list,
+            "crates/{name}/clippy.toml: cp crates/runtime/clippy.toml"
+        );
     }
 }
 

@@ -37,6 +37,10 @@ pub(crate) fn exists(dir: impl AsFd, file: &str) -> bool {
     open(dir, file, OFlags::PATH).is_ok()
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "one name below the descriptor of a control group, not followed"
+)]
 pub(crate) fn open(dir: impl AsFd, file: &str, flags: OFlags) -> core::result::Result<OwnedFd, Errno> {
     rustix::io::retry_on_intr(|| {
         rustix::fs::openat(&dir, file, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())

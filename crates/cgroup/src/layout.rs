@@ -41,6 +41,7 @@ impl Layout {
     ///
     /// # Errors
     /// `NotFound` when no control group filesystem is mounted; else those of reading `/proc` and `cgroup.controllers`.
+    #[expect(clippy::disallowed_methods, reason = "what the host's kernel has mounted and offers")]
     pub fn detect() -> Result<Self> {
         let mounts = mountinfo().map_err(|error| Error::sys("looking for control groups", error))?;
         let mut hierarchies = hierarchies(&mounts);
@@ -92,6 +93,7 @@ impl Layout {
 
     /// Whether swap can be limited: kernels can be built without, or have it switched off.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "what the host's kernel has mounted and offers")]
     pub fn limits_swap(&self) -> bool {
         self.controller("memory").is_some_and(|hierarchy| match hierarchy.version {
             Version::V1 => hierarchy.mount.join("memory.memsw.limit_in_bytes").exists(),

@@ -1,5 +1,6 @@
 //! Scopes of the systemd that runs: `hack/vm systemd cgroup/systemd`.
 
+#![allow(clippy::disallowed_methods, reason = "control groups and files of the tests")]
 #![allow(unsafe_code, reason = "the tests clone processes into groups")]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 

@@ -335,6 +335,7 @@ pub(crate) fn stdio(process: Option<&Process>) -> Result<Stdio, Error> {
 }
 
 /// Writes a pid so that a reader sees all of it or nothing.
+#[expect(clippy::disallowed_methods, reason = "a file that whoever calls names")]
 pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
     let name = path.file_name().and_then(OsStr::to_str).filter(|name| !name.is_empty());
     let name =

@@ -274,6 +274,7 @@ fn places(asked: &[String]) -> Result<Places<'_>, Error> {
 }
 
 /// The v2 group that the first process is in now.
+#[expect(clippy::disallowed_methods, reason = "the host's own /proc")]
 fn group_of_init(container: &Container) -> Result<Option<Cgroup>, Error> {
     let pid = container.record.init.map_or(0, |init| init.pid);
     let path = format!("/proc/{pid}/cgroup");

@@ -5,6 +5,8 @@
 //! enter one runs from a mount of its own, of which nobody else has the name and which has no writable layer at all: an
 //! overlay of two lower directories. Where the kernel refuses that, it runs from a sealed copy in memory.
 
+#![expect(clippy::disallowed_methods, reason = "the program's own file, on the host")]
+
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;

@@ -13,6 +13,7 @@ use crate::{Error, Kind, SPEC_VERSION};
 ///
 /// # Errors
 /// [`Kind::Exists`] when there is one.
+#[expect(clippy::disallowed_methods, reason = "a file of the bundle, which whoever calls vouches for")]
 pub fn write_spec(bundle: &Path, rootless: bool) -> Result<(), Error> {
     let path = bundle.join(CONFIG);
     let mut text = format!("{:#}", example(rootless));

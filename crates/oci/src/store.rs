@@ -1,5 +1,7 @@
 //! The root directory, with a directory for each container.
 
+#![expect(clippy::disallowed_methods, reason = "the state directory, which only the runtime writes")]
+
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

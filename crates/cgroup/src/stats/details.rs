@@ -355,6 +355,7 @@ fn hugepages(dir: BorrowedFd<'_>, version: Version, size: &str) -> Result<Option
 }
 
 /// The sizes of huge pages that the kernel has, as the files of groups spell them: `2MB`.
+#[expect(clippy::disallowed_methods, reason = "the host's own sysfs")]
 fn hugepage_sizes() -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/sys/kernel/mm/hugepages") else { return Vec::new() };
     let size = |name: String| {

@@ -1,5 +1,6 @@
 //! Control groups of the host's own kernel. Every group made here is called after its test, and gone at its end.
 
+#![allow(clippy::disallowed_methods, reason = "control groups and files of the tests")]
 #![allow(unsafe_code, reason = "the tests clone processes into groups")]
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
