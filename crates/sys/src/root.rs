@@ -276,13 +276,15 @@ pub fn openat2(
     let extra = if flags.contains(OFlags::PATH) { OFlags::CLOEXEC } else { OFlags::CLOEXEC | OFlags::NOCTTY };
     let mut tries = 0;
     loop {
-        let result = if LACKS_OPENAT2.load(Ordering::Relaxed) {
+        let lacks = LACKS_OPENAT2.load(Ordering::Relaxed);
+        let result = if lacks {
             path.into_with_c_str(|path| walk::open(dir, path, flags | extra, mode, resolve))
         } else {
             rustix::fs::openat2(dir, path, flags | extra, mode, resolve)
         };
         match result {
-            Err(Errno::NOSYS) if !LACKS_OPENAT2.swap(true, Ordering::Relaxed) => {}
+            // Not asked of the flag: another thread may have found out at the same time.
+            Err(Errno::NOSYS) if !lacks => LACKS_OPENAT2.store(true, Ordering::Relaxed),
             Err(Errno::AGAIN | Errno::INTR) if tries < RETRIES => tries += 1,
             other => return other,
         }
