@@ -32,7 +32,7 @@ pub(crate) struct Slot(pub(crate) usize);
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Input {
     /// RunPodSandbox worked.
-    SandboxReady { id: String, ip: Option<String> },
+    SandboxReady { id: String, ips: Vec<String> },
     /// RunPodSandbox did not.
     SandboxFailed { message: String },
     /// The sandbox is gone or no longer ready, unasked.
@@ -123,7 +123,7 @@ pub(crate) struct Worker {
     /// Attempts to make a sandbox that worked, so far.
     attempt: u32,
     sandbox_backoff: Backoff,
-    ip: Option<String>,
+    ips: Vec<String>,
     ending: Option<Ending>,
     actions: Vec<Action>,
     conditions: Vec<PodCondition>,
@@ -168,7 +168,7 @@ impl Worker {
             sandbox: Sandbox::Absent { retry_at: now },
             attempt: 0,
             sandbox_backoff: Backoff::new(SANDBOX_RETRY, SANDBOX_RETRY_MAX),
-            ip: None,
+            ips: Vec::new(),
             ending: None,
             actions: Vec::new(),
             conditions: Vec::new(),
@@ -181,7 +181,7 @@ impl Worker {
     /// Takes in what happened. Answers that come too late (another run of the container) are dropped.
     pub(crate) fn handle(&mut self, now: Timestamp, input: Input) {
         match input {
-            Input::SandboxReady { id, ip } => self.sandbox_ready(id, ip),
+            Input::SandboxReady { id, ips } => self.sandbox_ready(id, ips),
             Input::SandboxFailed { message } => self.sandbox_failed(now, message),
             Input::SandboxLost { id } => self.sandbox_lost(&id),
             Input::SandboxStopped { id } => self.sandbox_stopped(now, &id),
@@ -259,9 +259,14 @@ impl Worker {
         self.attempt.saturating_sub(1)
     }
 
-    /// The pod's address, once it has one of its own.
+    /// The pod's primary address, once it has one of its own.
     pub(crate) fn ip(&self) -> Option<&str> {
-        self.ip.as_deref()
+        self.ips.first().map(String::as_str)
+    }
+
+    /// All of the pod's addresses, the primary one first.
+    pub(crate) fn ips(&self) -> &[String] {
+        &self.ips
     }
 
     /// The specification of a container.
@@ -282,11 +287,11 @@ impl Worker {
         })
     }
 
-    fn sandbox_ready(&mut self, id: String, ip: Option<String>) {
+    fn sandbox_ready(&mut self, id: String, ips: Vec<String>) {
         self.sandbox_backoff.reset();
         self.attempt += 1;
-        self.tell(EventKind::SandboxReady { id: id.clone(), ip: ip.clone() });
-        self.ip = ip;
+        self.tell(EventKind::SandboxReady { id: id.clone(), ip: ips.first().cloned() });
+        self.ips = ips;
         self.sandbox = Sandbox::Ready { id };
     }
 

@@ -27,7 +27,7 @@ const SANDBOX: Duration = Duration::from_secs(240);
 
 impl Hands {
     /// Makes volumes and sandbox. Returns the sandbox's id and the pod's own address.
-    pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Option<String>)> {
+    pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Vec<String>)> {
         self.blocking(volumes::make_all).await?;
         let config = requests::sandbox(&self.context, attempt)?;
         let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
@@ -45,17 +45,17 @@ impl Hands {
         };
         let status = self.cri.call("PodSandboxStatus", Some(CALL), call).await?.status;
         let network = status.and_then(|status| status.network);
-        let ip = network
-            .map(|network| network.ip)
-            .filter(|ip| !ip.is_empty() && !self.context.pod.spec.host_network);
-        let text = names::hosts_file(&self.context.pod, &self.context.host, ip.as_deref());
+        let network = network.filter(|_| !self.context.pod.spec.host_network).unwrap_or_default();
+        let more = network.additional_ips.into_iter().map(|more| more.ip);
+        let ips: Vec<_> = std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect();
+        let text = names::hosts_file(&self.context.pod, &self.context.host, &ips);
         self.blocking(move |context| {
             let path = context.hosts_file();
             // Written in place: containers that are there have this very file mounted.
             std::fs::write(&path, &text).map_err(|error| Error::io("write", &path, &error))
         })
         .await?;
-        Ok((id, ip))
+        Ok((id, ips))
     }
 
     /// Sets the CPU shares of the classes of pods, now that there is one more pod.
@@ -81,9 +81,9 @@ impl Hands {
         attempt: u32,
         (sandbox, sandbox_attempt): &(String, u32),
         image: String,
-        ip: Option<String>,
+        ips: Vec<String>,
     ) -> Result<String, (&'static str, Error)> {
-        let config = self.configure(container, attempt, &image, ip).await;
+        let config = self.configure(container, attempt, &image, ips).await;
         let config = config.map_err(|error| ("CreateContainerConfigError", error))?;
         let sandbox_config = requests::sandbox(&self.context, *sandbox_attempt)
             .map_err(|error| ("CreateContainerConfigError", error))?;
@@ -143,7 +143,7 @@ impl Hands {
         container: &Container,
         attempt: u32,
         image: &str,
-        ip: Option<String>,
+        ips: Vec<String>,
     ) -> Result<cri::ContainerConfig> {
         let status = pull::status(&self.cri, image).await?;
         let status = status.ok_or_else(|| Error::not_found(format!("image {image} is gone")))?;
@@ -155,7 +155,7 @@ impl Hands {
         let spec = container.clone();
         let image = image.to_owned();
         self.blocking(move |context| {
-            let env = Environment::resolve(context, &spec, ip.as_deref())?;
+            let env = Environment::resolve(context, &spec, &ips)?;
             volumes::message_file(&context.message_file(&spec.name, attempt))?;
             let log = context.log_dir().join(&spec.name);
             std::fs::create_dir_all(&log).map_err(|error| Error::io("mkdir", &log, &error))?;

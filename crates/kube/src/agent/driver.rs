@@ -251,11 +251,11 @@ impl Driver {
                 let told = self.told.clone();
                 self.answer(move |hands| async move {
                     match hands.run_sandbox(attempt).await {
-                        Ok((id, ip)) => {
+                        Ok((id, ips)) => {
                             if let Err(error) = hands.balance().await {
                                 let _ = told.send(EventKind::Warning { message: error.to_string() });
                             }
-                            Input::SandboxReady { id, ip }
+                            Input::SandboxReady { id, ips }
                         }
                         Err(error) => Input::SandboxFailed { message: error.to_string() },
                     }
@@ -349,10 +349,10 @@ impl Driver {
 
     fn create(&mut self, slot: Slot, attempt: u32, sandbox: String, image: String) {
         let container = self.worker.container(slot).clone();
-        let ip = self.worker.ip().map(str::to_owned);
+        let ips = self.worker.ips().to_vec();
         let sandbox = (sandbox, self.worker.sandbox_attempt());
         self.answer(move |hands| async move {
-            match hands.create(&container, attempt, &sandbox, image.clone(), ip).await {
+            match hands.create(&container, attempt, &sandbox, image.clone(), ips).await {
                 Ok(id) => Input::Created { slot, id, image },
                 Err((reason, error)) => {
                     Input::CreateFailed { slot, reason: reason.to_owned(), message: error.to_string() }

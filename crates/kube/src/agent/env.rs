@@ -19,13 +19,13 @@ impl Environment {
     ///
     /// # Errors
     /// A ConfigMap, Secret or key that is missing and not optional.
-    pub(super) fn resolve(context: &Context, container: &Container, ip: Option<&str>) -> Result<Self> {
+    pub(super) fn resolve(context: &Context, container: &Container, ips: &[String]) -> Result<Self> {
         let mut environment = Self::default();
         for source in &container.env_from {
             environment.add_all(context, source)?;
         }
         for var in &container.env {
-            if let Some(value) = environment.value_of(context, container, var, ip)? {
+            if let Some(value) = environment.value_of(context, container, var, ips)? {
                 environment.set(&var.name, value);
             }
         }
@@ -104,12 +104,12 @@ impl Environment {
         context: &Context,
         container: &Container,
         var: &EnvVar,
-        ip: Option<&str>,
+        ips: &[String],
     ) -> Result<Option<Vec<u8>>> {
         match &var.value_from {
             None => Ok(Some(self.expand_bytes(&var.value))),
             Some(source) => {
-                from_source(context, container, source, ip).map_err(|error| error.context(&var.name))
+                from_source(context, container, source, ips).map_err(|error| error.context(&var.name))
             }
         }
     }
@@ -119,10 +119,10 @@ fn from_source(
     context: &Context,
     container: &Container,
     source: &EnvVarSource,
-    ip: Option<&str>,
+    ips: &[String],
 ) -> Result<Option<Vec<u8>>> {
     if let Some(selector) = &source.field_ref {
-        return fields::field(context, &selector.field_path, ip).map(|value| Some(value.into_bytes()));
+        return fields::field(context, &selector.field_path, ips).map(|value| Some(value.into_bytes()));
     }
     if let Some(selector) = &source.resource_field_ref {
         return fields::resource(context, selector, Some(container)).map(|value| Some(value.into_bytes()));

@@ -5,14 +5,14 @@ use crate::api::{Container, Quantity, ResourceFieldSelector};
 use crate::{Error, Result};
 
 /// The value of a `fieldRef`.
-pub(super) fn field(context: &Context, path: &str, ip: Option<&str>) -> Result<String> {
+pub(super) fn field(context: &Context, path: &str, ips: &[String]) -> Result<String> {
     let pod = &context.pod;
     if let Some((map, key)) = path.strip_suffix("']").and_then(|path| path.split_once("['")) {
         let list = if map == "metadata.labels" { &pod.metadata.labels } else { &pod.metadata.annotations };
         return Ok(list.get(key).cloned().unwrap_or_default());
     }
     // On the host's network the pod has the host's address.
-    let pod_ip = || if pod.spec.host_network { Some(context.host.ip.as_str()) } else { ip };
+    let pod_ips = || if pod.spec.host_network { std::slice::from_ref(&context.host.ip) } else { ips };
     Ok(match path {
         "metadata.name" => pod.metadata.name.clone(),
         "metadata.namespace" => pod.metadata.namespace.clone(),
@@ -22,7 +22,8 @@ pub(super) fn field(context: &Context, path: &str, ip: Option<&str>) -> Result<S
         "spec.nodeName" => context.host.name.clone(),
         "spec.serviceAccountName" => pod.spec.service_account_name.clone(),
         "status.hostIP" | "status.hostIPs" => context.host.ip.clone(),
-        "status.podIP" | "status.podIPs" => pod_ip().unwrap_or_default().to_owned(),
+        "status.podIP" => pod_ips().first().cloned().unwrap_or_default(),
+        "status.podIPs" => pod_ips().join(","),
         _ => return Err(Error::invalid(format!("{path:?} is no field of a pod that can be used here"))),
     })
 }
@@ -96,11 +97,13 @@ mod tests {
     #[test]
     fn fields_of_a_pod() {
         let context = context("hostname: h\ncontainers: [{name: a, image: x}]");
-        let of = |path| field(&context, path, Some("10.0.0.2")).unwrap();
+        let ips = ["10.0.0.2".to_owned(), "fd00::2".to_owned()];
+        let of = |path| field(&context, path, &ips).unwrap();
         assert_eq!(of("metadata.name"), "web");
         assert_eq!(of("metadata.labels['app']"), "w\"1");
         assert_eq!(of("metadata.labels"), "app=\"w\\\"1\"\ntier=\"a\"");
         assert_eq!(of("status.podIP"), "10.0.0.2");
+        assert_eq!(of("status.podIPs"), "10.0.0.2,fd00::2");
         assert_eq!(of("status.hostIP"), "192.0.2.10");
         assert_eq!(of("spec.serviceAccountName"), "default");
     }

@@ -39,13 +39,13 @@ pub(super) fn kernel_name(pod: &Pod) -> Result<String> {
 }
 
 /// Text of the pod's /etc/hosts (`managedHostsFileContent`).
-pub(super) fn hosts_file(pod: &Pod, host: &Host, ip: Option<&str>) -> String {
+pub(super) fn hosts_file(pod: &Pod, host: &Host, ips: &[String]) -> String {
     let mut text = if pod.spec.host_network {
         format!("# Kubernetes-managed hosts file (host network).\n{}", host.hosts)
     } else {
         let (name, domain) = host_and_domain(pod);
         let names = domain.map_or_else(|| name.clone(), |domain| format!("{name}.{domain}\t{name}"));
-        let own = ip.map(|ip| format!("{ip}\t{names}\n")).unwrap_or_default();
+        let own = ips.iter().map(|ip| format!("{ip}\t{names}\n")).collect::<String>();
         format!(
             "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
              fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n{own}"
@@ -139,9 +139,9 @@ mod tests {
     fn hosts_files() {
         let aliases = "hostAliases: [{ip: 192.0.2.7, hostnames: [a.example, b]}]";
         let (pod, host) = with(&format!("subdomain: s\n{aliases}"));
-        insta::assert_snapshot!(hosts_file(&pod, &host, Some("10.0.0.2")));
+        insta::assert_snapshot!(hosts_file(&pod, &host, &["10.0.0.2".to_owned(), "fd00::2".to_owned()]));
         let (pod, host) = with(&format!("hostNetwork: true\n{aliases}"));
-        insta::assert_snapshot!(hosts_file(&pod, &host, None));
+        insta::assert_snapshot!(hosts_file(&pod, &host, &[]));
     }
 
     #[test]

@@ -263,7 +263,8 @@ mod tests {
             attempt: 2,
             image: "sha256:abc".to_owned(),
             user: ImageUser::default(),
-            env: Environment::resolve(&context, spec, Some("10.0.0.2")).unwrap(),
+            env: Environment::resolve(&context, spec, &["10.0.0.2".to_owned(), "fd00::2".to_owned()])
+                .unwrap(),
             mounts: Vec::new(),
         };
         let mut config = container(&context, spec, parts).unwrap();
@@ -294,7 +295,7 @@ mod tests {
             .spec
             .containers
             .iter()
-            .map(|spec| Environment::resolve(&context, spec, None).unwrap_err().to_string())
+            .map(|spec| Environment::resolve(&context, spec, &[]).unwrap_err().to_string())
             .collect();
         assert_eq!(errors[0], "A: ConfigMap \"conf\" has no key \"nope\"");
         assert_eq!(errors[1], "there is no Secret \"nope\" in namespace \"default\": add it to the manifest");

@@ -39,7 +39,7 @@ impl Worker {
                 self.exited(now, Slot(index), &id, Exit::unknown(started_at, now));
             }
         }
-        self.ip = None;
+        self.ips.clear();
     }
 
     /// Starts over once nothing is under way in the old sandbox any more.

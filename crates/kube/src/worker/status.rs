@@ -15,9 +15,15 @@ use crate::qos;
 impl Worker {
     /// The status at this moment.
     pub(crate) fn status(&self, now: Timestamp) -> PodStatus {
-        let ip = if self.pod.spec.host_network { Some(self.host_ip.clone()) } else { self.ip.clone() };
-        let addresses = |ip: &str| if ip.is_empty() { Vec::new() } else { vec![PodIP { ip: ip.to_owned() }] };
-        let ip = ip.filter(|_| self.sandbox_is_ready()).unwrap_or_default();
+        let addresses = |ips: &[String]| -> Vec<PodIP> {
+            ips.iter().filter(|ip| !ip.is_empty()).map(|ip| PodIP { ip: ip.clone() }).collect()
+        };
+        let host_ips = addresses(std::slice::from_ref(&self.host_ip));
+        let pod_ips = match (self.sandbox_is_ready(), self.pod.spec.host_network) {
+            (false, _) => Vec::new(),
+            (true, true) => host_ips.clone(),
+            (true, false) => addresses(&self.ips),
+        };
         let (reason, message) = self.reason();
         let (inits, apps): (Vec<&Member>, Vec<&Member>) =
             self.members.iter().partition(|member| member.role != Role::App);
@@ -29,10 +35,10 @@ impl Worker {
             conditions: self.conditions.clone(),
             reason: reason.to_owned(),
             message: message.to_owned(),
-            host_ips: addresses(&self.host_ip),
+            host_ips,
             host_ip: self.host_ip.clone(),
-            pod_ips: addresses(&ip),
-            pod_ip: ip,
+            pod_ip: pod_ips.first().map(|first| first.ip.clone()).unwrap_or_default(),
+            pod_ips,
             start_time: Some(self.started),
             init_container_statuses: statuses(inits),
             container_statuses: statuses(apps),

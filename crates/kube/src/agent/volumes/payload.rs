@@ -111,7 +111,7 @@ impl Payload {
     ) -> Result<()> {
         for item in items {
             let text = match (&item.field_ref, &item.resource_field_ref) {
-                (Some(selector), _) => fields::field(context, &selector.field_path, None)?,
+                (Some(selector), _) => fields::field(context, &selector.field_path, &[])?,
                 (None, Some(selector)) => fields::resource(context, selector, None)?,
                 (None, None) => continue,
             };

@@ -27,7 +27,7 @@ impl Fixture {
 
     fn mounts(&self) -> Result<Vec<vaquita_proto::cri::Mount>> {
         let container = &self.context.pod.spec.containers[0];
-        let env = Environment::resolve(&self.context, container, None)?;
+        let env = Environment::resolve(&self.context, container, &[])?;
         container_mounts(&self.context, container, 0, &env, true)
     }
 }

@@ -215,7 +215,10 @@ impl Sim {
                 }
                 self.sandboxes += 1;
                 let id = format!("sandbox{attempt}");
-                self.later(0.1, Input::SandboxReady { id, ip: Some("10.0.0.2".to_owned()) });
+                self.later(
+                    0.1,
+                    Input::SandboxReady { id, ips: vec!["10.0.0.2".to_owned(), "fd00::2".to_owned()] },
+                );
             }
             Action::StopSandbox { id } => {
                 for (id, (slot, started)) in std::mem::take(&mut self.alive) {
