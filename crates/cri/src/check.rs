@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use vaquita_cgroup::{Cgroup, Layout};
 
+use crate::container::volumes;
 use crate::error::Doing;
 use crate::model::{ContainerRecord, SandboxPhase, SandboxRecord, namespaces};
 use crate::network::builtin_config;
@@ -278,7 +279,10 @@ fn snapshots(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
     };
     for entry in entries {
         let id = entry.doing(doing)?.file_name().to_string_lossy().into_owned();
-        let owner = owners.records.containers.contains_key(&id).then(|| id.clone());
+        let owner = {
+            let container = volumes::owner(&id);
+            owners.records.containers.contains_key(container).then(|| container.to_owned())
+        };
         all.push(resource("snapshot", dir.join(&id).display().to_string(), owner, ""));
     }
     Ok(())

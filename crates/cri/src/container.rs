@@ -2,6 +2,7 @@
 
 mod create;
 mod probe;
+pub(crate) mod volumes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -170,11 +171,15 @@ async fn erase(node: &Arc<Node>, sandbox: Option<&Sandbox>, container: &Containe
     let worker = node.clone();
     let record =
         (container.record.sandbox.clone(), container.record.id.clone(), container.record.cgroup.clone());
+    let snapshots: Vec<String> = volumes::snapshots(&container.record).chain([record.1.clone()]).collect();
     let erased = blocking("remove the container", move || {
         let (sandbox, id, cgroup) = record;
         let mut failures = Failures::default();
         failures.note(crate::pod::remove_cgroups(&worker.layout, [cgroup.as_path()]));
-        failures.note(worker.images.remove_snapshot(&id).map_err(Error::from));
+        failures.note(volumes::unmount_all(&worker.paths.container(&sandbox, &id)));
+        for snapshot in snapshots {
+            failures.note(worker.images.remove_snapshot(&snapshot).map_err(Error::from));
+        }
         failures.finish(format_args!("container {id} is not wholly removed; ask again"))?;
         crate::paths::remove_dir(&worker.paths.container(&sandbox, &id))
     });

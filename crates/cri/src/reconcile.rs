@@ -12,6 +12,7 @@ use vaquita_cgroup::Cgroup;
 use vaquita_shim::client::Client;
 use vaquita_shim::{Event, PodState, Status};
 
+use crate::container::volumes;
 use crate::error::Doing;
 use crate::model::{Container, ContainerPhase, Ended, Sandbox, SandboxPhase, now};
 use crate::node::{Failures, Node, blocking};
@@ -176,7 +177,11 @@ fn free_orphans(node: &Node) -> Result<()> {
         .map(|sandbox| sandbox.id().to_owned())
         .collect();
     node.network.reconcile(&live);
-    let live: Vec<&str> = containers.iter().map(|container| container.id()).collect();
+    let live: Vec<String> = containers
+        .iter()
+        .flat_map(|container| volumes::snapshots(&container.record).chain([container.id().to_owned()]))
+        .collect();
+    let live: Vec<&str> = live.iter().map(String::as_str).collect();
     if let Err(error) = node.images.sweep(&live) {
         tracing::warn!(%error, "snapshots that nobody owns could not be removed");
     }

@@ -10,6 +10,7 @@ use vaquita_proto::cri;
 use vaquita_shim::{CreateRequest, OciRuntime};
 
 use super::probe;
+use super::volumes::{self, Volumes};
 use crate::error::Doing;
 use crate::model::{
     Container, ContainerRecord, Ended, Life, Sandbox, fingerprint, new_id, now, signal_from_cri,
@@ -40,8 +41,14 @@ pub(super) async fn run(
     let pid = spec::pid_namespace(&config, pod)?;
     let target = target(node, sandbox, &config, pid)?;
     let image = image(node, &config)?;
+    let volumes = volumes::images(node, &config)?;
     let runtime = runtime(node, sandbox)?;
-    let record = record(sandbox, &config, &image, fingerprint, runtime)?;
+    let mut record = record(sandbox, &config, &image, fingerprint, runtime)?;
+    for (mount, image) in record.config.mounts.iter_mut().zip(&volumes) {
+        if let (Some(spec), Some(image)) = (&mut mount.image, image) {
+            spec.image_ref = image.id.to_string();
+        }
+    }
     let bundle = node.paths.container(sandbox.id(), &record.id);
     let request = CreateRequest {
         id: record.id.clone(),
@@ -59,7 +66,7 @@ pub(super) async fn run(
     private_dir(&bundle)?;
     node.paths.write_container(&record)?;
 
-    let worker = Worker { node: node.clone(), sandbox: sandbox.clone(), config, image, target };
+    let worker = Worker { node: node.clone(), sandbox: sandbox.clone(), config, image, volumes, target };
     let prepared = {
         let id = record.id.clone();
         let cgroup = record.cgroup.clone();
@@ -74,10 +81,9 @@ pub(super) async fn run(
     };
     let made = async {
         let prepared = prepared?;
-        let created = shim
-            .create(&request, prepared.rootfs)
-            .await
-            .doing(|| format!("create container {:?}", metadata.name))?;
+        let created = shim.create(&request, prepared.rootfs).await;
+        drop(prepared.volumes);
+        let created = created.doing(|| format!("create container {:?}", metadata.name))?;
         Ok((prepared.user, created.pid))
     };
     match made.await {
@@ -215,18 +221,24 @@ struct Worker {
     sandbox: Arc<Sandbox>,
     config: cri::ContainerConfig,
     image: Arc<Image>,
+    /// For each mount.
+    volumes: Vec<Option<Arc<Image>>>,
     target: Option<i32>,
 }
 
 /// What the blocking part makes, beside `config.json`.
 struct Prepared {
     rootfs: OwnedFd,
+    /// To be kept until the container's process is made.
+    volumes: Volumes,
     user: cri::LinuxContainerUser,
 }
 
 impl Worker {
     fn prepare(&self, id: &str, cgroup: &Path) -> Result<Prepared> {
-        let sources = probe::sources(&self.config)?;
+        let bundle = self.node.paths.container(self.sandbox.id(), id);
+        let volumes = Volumes::mount(&self.node, &bundle, id, &self.config, &self.volumes)?;
+        let sources = probe::sources(&self.config, &volumes.sources)?;
         let devices = probe::devices(&self.config)?;
         let seccomp = probe::seccomp(&self.config, &self.node.host)?;
         let snapshot = self.node.images.snapshot(id, &self.image.id)?;
@@ -256,11 +268,11 @@ impl Worker {
             host: &self.node.host,
             hostname: &pod_files::hostname(pod),
         })?;
-        let bundle = paths.container(sandbox, id);
         self.write(&bundle, &spec)?;
         self.make_log_directory()?;
         Ok(Prepared {
             rootfs,
+            volumes,
             user: cri::LinuxContainerUser {
                 uid: user.uid.into(),
                 gid: user.gid.into(),

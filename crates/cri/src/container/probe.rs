@@ -11,13 +11,18 @@ use crate::error::Doing;
 use crate::host::Host;
 use crate::{Error, Result, spec};
 
-/// Where each mount comes from. It must be there, and able to propagate as asked.
-pub(super) fn sources(config: &cri::ContainerConfig) -> Result<Vec<PathBuf>> {
+/// Where each mount comes from: the image volume that is known, or a path of the host. That must be there, and able to
+/// propagate as asked.
+pub(super) fn sources(config: &cri::ContainerConfig, volumes: &[Option<PathBuf>]) -> Result<Vec<PathBuf>> {
     let mut table = None;
     config
         .mounts
         .iter()
-        .map(|mount| {
+        .zip(volumes)
+        .map(|(mount, volume)| {
+            if let Some(volume) = volume {
+                return Ok(volume.clone());
+            }
             let field = format!("mounts[{}].host_path", mount.container_path);
             if !mount.host_path.starts_with('/') {
                 return Err(Error::invalid(format!("{field}: {:?} is not absolute", mount.host_path)));
@@ -197,12 +202,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("not-there");
         let config = mounted(cri::Mount { host_path: path.to_str().unwrap().into(), ..Default::default() });
-        assert!(sources(&config).unwrap_err().to_string().contains("not-there"));
+        assert!(sources(&config, &[None]).unwrap_err().to_string().contains("not-there"));
         assert!(!path.exists());
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         let config = mounted(cri::Mount { host_path: link.to_str().unwrap().into(), ..Default::default() });
-        assert_eq!(sources(&config).unwrap(), [dir.path().canonicalize().unwrap()]);
+        assert_eq!(sources(&config, &[None]).unwrap(), [dir.path().canonicalize().unwrap()]);
     }
 
     #[test]

@@ -44,11 +44,6 @@ pub(crate) fn refuse_unsupported(
     }
     for mount in &config.mounts {
         let field = format!("mounts[{}]", mount.container_path);
-        if mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
-            || !mount.image_sub_path.is_empty()
-        {
-            return Err(Error::unsupported(format!("{field}.image: image volumes are not supported yet")));
-        }
         if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
             return Err(Error::unsupported(format!(
                 "{field}.uidMappings: mapped mounts are not supported yet"

@@ -8,3 +8,4 @@ mod handlers;
 mod restart;
 mod retries;
 mod support;
+mod volumes;

@@ -1,0 +1,203 @@
+//! Images as volumes: read-only, mounted on the host for as long as the container's maker needs to find them.
+
+use std::os::fd::AsRawFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, OFlags};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use vaquita_image::Image;
+use vaquita_proto::cri;
+use vaquita_sys::root::Root;
+
+use crate::error::Doing;
+use crate::model::ContainerRecord;
+use crate::node::Node;
+use crate::paths::private_dir;
+use crate::{Error, Kind, Result};
+
+/// How kubelet recognises that it was the image volume that failed.
+const PREFIX: &str = "ImageVolumeMountFailed";
+
+/// The images that the mounts of a container ask for, `None` for a mount of another kind.
+pub(super) fn images(node: &Node, config: &cri::ContainerConfig) -> Result<Vec<Option<Arc<Image>>>> {
+    config
+        .mounts
+        .iter()
+        .map(|mount| {
+            asked(mount)?
+                .map(|name| {
+                    node.images.find(name).ok_or_else(|| {
+                        let message = format!("{PREFIX}: image {name:?} is not on this node: pull it first");
+                        Error::new(Kind::NotFound, message)
+                    })
+                })
+                .transpose()
+        })
+        .collect()
+}
+
+/// Which image a mount asks for, if that makes sense.
+fn asked(mount: &cri::Mount) -> Result<Option<&str>> {
+    let refuse = |what: &str| Err(Error::invalid(format!("mounts[{}].{what}", mount.container_path)));
+    let Some(name) = mount.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty())
+    else {
+        if !mount.image_sub_path.is_empty() {
+            return refuse("image_sub_path: a sub-path of no image");
+        }
+        return Ok(None);
+    };
+    if !mount.host_path.is_empty() {
+        return refuse("image: is given beside host_path");
+    }
+    if !mount.readonly {
+        return refuse("readonly: an image volume is read-only, and must be asked for as such");
+    }
+    if mount.propagation != cri::MountPropagation::PropagationPrivate as i32 {
+        return refuse("propagation: nothing propagates from an image volume");
+    }
+    let path = Path::new(&mount.image_sub_path);
+    if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return refuse("image_sub_path: must be relative and without \"..\"");
+    }
+    Ok(Some(name))
+}
+
+/// The names of the snapshots that hold the layers of a container's image volumes.
+pub(crate) fn snapshots(record: &ContainerRecord) -> impl Iterator<Item = String> {
+    let is_image = |mount: &cri::Mount| mount.image.as_ref().is_some_and(|image| !image.image.is_empty());
+    let mounts = record.config.mounts.iter().enumerate();
+    mounts.filter(move |(_, mount)| is_image(mount)).map(|(index, _)| snapshot(&record.id, index))
+}
+
+fn snapshot(id: &str, index: usize) -> String {
+    format!("{id}.{index}")
+}
+
+/// Whose snapshot it is, of the container itself or of one of its volumes.
+pub(crate) fn owner(snapshot: &str) -> &str {
+    snapshot.split_once('.').map_or(snapshot, |(id, _)| id)
+}
+
+/// Mounts on the host that go when this is dropped. The container has copies of its own by then.
+#[derive(Default)]
+pub(super) struct Volumes {
+    points: Vec<PathBuf>,
+    /// Where each mount of the configuration comes from, `None` for those of another kind.
+    pub(super) sources: Vec<Option<PathBuf>>,
+}
+
+impl Volumes {
+    pub(super) fn mount(
+        node: &Node,
+        bundle: &Path,
+        id: &str,
+        config: &cri::ContainerConfig,
+        images: &[Option<Arc<Image>>],
+    ) -> Result<Self> {
+        let mut volumes = Self::default();
+        for (index, (mount, image)) in config.mounts.iter().zip(images).enumerate() {
+            let source = match image {
+                Some(image) => Some(
+                    volumes
+                        .add(
+                            node,
+                            &bundle.join("volumes").join(index.to_string()),
+                            &snapshot(id, index),
+                            image,
+                        )
+                        .and_then(|point| below(&point, &mount.image_sub_path))
+                        .map_err(|error| {
+                            error.within(format!("{PREFIX}: mounts[{}]", mount.container_path))
+                        })?,
+                ),
+                None => None,
+            };
+            volumes.sources.push(source);
+        }
+        Ok(volumes)
+    }
+
+    fn add(&mut self, node: &Node, point: &Path, snapshot: &str, image: &Image) -> Result<PathBuf> {
+        let tree = node.images.snapshot(snapshot, &image.id)?.mount(true)?;
+        private_dir(point)?;
+        vaquita_sys::mount::move_mount(&tree, CWD, point).doing(|| "attach the image")?;
+        self.points.push(point.to_owned());
+        Ok(point.to_owned())
+    }
+}
+
+impl Drop for Volumes {
+    fn drop(&mut self) {
+        for point in &self.points {
+            if let Err(error) = vaquita_sys::mount::umount(point, UnmountFlags::DETACH) {
+                tracing::warn!(%error, "an image volume stays mounted on the host until its container is removed");
+            }
+        }
+    }
+}
+
+/// A place in a mounted image, whose own symbolic links lead nowhere else.
+fn below(point: &Path, sub_path: &str) -> Result<PathBuf> {
+    if sub_path.is_empty() {
+        return Ok(point.to_owned());
+    }
+    let doing = || format!("find image_sub_path {sub_path:?} in the image");
+    let root = Root::open_host(point).doing(doing)?;
+    let found = root.open(sub_path, OFlags::PATH).doing(doing)?;
+    std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).doing(doing)
+}
+
+/// Takes away what a daemon that died while it made the container has left mounted.
+pub(super) fn unmount_all(bundle: &Path) -> Result<()> {
+    let dir = bundle.join("volumes");
+    let doing = || format!("unmount what is in {}", dir.display());
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).doing(doing),
+    };
+    for entry in entries {
+        match vaquita_sys::mount::umount(entry.doing(doing)?.path(), UnmountFlags::DETACH) {
+            // Nothing is mounted there.
+            Err(error) if error.errno() == Errno::INVAL => {}
+            other => other.doing(doing)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_image_volume_may_be() {
+        let mount = |change: fn(&mut cri::Mount)| {
+            let image = cri::ImageSpec { image: "i".into(), ..Default::default() };
+            let mut mount = cri::Mount { readonly: true, image: Some(image), ..Default::default() };
+            change(&mut mount);
+            mount
+        };
+        assert_eq!(asked(&mount(|_| {})).unwrap(), Some("i"));
+        assert_eq!(asked(&mount(|mount| mount.image_sub_path = "a/b".into())).unwrap(), Some("i"));
+        assert_eq!(asked(&mount(|mount| mount.image = None)).unwrap(), None);
+        let refused: [fn(&mut cri::Mount); 6] = [
+            |mount| mount.readonly = false,
+            |mount| mount.host_path = "/".into(),
+            |mount| mount.propagation = cri::MountPropagation::PropagationHostToContainer as i32,
+            |mount| mount.image_sub_path = "../etc".into(),
+            |mount| mount.image_sub_path = "/etc".into(),
+            |mount| (mount.image, mount.image_sub_path) = (None, "etc".into()),
+        ];
+        for change in refused {
+            assert!(asked(&mount(change)).is_err());
+        }
+    }
+
+    #[test]
+    fn whose_a_snapshot_is() {
+        assert_eq!((owner("ab"), owner(&snapshot("ab", 3))), ("ab", "ab"));
+    }
+}
