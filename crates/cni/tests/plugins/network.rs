@@ -55,13 +55,16 @@ async fn a_plugin_must_speak_the_version() {
 #[tokio::test]
 async fn only_what_is_attached_and_alive_is_kept() {
     let place = Place::new();
-    place.plugin("one", GOOD);
+    place.plugin(
+        "one",
+        &format!(r#"[ "$CNI_COMMAND" = GC ] && {{ sleep 0.3; echo "GC is over" >>"$dir/log"; }}; {GOOD}"#),
+    );
     place.plugin(
         "bad",
         r#"case $CNI_COMMAND in ADD) echo '{}';; *) echo '{"code": 1, "msg": "no"}'; exit 1;; esac"#,
     );
     place.configure("1.1.0", "", r#"{"type": "bad"}, {"type": "one"}"#);
-    let cni = place.cni();
+    let cni = std::sync::Arc::new(place.cni());
     for id in ["alive", "dead", "going"] {
         cni.attach(&pod(id)).await.unwrap();
     }
@@ -69,18 +72,18 @@ async fn only_what_is_attached_and_alive_is_kept() {
     let live = ["alive".to_owned(), "going".to_owned(), "unknown".to_owned()].into();
     let right = cni.prepare_collection().unwrap();
     // Nobody else can attach meanwhile, so whoever is not in the list is not wanted.
-    let late = pod("late");
-    let mut late = Box::pin(cni.attach(&late));
-    assert!(
-        std::future::poll_fn(|context| std::task::Poll::Ready(late.as_mut().poll(context).is_pending()))
-            .await
-    );
+    let late = tokio::spawn({
+        let cni = cni.clone();
+        async move { cni.attach(&pod("late")).await.map(drop) }
+    });
     let error = cni.collect(right, &live).await.unwrap_err().to_string();
     assert_eq!(error, "plugin bad (GC): no (code 1)");
     let told = place.told("one", "GC");
     assert_eq!(told["cni.dev/valid-attachments"], json!([{"containerID": "alive", "ifname": "eth0"}]));
-    assert!(!place.log().iter().any(|line| line.ends_with("late")));
-    late.await.unwrap();
+    late.await.unwrap().unwrap();
+    let log = place.log();
+    let at = |wanted: &str| log.iter().position(|line| line == wanted).unwrap();
+    assert!(at("GC is over") < at("ADD bad late"), "{log:?}");
 
     place.forget_log();
     place.configure("1.1.0", r#", "disableGC": true"#, r#"{"type": "one"}"#);

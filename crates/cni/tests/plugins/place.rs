@@ -120,3 +120,12 @@ pub(crate) fn runs(pid: &str) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
+
+/// Waits for the end of a process.
+pub(crate) async fn ended(pid: &str) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while runs(pid) {
+        assert!(std::time::Instant::now() < deadline, "process {pid} runs on");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

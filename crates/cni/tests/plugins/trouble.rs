@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vaquita_cni::{Kind, cached};
 
-use crate::place::{GOOD, Place, pod, runs};
+use crate::place::{GOOD, Place, ended, pod, runs};
 
 #[tokio::test]
 async fn what_is_no_result_is_an_error_that_says_so() {
@@ -51,9 +51,7 @@ async fn a_plugin_that_hangs_is_killed_with_all_it_started() {
     assert_eq!(error.kind(), Kind::Timeout);
     assert_eq!(error.to_string(), "plugin hang (ADD): was killed because it did not end within 3 s");
     for pid in place.written("pids").await.split(' ') {
-        while runs(pid) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        ended(pid).await;
     }
     place.timeout = Duration::from_secs(60);
     place.cni().detach("one", None).await.unwrap();
@@ -160,9 +158,7 @@ async fn an_operation_that_is_given_up_leaves_no_plugin() {
         _ = cni.attach(&wanted) => unreachable!("it hangs"),
         pid = place.written("pid") => pid,
     };
-    while runs(&pid) {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    ended(&pid).await;
     place.plugin("hang", GOOD);
     cni.detach("one", None).await.unwrap();
 }
