@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tonic::transport::Channel;
-use vaquita_cri::Config;
+use vaquita_cri::{Config, NetworkChoice};
 use vaquita_proto::cri::StatusRequest;
 use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
 
@@ -13,6 +13,9 @@ use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
 pub(crate) struct Settings {
     pub(crate) cgroup_root: String,
     network: Option<Network>,
+    /// Not told by older daemons.
+    #[serde(default)]
+    pod_network: String,
     restrict_oom_score_adj: bool,
     root: String,
     state: String,
@@ -43,6 +46,14 @@ impl Settings {
             let network = config.network.clone().unwrap_or_default();
             (network.bridge, format!("{}/{}", network.subnet.0, network.subnet.1))
         };
+        let choice = |config: &Config| {
+            let name = match config.cni.choice {
+                NetworkChoice::Auto => "auto",
+                NetworkChoice::Builtin => "builtin",
+                NetworkChoice::Cni => "cni",
+            };
+            name.to_owned()
+        };
         let (bridge, subnet) = network(asked);
         let (usual_bridge, usual_subnet) = network(&usual);
         let own = self.network.as_ref().map_or(("", ""), |network| (&*network.bridge, &*network.subnet));
@@ -52,6 +63,7 @@ impl Settings {
             ("--cgroup", text(&asked.cgroup_root), text(&usual.cgroup_root), &*self.cgroup_root),
             ("--bridge", bridge, usual_bridge, own.0),
             ("--subnet", subnet, usual_subnet, own.1),
+            ("--network", choice(asked), choice(&usual), &*self.pod_network),
         ];
         let differs = rows.into_iter().filter(|(_, asked, usual, own)| asked != usual && asked != own);
         let mut unmet: Vec<_> = differs
@@ -70,12 +82,14 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use vaquita_cri::CniConfig;
+
     use super::*;
 
     fn daemon() -> Settings {
         serde_json::from_str(
             r#"{"cgroupRoot":"/vaquita","network":{"bridge":"vaquita0","subnet":"10.210.0.0/16"},
-                "restrictOomScoreAdj":false,"root":"/var/lib/vaquita","state":"/run/vaquita","more":1}"#,
+                "podNetwork":"builtin","restrictOomScoreAdj":false,"root":"/var/lib/vaquita","state":"/run/vaquita","more":1}"#,
         )
         .unwrap()
     }
@@ -89,11 +103,13 @@ mod tests {
 
     #[test]
     fn each_option_that_the_daemon_does_not_follow_is_named() {
-        let asked = Config { root: "/srv".into(), restrict_oom_score_adj: true, ..Config::default() };
+        let cni = CniConfig { choice: NetworkChoice::Cni, ..CniConfig::default() };
+        let asked = Config { root: "/srv".into(), restrict_oom_score_adj: true, cni, ..Config::default() };
         assert_eq!(
             daemon().unmet(&asked),
             [
                 "--root /srv has no effect: the daemon on the socket runs with /var/lib/vaquita",
+                "--network cni has no effect: the daemon on the socket runs with builtin",
                 "--restrict-oom-score-adj has no effect: the daemon on the socket runs without it"
             ]
         );

@@ -23,7 +23,7 @@ pub enum Phase {
 }
 
 /// An attachment as it is recorded.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Cached {
     /// Who has it: the id that was given to ADD.
@@ -36,6 +36,10 @@ pub struct Cached {
     pub phase: Phase,
     /// The addresses of the interface, once they are known.
     pub addresses: Vec<std::net::IpAddr>,
+    /// The path of the namespace that ADD was given.
+    pub netns: PathBuf,
+    /// What the last plugin said, once all have succeeded.
+    pub result: Option<Map<String, Value>>,
 }
 
 /// One file of the cache.
@@ -85,7 +89,8 @@ impl Entry {
         self.result.clone().map(|document| Outcome::from_document(document, version)).transpose()
     }
 
-    fn cached(&self) -> Result<Cached> {
+    /// What others may know of it.
+    pub(crate) fn cached(&self) -> Result<Cached> {
         let outcome = self.outcome()?;
         Ok(Cached {
             id: self.id.clone(),
@@ -93,6 +98,8 @@ impl Entry {
             interface: self.interface.clone(),
             phase: self.phase,
             addresses: outcome.map(|outcome| outcome.addresses(&self.interface)).unwrap_or_default(),
+            netns: self.netns.clone(),
+            result: self.result.clone(),
         })
     }
 }

@@ -274,12 +274,12 @@ impl Cni {
         Err(Error::new(first.kind(), all.join("; ")))
     }
 
-    /// What is recorded of an attachment: its life, and the path of the namespace that its ADD was given.
+    /// What is recorded of an attachment; none where nothing is.
     ///
     /// # Errors
     /// [`Kind::Corrupt`] when the record cannot be read.
-    pub fn recorded(&self, id: &str) -> Result<Option<(Phase, PathBuf)>> {
-        Ok(self.cache.read(id)?.map(|entry| (entry.phase, entry.netns)))
+    pub fn recorded(&self, id: &str) -> Result<Option<Cached>> {
+        self.cache.read(id)?.map(|entry| entry.cached()).transpose()
     }
 
     /// All that is recorded, by id; what cannot be read as an error.

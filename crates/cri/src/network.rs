@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use vaquita_cni::{Cni, Collection, Phase};
 use vaquita_net::{Bandwidth, Network, PortMapping};
 use vaquita_proto::cri;
@@ -184,7 +185,7 @@ impl PodNetwork {
     pub(crate) async fn delete(&self, id: &str, netns: Option<OwnedFd>) -> Result<()> {
         let Some(cni) = &self.cni else { return Ok(()) };
         let path = match (&netns, cni.recorded(id)) {
-            (Some(netns), Ok(Some((_, recorded)))) => Some(path_of(netns, &recorded.to_string_lossy())),
+            (Some(netns), Ok(Some(recorded))) => Some(path_of(netns, &recorded.netns.to_string_lossy())),
             _ => None,
         };
         let deleted = cni.detach(id, path.as_deref()).await;
@@ -243,14 +244,25 @@ impl PodNetwork {
         lock(&self.going).contains_key(id)
     }
 
-    /// Asks the plugins whether a pod is still connected as they did it.
-    pub(crate) async fn look_after(&self, id: &str, netns: OwnedFd) -> Result<()> {
-        let Some(cni) = &self.cni else { return Ok(()) };
-        let Ok(Some((Phase::Attached, recorded))) = cni.recorded(id) else { return Ok(()) };
-        let path = path_of(&netns, &recorded.to_string_lossy());
-        let checked = cni.check(id, &path).await;
-        drop(netns);
-        checked.doing(|| "find the pod's CNI network as it was made")
+    /// What plugins have made of a pod, and, where its namespace is given, whether they find it so: for people, who can wait for that as
+    /// long as anybody waits. None where no plugin was asked.
+    pub(crate) async fn describe(&self, id: &str, netns: Option<OwnedFd>) -> Option<Value> {
+        let cni = self.cni.as_ref()?;
+        let recorded = cni.recorded(id).ok()??;
+        let found = match netns.filter(|_| recorded.phase == Phase::Attached) {
+            None => None,
+            Some(netns) => {
+                let path = path_of(&netns, &recorded.netns.to_string_lossy());
+                match tokio::time::timeout(PATIENCE, cni.check(id, &path)).await {
+                    Ok(Ok(())) => Some("as it was made".to_owned()),
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("the plugins have not said it in time".to_owned()),
+                }
+            }
+        };
+        Some(
+            json!({ "network": recorded.network, "phase": format!("{:?}", recorded.phase), "check": found, "result": recorded.result }),
+        )
     }
 
     /// Keeps the range that the client has for the pods of this node: plugins can ask for it, the built-in network has its own.

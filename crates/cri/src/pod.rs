@@ -60,6 +60,14 @@ pub(crate) async fn remove_now(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resu
     take_down::forget(node, sandbox).await
 }
 
+/// What CNI plugins have made of a pod.
+pub(crate) async fn describe_network(node: &Node, sandbox: &Sandbox) -> Option<serde_json::Value> {
+    if !node.network.has_plugins(sandbox.id()) {
+        return None;
+    }
+    node.network.describe(sandbox.id(), take_down::netns(sandbox).await).await
+}
+
 /// Not found is nothing to be done.
 pub(crate) fn found<T>(result: Result<T>) -> Result<Option<T>> {
     match result {

@@ -1,5 +1,6 @@
 //! How a sandbox goes.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,12 +73,13 @@ async fn delete_network(node: &Node, sandbox: &Sandbox) -> Result<()> {
     if !node.network.has_plugins(sandbox.id()) {
         return Ok(());
     }
-    let netns = match sandbox.shim.get() {
-        // It is held also when pause has ended. With a dead shim it is gone.
-        Some(shim) if !shim.is_lost() => shim.netns().await.ok(),
-        _ => None,
-    };
-    node.network.delete(sandbox.id(), netns).await
+    node.network.delete(sandbox.id(), netns(sandbox).await).await
+}
+
+/// The network namespace, which the shim holds also when pause has ended. With a dead shim it is gone.
+pub(super) async fn netns(sandbox: &Sandbox) -> Option<OwnedFd> {
+    let shim = sandbox.shim.get().filter(|shim| !shim.is_lost())?;
+    shim.netns().await.ok()
 }
 
 /// Kills what runs, all containers at once, and waits until their ends are known.

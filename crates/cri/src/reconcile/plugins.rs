@@ -26,10 +26,9 @@ pub(super) fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> 
     Ok(())
 }
 
-/// Goes on with what was being taken back, frees what no sandbox has, tells the plugins what is in use, and has them look after it.
+/// Goes on with what was being taken back, frees what no sandbox has, and tells the plugins what is in use.
 pub(super) fn run(node: &Arc<Node>) {
     let mut live = BTreeSet::new();
-    let mut attached = Vec::new();
     for (id, phase) in node.network.recorded() {
         let sandbox = node.tables.sandbox(&id).ok();
         let sandbox =
@@ -38,24 +37,16 @@ pub(super) fn run(node: &Arc<Node>) {
             (None, _) => drop(tokio::spawn(free(node.clone(), id))),
             (Some(_), _) if node.network.is_going(&id) => {}
             (Some(sandbox), Some(Phase::Detaching)) => take_down_later(node, &sandbox, false, Duration::ZERO),
-            (Some(sandbox), Some(Phase::Attached)) => {
-                live.insert(id);
-                attached.push(sandbox);
-            }
+            (Some(_), Some(Phase::Attached)) => drop(live.insert(id)),
             // Unreadable: its client will ask, and be told which file it is.
             (Some(_), _) => {}
         }
     }
     let right = node.network.prepare_collection();
-    let node = node.clone();
-    tokio::spawn(async move {
-        if let Some(right) = right {
-            node.network.collect(right, &live).await;
-        }
-        for sandbox in attached {
-            look_after(&node, &sandbox).await;
-        }
-    });
+    if let Some(right) = right {
+        let node = node.clone();
+        tokio::spawn(async move { node.network.collect(right, &live).await });
+    }
 }
 
 /// Frees what no sandbox has: this host was started anew, or a record was lost.
@@ -67,14 +58,4 @@ async fn free(node: Arc<Node>, id: String) {
         wait = (wait * 2).min(LONGEST);
     }
     tracing::info!(id, "a CNI attachment that no sandbox has is freed");
-}
-
-/// A pod whose network was damaged while nobody looked is told in the log: whether that is its end is its client's to say.
-async fn look_after(node: &Node, sandbox: &Sandbox) {
-    let Some(shim) = sandbox.shim.get().filter(|shim| !shim.is_lost()) else { return };
-    let Ok(netns) = shim.netns().await else { return };
-    if let Err(error) = node.network.look_after(sandbox.id(), netns).await {
-        // Not more than that: some plugins do not find what they have made, as portmap 1.1 with two families of addresses.
-        tracing::info!(sandbox = sandbox.id(), %error, "a CNI plugin does not find the network of a pod as it was made");
-    }
 }

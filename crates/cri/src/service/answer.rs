@@ -70,7 +70,7 @@ fn network(ips: &[IpAddr]) -> cri::PodSandboxNetworkStatus {
 }
 
 /// What `crictl inspectp` shows beside the status.
-pub(super) fn sandbox_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
+pub(super) fn sandbox_info(sandbox: &Sandbox, cni: Option<serde_json::Value>) -> BTreeMap<String, String> {
     let life = sandbox.life();
     let info = json!({
         "sandboxID": sandbox.id(),
@@ -78,6 +78,7 @@ pub(super) fn sandbox_info(sandbox: &Sandbox) -> BTreeMap<String, String> {
         "phase": life.phase,
         "cgroup": sandbox.record.cgroup,
         "config": sandbox.record.config,
+        "cni": cni,
     });
     [("info".to_owned(), info.to_string())].into()
 }

@@ -79,9 +79,13 @@ impl RuntimeService for Service {
             .iter()
             .map(|container| self.container_status_of(container))
             .collect();
+        let info = match request.verbose {
+            true => answer::sandbox_info(&sandbox, pod::describe_network(&self.node, &sandbox).await),
+            false => BTreeMap::new(),
+        };
         Ok(Response::new(cri::PodSandboxStatusResponse {
             status: Some(answer::sandbox_status(&sandbox)),
-            info: if request.verbose { answer::sandbox_info(&sandbox) } else { BTreeMap::new() },
+            info,
             containers_statuses,
             timestamp: now(),
         }))

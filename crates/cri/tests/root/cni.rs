@@ -210,3 +210,26 @@ async fn the_choice_of_the_network_is_for_new_pods() {
     node.remove_pod(&other).await;
     node.finish().await;
 }
+
+/// What plugins say takes time; whoever asks for the status gets an answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_does_not_tell_its_status_keeps_nobody() {
+    let (mut node, plugins) = Plugins::node();
+    plugins.fifo("gate");
+    plugins.write("mute", "");
+    plugins.install(
+        "quiet",
+        r#"[ "$CNI_COMMAND" = STATUS ] && [ -e "$dir/mute" ] && cat "$dir/gate" >/dev/null; exit 0"#,
+    );
+    plugins.configure("1.1.0", r#"{"type": "quiet"}"#);
+    node.start().await;
+    let unknown = network(&node).await.unwrap();
+    assert!(unknown.contains("have not said yet"), "{unknown}");
+    // It is asked once, however many want to know.
+    network(&node).await.unwrap();
+    assert_eq!(plugins.log().iter().filter(|line| line.starts_with("STATUS")).count(), 1);
+    plugins.remove("mute");
+    plugins.open("gate").await;
+    while network(&node).await.is_some() {}
+    node.finish().await;
+}

@@ -86,9 +86,12 @@ async fn plugins_are_told_what_is_in_use() {
     valid.sort_by_key(ToString::to_string);
     assert_eq!(plugins.told("one", "GC")["cni.dev/valid-attachments"], json!(valid));
     assert!(plugins.log().contains(&format!("DEL one {lost}")));
-    // And asked to look after them.
-    for id in [&kept, &gone] {
-        until(|| plugins.log().contains(&format!("CHECK one {id}"))).await;
-    }
+    // People are told what the plugins have made, and whether they find it so.
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: kept.clone(), verbose: true };
+    let info = node.runtime().pod_sandbox_status(request).await.unwrap().into_inner().info;
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    assert_eq!(info["cni"]["result"]["ips"][0]["address"], "10.1.0.2/24");
+    assert_eq!(info["cni"]["check"], "as it was made");
+    assert!(plugins.log().contains(&format!("CHECK one {kept}")));
     node.finish().await;
 }
