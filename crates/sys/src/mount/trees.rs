@@ -234,14 +234,14 @@ impl Trees {
             let data = c"size=4k,nr_inodes=8,mode=700";
             mount(Some(c"tmpfs"), c"/", Some(c"tmpfs"), bits, Some(data)).map_err(at("mount"))?;
             // Of what lies on each other at "/", ".." finds the uppermost.
-            let top = rustix::fs::openat(CWD, c"/..", PATH | OFlags::DIRECTORY, Mode::empty());
+            let top = openat(CWD, c"/..", PATH | OFlags::DIRECTORY, Mode::empty());
             let top = top.map_err(at("openat"))?;
             if rustix::fs::fstatfs(&top).map_err(at("fstatfs"))?.f_type != TMPFS {
                 return Err(Failed { call: "fstatfs", errno: Errno::XDEV });
             }
             rustix::fs::mkdirat(&top, c"dir", Mode::RWXU).map_err(at("mkdirat"))?;
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            rustix::fs::openat(&top, c"file", flags, Mode::RUSR).map_err(at("openat"))?;
+            openat(top.as_fd(), c"file", flags, Mode::RUSR).map_err(at("openat"))?;
             self.workshop = Some(top);
         }
         self.workshop.as_ref().map(AsFd::as_fd).ok_or(Failed { call: "mount", errno: Errno::BADF })
@@ -298,7 +298,12 @@ fn at(call: &'static str) -> impl FnOnce(Errno) -> Failed {
 
 /// The root of what was just mounted in the workshop.
 fn finished(workshop: BorrowedFd<'_>, place: &CStr) -> Result<OwnedFd, Failed> {
-    rustix::fs::openat(workshop, place, PATH, Mode::empty()).map_err(at("openat"))
+    openat(workshop, place, PATH, Mode::empty()).map_err(at("openat"))
+}
+
+/// openat(2), again when a signal interrupts it.
+fn openat(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    rustix::io::retry_on_intr(|| rustix::fs::openat(dir, path, flags, mode))
 }
 
 fn make_new(recipe: &Recipe, attributes: Attributes) -> Result<OwnedFd, Failed> {
