@@ -1,5 +1,6 @@
 //! Pulls one image into a store and says how long it took: `pull STORE-DIRECTORY REFERENCE`.
 
+#![allow(clippy::disallowed_methods, reason = "files of the host")]
 #![allow(clippy::print_stdout, clippy::print_stderr)] // a program, not the library
 
 use std::path::Path;

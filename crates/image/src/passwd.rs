@@ -179,6 +179,7 @@ fn checked(id: Option<u32>, file: &str) -> Result<u32, Error> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files that the tests make")]
 mod tests {
     use super::*;
 

@@ -38,6 +38,7 @@ pub struct Registries {
 
 impl Registries {
     /// The settings of one registry, by its host as written in a reference.
+    #[expect(clippy::disallowed_methods, reason = "a file of the settings, on the host")]
     fn settings(&self, registry: &str) -> RegistryConfig {
         let mut settings = self.hosts.get(registry).cloned().unwrap_or_default();
         if settings.ca_file.is_none()
@@ -124,6 +125,7 @@ impl Auth {
     /// # Errors
     /// [`Kind::Invalid`](crate::Kind::Invalid) for a file that is not such a configuration,
     /// [`Kind::Kernel`](crate::Kind::Kernel) where it cannot be read.
+    #[expect(clippy::disallowed_methods, reason = "a file of the settings, on the host")]
     pub fn from_docker_config(path: &Path, reference: &Reference) -> Result<Option<Self>, Error> {
         use std::io::Read as _;
         let named = |e: std::io::Error| Error::io(format!("read({})", path.display()), &e);

@@ -119,6 +119,7 @@ impl Snapshot {
     }
 
     /// What an earlier volatile mount left, to warn of lost data: nothing was lost while the machine ran.
+    #[expect(clippy::disallowed_methods, reason = "the store's own directory, by names that it gave")]
     fn forget_volatile(&self) {
         let _ = std::fs::remove_dir_all(self.dir.join("work/work/incompat"));
     }
@@ -131,6 +132,7 @@ impl Snapshot {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files that the tests make")]
 mod tests {
     use std::fs;
 

@@ -87,6 +87,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Takes the directory from descriptor 2, reads the limits, and gives up what the work does not need.
+#[expect(clippy::disallowed_methods, reason = "the host's own /dev")]
 fn confine() -> Result<(OwnedFd, Limits), Error> {
     let call = |what: &'static str| move |e: Errno| Error::kernel(what, e);
     let dir = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)

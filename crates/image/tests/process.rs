@@ -1,5 +1,6 @@
 //! The unpacker as a process of its own: this program is what it starts, so it has a `main` and no test harness.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test program
+#![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 use std::path::Path;
 use std::process::ExitCode;

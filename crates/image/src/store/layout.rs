@@ -4,6 +4,8 @@
 //! writable layers, `tmp/` what is being written, `empty/` a layer of nothing, `store.redb` the transaction log. What is
 //! in `layers` and not in the log, and all of `tmp`, is left over from a process that ended early.
 
+#![expect(clippy::disallowed_methods, reason = "the store's own directories, by names that it gave")]
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -214,7 +216,7 @@ fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { b"." } else { path };
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
+    vaquita_sys::root::openat2(root, path, flags, Mode::empty(), resolve)
 }
 
 fn copy_meta(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {

@@ -3,6 +3,8 @@
 //! The directory itself is the intent: it is made first and removed last, so whatever is in `snapshots` is ours and
 //! listed. After a power cut a record may be torn; its containers are dead then, and the caller's sweep removes it.
 
+#![expect(clippy::disallowed_methods, reason = "the store's own directories, by names that it gave")]
+
 use std::sync::Arc;
 
 use rustix::fd::AsFd;

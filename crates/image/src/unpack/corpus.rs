@@ -1,5 +1,7 @@
 //! Hostile and odd layers with the verdict on each. What is outside the layer's directory must be the same afterwards.
 
+#![expect(clippy::disallowed_methods, reason = "layers of the tests")]
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -106,6 +106,7 @@ impl Drop for Job {
 
 /// Removes `name` in `dir` and everything below it, however deep, with two descriptors and no recursion: a directory
 /// inside is moved up next to the others and taken on later.
+#[expect(clippy::disallowed_methods, reason = "one name, not followed")]
 pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut queue = vec![name.to_vec()];

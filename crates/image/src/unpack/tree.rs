@@ -12,6 +12,7 @@ use std::rc::Rc;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec};
 use rustix::io::Errno;
+use vaquita_sys::root::openat2;
 
 use crate::Error;
 
@@ -99,6 +100,7 @@ impl Tree {
     }
 
     /// Makes a regular file, for the caller to fill; what stood there is replaced.
+    #[expect(clippy::disallowed_methods, reason = "one name, not followed")]
     pub(super) fn file(&mut self, parts: &[&[u8]]) -> Result<OwnedFd, Error> {
         let place = self.place(parts)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -117,6 +119,7 @@ impl Tree {
     }
 
     /// Makes a directory, or keeps the one that is there, with this metadata.
+    #[expect(clippy::disallowed_methods, reason = "one name, not followed")]
     pub(super) fn directory(&mut self, parts: &[&[u8]], meta: &Meta) -> Result<(), Error> {
         let place = self.place(parts)?;
         let before = match rustix::fs::mkdirat(&*place.dir, &place.name[..], Mode::from_raw_mode(0o700)) {
@@ -345,7 +348,7 @@ impl Tree {
         let path = if path.is_empty() { b".".to_vec() } else { path };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match rustix::fs::openat2(&*self.root, &path[..], flags, Mode::empty(), resolve) {
+        match openat2(self.root.as_fd(), &path[..], flags, Mode::empty(), resolve) {
             Ok(dir) => Ok(Some(dir)),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             Err(e) => Err(failed("openat2", &path, e)),
@@ -360,7 +363,7 @@ impl Tree {
             | ResolveFlags::NO_MAGICLINKS
             | ResolveFlags::NO_XDEV;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat2(&*self.root, path, flags, Mode::empty(), resolve)
+        openat2(self.root.as_fd(), path, flags, Mode::empty(), resolve)
     }
 
     /// Makes room for something new. With `keep`, a directory stays.

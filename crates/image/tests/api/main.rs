@@ -1,5 +1,6 @@
 //! The store against registries that are decent and registries that are not.
 #![allow(clippy::unwrap_used)] // a test says what it wanted by failing there
+#![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 mod archive;
 mod content;
