@@ -20,5 +20,6 @@ mod oci;
 mod pod;
 mod restart;
 mod run;
+mod streaming;
 mod support;
 mod workspace;

@@ -94,6 +94,19 @@ impl Node {
         self.vaquita(args).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// The processes of the daemon and of the pods' supervisors.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let mark = self.place.path().to_str().unwrap();
+        let daemon = self.daemon.borrow().as_ref().map(Child::id);
+        let is_shim = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with(b"vaquita-shim") && String::from_utf8_lossy(&line).contains(mark)
+        };
+        let names = Path::new("/proc").read_dir().unwrap().flatten().map(|entry| entry.file_name());
+        let shims = names.filter_map(|name| name.to_str()?.parse().ok()).filter(is_shim);
+        daemon.into_iter().chain(shims).collect()
+    }
+
     /// A path in the node's own directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)

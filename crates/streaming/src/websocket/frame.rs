@@ -175,10 +175,14 @@ fn take_frame(input: &mut BytesMut) -> Result<Option<Frame>, Malformed> {
 }
 
 fn unmask(payload: &mut [u8], mask: [u8; 4]) {
-    for chunk in payload.chunks_mut(4) {
-        for (byte, mask) in chunk.iter_mut().zip(mask) {
-            *byte ^= mask;
-        }
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = payload.as_chunks_mut();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
     }
 }
 
