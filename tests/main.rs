@@ -13,6 +13,7 @@ mod engines;
 mod exec;
 mod features;
 mod image;
+mod install;
 mod lifecycle;
 mod logs;
 mod net;

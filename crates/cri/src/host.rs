@@ -24,6 +24,8 @@ pub(crate) struct Host {
     pub(crate) apparmor: bool,
     /// SELinux is enabled.
     pub(crate) selinux: bool,
+    /// What every process of ours inherits.
+    pub(crate) oom_score_adj: i32,
     /// The lowest `oom_score_adj` that this process may set.
     pub(crate) lowest_oom_score_adj: i32,
     /// A container that asks for a lower one gets that one, and is not refused.
@@ -42,12 +44,10 @@ impl Host {
         let sets = cap::current().doing(|| "read our own capabilities")?;
         let ours = sets.permitted.intersection(sets.bounding);
         let capabilities = ours.iter().filter_map(|ours| capability(ours.name())).collect();
-        let lowest_oom_score_adj = if ours.contains(cap::Capability::SYS_RESOURCE) {
-            -1000
-        } else {
-            let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-            own.trim().parse().unwrap_or(0)
-        };
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        let oom_score_adj = own.trim().parse().unwrap_or(0);
+        let privileged = ours.contains(cap::Capability::SYS_RESOURCE);
+        let lowest_oom_score_adj = if privileged { -1000 } else { oom_score_adj };
         let says_yes = |path: &str| std::fs::read(path).is_ok_and(|text| text.first() == Some(&b'Y'));
         Ok(Self {
             capabilities,
@@ -56,6 +56,7 @@ impl Host {
             hugetlb: layout.controller("hugetlb").is_some(),
             apparmor: says_yes("/sys/module/apparmor/parameters/enabled"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            oom_score_adj,
             lowest_oom_score_adj,
             restrict_oom_score_adj,
         })

@@ -119,7 +119,8 @@ fn sets(capabilities: Capabilities) -> LinuxCapabilities {
 
 fn oom_score_adj(input: &Input<'_>) -> Result<Option<i32>> {
     let Some(resources) = input.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
-        return Ok(None);
+        // A daemon that the kernel is to spare must not make containers that it spares.
+        return Ok((input.host.oom_score_adj < 0).then_some(0));
     };
     let asked = i32::try_from(resources.oom_score_adj)
         .ok()

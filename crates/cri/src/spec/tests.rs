@@ -14,6 +14,7 @@ fn host() -> Host {
         hugetlb: true,
         apparmor: false,
         selinux: false,
+        oom_score_adj: 0,
         lowest_oom_score_adj: -1000,
         restrict_oom_score_adj: false,
     }
@@ -79,6 +80,26 @@ fn spec(config: &cri::ContainerConfig) -> Value {
 
 fn refusal(config: &cri::ContainerConfig) -> String {
     try_spec(config, &cri::PodSandboxConfig::default(), &host()).unwrap_err().to_string()
+}
+
+/// The daemon's service has -999.
+#[test]
+fn a_container_does_not_inherit_that_it_is_spared() {
+    let spared = Host { oom_score_adj: -999, ..host() };
+    let score = |config: &cri::ContainerConfig, host: &Host| {
+        let spec = try_spec(config, &cri::PodSandboxConfig::default(), host).unwrap();
+        spec["process"]["oomScoreAdj"].as_i64()
+    };
+    let resources = cri::LinuxContainerResources { oom_score_adj: 7, ..Default::default() };
+    let asked = cri::LinuxContainerConfig { resources: Some(resources), security_context: None };
+    let asked = cri::ContainerConfig { linux: Some(asked), ..Default::default() };
+    for (config, host, wanted) in [
+        (&cri::ContainerConfig::default(), &spared, Some(0)),
+        (&cri::ContainerConfig::default(), &host(), None),
+        (&asked, &spared, Some(7)),
+    ] {
+        assert_eq!(score(config, host), wanted);
+    }
 }
 
 /// Sets come out in any order.
@@ -236,10 +257,6 @@ fn what_cannot_be_kept_is_refused_by_name() {
                 ..Default::default()
             },
             "CDI_devices",
-        ),
-        (
-            mount(|mount| mount.image = Some(cri::ImageSpec { image: "x".into(), ..Default::default() })),
-            "image",
         ),
         (mount(|mount| mount.uid_mappings = vec![cri::IdMapping::default()]), "uidMappings"),
         (mount(|mount| mount.recursive_read_only = true), "recursive_read_only"),

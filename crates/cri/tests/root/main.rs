@@ -5,6 +5,7 @@ mod api;
 mod cni;
 mod events;
 mod handlers;
+mod kubelet;
 mod restart;
 mod retries;
 mod support;
