@@ -6,8 +6,9 @@
 //! program will be started again, that is done at once, and in the same way. Whatever is doubtful or fails is left to
 //! `seal`, which does it once more and says what is wrong.
 //!
-//! Nothing is set up here: no thread-local storage, no `memcpy` (the C library picks one later). So this is a crate of
-//! its own without builtins, it calls the kernel itself, and nothing in it may panic.
+//! Nothing is set up here: no thread-local storage, no `memcpy` (the C library picks one later), no relocation (so the
+//! program must lie at a fixed address). So this is a crate of its own without builtins, it calls the kernel itself, and
+//! nothing in it may panic.
 #![no_std]
 #![no_builtins]
 #![allow(unsafe_code, reason = "there is no library below this code: it calls the kernel itself")]
