@@ -8,11 +8,11 @@ use crate::scene::{Scene, Verb, judge, name};
 
 /// System calls, those of the container's first process until it executes its program among them, and processes.
 const LIMITS: [(Verb, usize, usize); 5] = [
-    (Verb::Create, 860, 2),
+    (Verb::Create, 620, 2),
     (Verb::Start, 190, 2),
     (Verb::Exec, 440, 2),
     (Verb::Delete, 260, 1),
-    (Verb::Run, 1040, 2),
+    (Verb::Run, 800, 2),
 ];
 
 const F_GETFD: u64 = 1;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use vaquita_testing::trace::{Call, Verdict};
 
 use crate::kernels::without;
-use crate::scene::{Container, OwnCode, Scene, Verb, in_parallel, judge, name};
+use crate::scene::{Container, OwnCode, Scene, Verb, in_parallel, judge, name, show_cgroups};
 
 const ERRORS: [Errno; 5] = [Errno::IO, Errno::NOMEM, Errno::PERM, Errno::NOSYS, Errno::INTR];
 
@@ -60,58 +60,72 @@ struct Target {
     is_own: bool,
 }
 
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    verb: Verb,
+    /// The calls that the kernel does not have.
+    lacks: &'static [i64],
+    has_view: bool,
+}
+
 #[test]
 fn create_survives_every_error() {
-    survive(Verb::Create, &[]);
+    survive(Trial { verb: Verb::Create, lacks: &[], has_view: false });
+}
+
+#[test]
+fn create_with_cgroups_in_view_survives_every_error() {
+    survive(Trial { verb: Verb::Create, lacks: &[], has_view: true });
 }
 
 #[test]
 fn start_survives_every_error() {
-    survive(Verb::Start, &[]);
+    survive(Trial { verb: Verb::Start, lacks: &[], has_view: false });
 }
 
 #[test]
 fn exec_survives_every_error() {
-    survive(Verb::Exec, &[]);
+    survive(Trial { verb: Verb::Exec, lacks: &[], has_view: false });
 }
 
 #[test]
 fn kill_survives_every_error() {
-    survive(Verb::Kill, &[]);
+    survive(Trial { verb: Verb::Kill, lacks: &[], has_view: false });
 }
 
 #[test]
 fn delete_survives_every_error() {
-    survive(Verb::Delete, &[]);
+    survive(Trial { verb: Verb::Delete, lacks: &[], has_view: false });
 }
 
 #[test]
 fn older_kernel_create_survives_every_error() {
-    survive(Verb::Create, &NEWER);
+    survive(Trial { verb: Verb::Create, lacks: &NEWER, has_view: true });
 }
 
 #[test]
 fn older_kernel_start_survives_every_error() {
-    survive(Verb::Start, &NEWER);
+    survive(Trial { verb: Verb::Start, lacks: &NEWER, has_view: false });
 }
 
 #[test]
 fn older_kernel_exec_survives_every_error() {
-    survive(Verb::Exec, &NEWER);
+    survive(Trial { verb: Verb::Exec, lacks: &NEWER, has_view: false });
 }
 
 #[test]
 fn older_kernel_delete_survives_every_error() {
-    survive(Verb::Delete, &NEWER);
+    survive(Trial { verb: Verb::Delete, lacks: &NEWER, has_view: false });
 }
 
-/// `lacks`: the calls that the kernel does not have.
-fn survive(verb: Verb, lacks: &[i64]) {
+fn survive(trial: Trial) {
+    let Trial { lacks, .. } = trial;
     let scene = Scene::new();
     // It makes what all of them share, and keeps it: the cgroup above theirs, and mount points.
     let first = scene.container();
     first.must(Verb::Create);
-    let targets = targets(&scene, verb, lacks);
+    let targets = targets(&scene, trial);
     let all = std::env::var("VAQUITA_FAULTS").is_ok_and(|value| value == "all");
     let step = if all || lacks.is_empty() { 1 } else { 5 };
     let cases: Vec<(&Target, Errno)> = targets
@@ -128,7 +142,7 @@ fn survive(verb: Verb, lacks: &[i64]) {
     in_parallel(cases.len(), |number| {
         let (target, errno) = cases[number];
         let mut said = Vec::new();
-        if !one(&scene, (verb, lacks), target, errno, &mut said) {
+        if !one(&scene, trial, target, errno, &mut said) {
             missed.lock().unwrap().push((target.call.process, name(target.call.number), target.before));
         }
         if !said.is_empty() {
@@ -141,7 +155,6 @@ fn survive(verb: Verb, lacks: &[i64]) {
     let complaints = complaints.into_inner().unwrap();
     let (count, mut missed) = (cases.len(), missed.into_inner().unwrap());
     missed.sort();
-    println!("{verb:?}: {} calls, {count} failures, {} not reached", targets.len(), missed.len());
     assert!(complaints.is_empty(), "{} of {count}:\n{}", complaints.len(), complaints.join("\n"));
     // Some calls are not made each time, such as those that wait for something.
     assert!(missed.len() * 20 <= count, "{} of {count} calls were not reached: {missed:?}", missed.len());
@@ -161,8 +174,9 @@ impl Seen {
 }
 
 /// All calls of a command that succeeds.
-fn targets(scene: &Scene, verb: Verb, lacks: &[i64]) -> Vec<Target> {
-    let mut container = ready(scene, verb, lacks);
+fn targets(scene: &Scene, trial: Trial) -> Vec<Target> {
+    let Trial { verb, lacks, .. } = trial;
+    let mut container = ready(scene, trial);
     let mut own = OwnCode::default();
     let mut seen = Seen::default();
     let mut targets = Vec::new();
@@ -182,8 +196,8 @@ fn targets(scene: &Scene, verb: Verb, lacks: &[i64]) -> Vec<Target> {
 }
 
 /// A container for which the command makes sense.
-fn ready<'a>(scene: &'a Scene, verb: Verb, lacks: &[i64]) -> Container<'a> {
-    let mut container = scene.container();
+fn ready(scene: &Scene, Trial { verb, lacks, has_view }: Trial) -> Container<'_> {
+    let mut container = if has_view { scene.container_with(show_cgroups) } else { scene.container() };
     let before: &[Verb] = match verb {
         Verb::Create | Verb::Run => &[],
         Verb::Start => &[Verb::Create],
@@ -201,14 +215,9 @@ fn ready<'a>(scene: &'a Scene, verb: Verb, lacks: &[i64]) -> Container<'a> {
 }
 
 /// Whether the call was reached; what is wrong goes to `said`.
-fn one(
-    scene: &Scene,
-    (verb, lacks): (Verb, &[i64]),
-    target: &Target,
-    errno: Errno,
-    said: &mut Vec<String>,
-) -> bool {
-    let mut container = ready(scene, verb, lacks);
+fn one(scene: &Scene, trial: Trial, target: &Target, errno: Errno, said: &mut Vec<String>) -> bool {
+    let Trial { verb, lacks, .. } = trial;
+    let mut container = ready(scene, trial);
     let mut reached = false;
     let mut seen = Seen::default();
     let trace = container.traced(verb, |call| {

@@ -369,7 +369,15 @@ fn content(file: &mut fs::File) -> Vec<u8> {
     bytes
 }
 
-/// A container that has something of everything that a runtime sets up.
+/// Has a container see its cgroups, which are all made before its first process then.
+pub(crate) fn show_cgroups(config: &mut Value) {
+    let options = ["nosuid", "noexec", "nodev", "ro"];
+    let view =
+        json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options});
+    config["mounts"].as_array_mut().unwrap().push(view);
+}
+
+/// A container that has something of everything that a runtime sets up, but for what [`show_cgroups`] adds.
 fn config() -> Value {
     let capabilities = json!(["CAP_CHOWN", "CAP_KILL"]);
     json!({
@@ -394,12 +402,12 @@ fn config() -> Value {
             {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777"]},
             {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]},
             {"destination": "/etc/hostname", "type": "bind", "source": "/etc/hostname", "options": ["rbind", "ro", "rprivate"]},
         ],
         "linux": {
             "namespaces": [
                 {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"},
+                {"type": "network"},
             ],
             "sysctl": {"kernel.msgmax": "8192"},
             "resources": {

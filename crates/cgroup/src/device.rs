@@ -88,12 +88,16 @@ impl fmt::Debug for Access {
     }
 }
 
+/// The files of a v1 group that take rules.
+pub(crate) const ALLOW: &str = "devices.allow";
+const DENY: &str = "devices.deny";
+
 /// The writes to a v1 group, in order: file and line. The first one denies everything.
 #[must_use]
 pub fn v1_lines(rules: &[DeviceRule]) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("devices.deny", "a".to_owned())];
+    let mut lines = vec![(DENY, "a".to_owned())];
     for rule in rules.iter().filter(|rule| rule.access != Access::NONE) {
-        let file = if rule.allow { "devices.allow" } else { "devices.deny" };
+        let file = if rule.allow { ALLOW } else { DENY };
         let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
         let (major, minor) = (number(rule.major), number(rule.minor));
         // The kernel reads a line that begins with `a` as "everything", whatever follows.

@@ -28,8 +28,12 @@ pub(crate) fn write(dir: impl AsFd, file: &str, value: &str) -> Result<()> {
 }
 
 pub(crate) fn write_quiet(dir: impl AsFd, file: &str, value: &str) -> core::result::Result<(), Errno> {
-    let file = open(dir, file, OFlags::WRONLY)?;
-    let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes()))?;
+    write_to(&open(dir, file, OFlags::WRONLY)?, value)
+}
+
+/// As [`write_quiet`], to an open file.
+pub(crate) fn write_to(file: &OwnedFd, value: &str) -> core::result::Result<(), Errno> {
+    let written = rustix::io::retry_on_intr(|| rustix::io::write(file, value.as_bytes()))?;
     if written == value.len() { Ok(()) } else { Err(Errno::IO) }
 }
 

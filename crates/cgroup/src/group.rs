@@ -7,6 +7,7 @@
 
 mod below;
 mod claim;
+mod creation;
 mod entry;
 mod kill;
 mod make;
@@ -22,11 +23,12 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{FileType, OFlags};
 use vaquita_sys::Errno;
 
-use crate::files::{error, open, read, read_if_there, write, write_quiet};
+use crate::files::{error, open, read, read_if_there, write_quiet, write_to};
 use crate::settings::{Write, controllers, writes};
 use crate::{DeviceRule, Error, Hierarchy, Kind, Layout, Resources, Result, Version, device};
 
-use make::{Made, enable, make};
+use creation::Rest;
+use make::enable;
 
 pub use entry::Entry;
 pub use oom::{OomEvent, OomWatch};
@@ -41,6 +43,8 @@ pub struct Cgroup {
     created_parents: Vec<PathBuf>,
     existed: bool,
     user: User,
+    /// What [`Cgroup::begin`] has left to [`Cgroup::finish`].
+    rest: Option<Box<Rest>>,
 }
 
 const KERNEL_MEMORY: &str = "memory.kmem.limit_in_bytes";
@@ -63,48 +67,6 @@ struct Dir {
 }
 
 impl Cgroup {
-    /// Makes the group in every hierarchy, with missing parents, and applies the limits. `path` starts at the root of each
-    /// hierarchy: `/vaquita/<sandbox>/<container>`. A group that is there already is taken over: see [`Self::existed`].
-    /// On failure nothing that was made is left.
-    ///
-    /// On v1 a new group gets the CPUs and memory nodes of its parent: it could hold no process else.
-    ///
-    /// # Errors
-    /// `Invalid` for a path with `..`; `Unsupported` for a limit that the host cannot set; `Denied`, `Busy`.
-    pub fn create(layout: &Layout, path: &Path, resources: &Resources) -> Result<Self> {
-        let parts = parts(path)?;
-        let groups = writes(resources, layout)?;
-        let needed = controllers(&groups);
-        let mut made = Made::default();
-        let dirs = (0..layout.hierarchies().len()).map(|hierarchy| {
-            let fd = make(&layout.hierarchies()[hierarchy], &parts, &needed, &mut made)?;
-            Ok(Dir { hierarchy, fd })
-        });
-        let result = dirs.collect::<Result<Vec<_>>>().and_then(|dirs| {
-            let parents: Vec<_> = made.parents.iter().cloned().collect();
-            let existed = made.existed;
-            let path = Path::new("/").join(parts.iter().collect::<PathBuf>());
-            let group = Self {
-                layout: layout.clone(),
-                path,
-                dirs,
-                created_parents: parents,
-                existed,
-                user: User::Root,
-            };
-            group.write_all(&groups)?;
-            resources.devices.iter().try_for_each(|rules| group.set_devices(rules))?;
-            Ok(group)
-        });
-        if result.is_err() {
-            // Newest first; what cannot go (somebody else uses it already) stays.
-            for dir in made.dirs.iter().rev() {
-                let _ = rustix::fs::rmdir(dir);
-            }
-        }
-        result
-    }
-
     /// Opens a group in the hierarchies that have it.
     ///
     /// # Errors
@@ -128,7 +90,8 @@ impl Cgroup {
             ));
         }
         let created_parents = Vec::new();
-        Ok(Self { layout: layout.clone(), path, dirs, created_parents, existed: true, user: User::Root })
+        let layout = layout.clone();
+        Ok(Self { layout, path, dirs, created_parents, existed: true, user: User::Root, rest: None })
     }
 
     /// The hierarchies that it may be in.
@@ -143,16 +106,19 @@ impl Cgroup {
         &self.path
     }
 
-    /// The parents that [`Self::create`] made in at least one hierarchy, outermost first.
+    /// The parents that were made for it in at least one hierarchy, outermost first.
     #[must_use]
-    pub fn created_parents(&self) -> &[PathBuf] {
-        &self.created_parents
+    pub fn created_parents(&self) -> Vec<PathBuf> {
+        let later = self.later().into_iter().flat_map(|later| &later.made.parents);
+        // The outer ones come first in order.
+        let all: BTreeSet<&PathBuf> = self.created_parents.iter().chain(later).collect();
+        all.into_iter().cloned().collect()
     }
 
     /// Whether it was there in some hierarchy before it was created.
     #[must_use]
     pub fn existed(&self) -> bool {
-        self.existed
+        self.existed || self.later().is_some_and(|later| later.made.existed)
     }
 
     /// Changes the limits that are set in `resources`.
@@ -206,7 +172,7 @@ impl Cgroup {
             return Ok(());
         }
         if let Ok((dir, Version::V1)) = self.controller("devices") {
-            return device::v1_lines(rules).iter().try_for_each(|(file, line)| write(&dir.fd, file, line));
+            return write_device_rules(dir, rules);
         }
         let Some(v2) = self.v2() else {
             let message =
@@ -220,6 +186,13 @@ impl Cgroup {
         vaquita_sys::bpf::attach_device(&v2.fd, program).map_err(sys)?;
         // The new one is there: at no moment is the group without a filter.
         before.iter().try_for_each(|old| vaquita_sys::bpf::detach_device(&v2.fd, old)).map_err(sys)
+    }
+
+    /// Whether the rules for devices hold only for who has come in by [`Self::entry_after_clone`], so that they can be set
+    /// before: they are the v1 controller's.
+    #[must_use]
+    pub fn rules_devices_by_entry(&self) -> bool {
+        matches!(self.controller("devices"), Ok((_, Version::V1)))
     }
 
     /// Sees to it that groups below this one can be limited in CPU time, memory and processes, as far as the host can at
@@ -239,7 +212,7 @@ impl Cgroup {
     /// Those of reading.
     pub fn procs(&self) -> Result<Vec<i32>> {
         let mut all = BTreeSet::new();
-        for dir in &self.dirs {
+        for dir in self.dirs() {
             self.procs_in(dir, &mut all)?;
         }
         Ok(all.into_iter().collect())
@@ -309,8 +282,13 @@ impl Cgroup {
             Error::refused(Kind::Unsupported, message)
         };
         let wanted = self.layout.controller(name).ok_or_else(missing)?;
-        let dir = self.dirs.iter().find(|dir| self.hierarchy(dir) == wanted).ok_or_else(missing)?;
+        let dir = self.dirs().find(|dir| self.hierarchy(dir) == wanted).ok_or_else(missing)?;
         Ok((dir, wanted.version))
+    }
+
+    /// Its directories that are there.
+    fn dirs(&self) -> impl Iterator<Item = &Dir> {
+        self.dirs.iter().chain(self.later().into_iter().flat_map(|later| &later.dirs))
     }
 
     fn hierarchy(&self, dir: &Dir) -> &Hierarchy {
@@ -318,7 +296,7 @@ impl Cgroup {
     }
 
     fn v2(&self) -> Option<&Dir> {
-        self.dirs.iter().find(|dir| self.hierarchy(dir).version == Version::V2)
+        self.dirs().find(|dir| self.hierarchy(dir).version == Version::V2)
     }
 
     fn procs_in(&self, dir: &Dir, all: &mut BTreeSet<i32>) -> Result<()> {
@@ -395,6 +373,24 @@ impl Cgroup {
             format!("{} has no {}: the kernel was built without it", self.path.display(), files.join(" or "));
         Err(Error::refused(Kind::Unsupported, message))
     }
+}
+
+/// Each line is a write of its own.
+fn write_device_rules(dir: &Dir, rules: &[DeviceRule]) -> Result<()> {
+    let (mut allow, mut deny) = (None, None);
+    for (name, line) in device::v1_lines(rules) {
+        let file = if name == device::ALLOW { &mut allow } else { &mut deny };
+        let file = match file {
+            Some(file) => file,
+            None => file.insert(
+                open(&dir.fd, name, OFlags::WRONLY)
+                    .map_err(|errno| error("openat", &dir.fd, name, ", O_WRONLY", errno))?,
+            ),
+        };
+        write_to(file, &line)
+            .map_err(|errno| error("write", &dir.fd, name, &format!(", {line:?}"), errno))?;
+    }
+    Ok(())
 }
 
 /// Calls `visit` for the group and every group below it. Groups that vanish meanwhile are passed over.

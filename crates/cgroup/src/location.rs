@@ -67,7 +67,7 @@ pub struct Location {
     rootless: bool,
 }
 
-/// A container's group that was made, and is ready for the first process.
+/// A container's group, ready for the first process to be made in it.
 #[derive(Debug)]
 pub struct Placed {
     cgroup: Option<Cgroup>,
@@ -174,7 +174,8 @@ impl Location {
         self.scope.as_ref().map(Scope::unit)
     }
 
-    /// Makes the group with its limits. Save the location afterwards: it has learned which parents are new.
+    /// Makes the group with its limits, or begins to ([`Cgroup::begin`]): [`Cgroup::finish`] does the rest. Save the location
+    /// afterwards, when [`Self::note_parents`] has told it which parents are new.
     ///
     /// The rules for devices among the limits are told to systemd where it sets any (v1), but not applied: the runtime does
     /// that when the container's set-up is done, which has device nodes to make. Of the annotations those that begin with
@@ -203,15 +204,23 @@ impl Location {
             }
             None => {
                 let limits = Resources { devices: None, ..resources.clone() };
-                Placed { cgroup: Some(Cgroup::create(layout, path, &limits)?), scope: None }
+                // An ordinary user's maker enters a user namespace meanwhile, where it could not go on.
+                let make = if self.rootless { Cgroup::create } else { Cgroup::begin };
+                Placed { cgroup: Some(make(layout, path, &limits)?), scope: None }
             }
         };
         let Placed { cgroup, scope } = placed;
         let cgroup = cgroup.map(|cgroup| if self.rootless { cgroup.of_ordinary_user() } else { cgroup });
-        if let Some(cgroup) = &cgroup {
-            self.created_parents = cgroup.created_parents().to_vec();
+        let placed = Placed { cgroup, scope };
+        self.note_parents(&placed);
+        Ok(placed)
+    }
+
+    /// Parents that have been made for the group go with it.
+    pub fn note_parents(&mut self, placed: &Placed) {
+        if let Some(cgroup) = &placed.cgroup {
+            self.created_parents = cgroup.created_parents();
         }
-        Ok(Placed { cgroup, scope })
     }
 
     /// Opens the group; none for a container without one.

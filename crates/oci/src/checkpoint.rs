@@ -136,9 +136,11 @@ fn restore_in(container: &mut Container, how: &Restore, request: &Request) -> Re
     let plan = request.plan(container.id())?;
     let mut placed = place(container, &layout, &request.spec, &plan)?;
     if let Some(cgroup) = placed.cgroup() {
+        cgroup.finish()?;
         // Before anything of it runs: nobody else does it here.
         cgroup.set_devices(plan.device_rules())?;
     }
+    container.record.cgroup.note_parents(&placed);
     let root = Mountpoint::make(container.directory.file("criu-root"), &container.record.rootfs)?;
     let pid_file = Temporary(container.directory.file("criu.pid"));
     let mut arguments = arguments::restore(how, root.path(), &pid_file.0, container.record.cgroup.path());

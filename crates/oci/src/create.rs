@@ -190,7 +190,7 @@ fn unclean(error: Error, undone: Result<(), Error>) -> Error {
     }
 }
 
-/// Makes the cgroup with its limits, or nothing.
+/// Begins to make the cgroup with its limits, or makes nothing.
 pub(crate) fn place(
     container: &mut Container,
     layout: &Layout,
@@ -250,7 +250,10 @@ fn make_in(
         new_keyring: !how.no_new_keyring,
         no_pivot: how.no_pivot,
     };
-    let created = vaquita_runtime::create(plan, args)?;
+    let created = vaquita_runtime::create(plan, args);
+    // Also to remove them, if that has failed.
+    container.record.cgroup.note_parents(placed);
+    let created = created?;
     let done = (|| {
         let init = Init::new(created.pid)?;
         placed.settle(init.pid)?;

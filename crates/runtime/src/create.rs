@@ -14,8 +14,10 @@ use vaquita_sys::procfs::Procfs;
 use vaquita_sys::tty::Size;
 use vaquita_sys::{mount, ns};
 
+use crate::handshake::MOST_FILES;
 use crate::lsm::Labels;
 use crate::namespaces::Namespaces;
+use crate::plan::mounts::Source;
 use crate::plan::path::Inside;
 use crate::plan::process::ProcessPlan;
 use crate::resctrl::Class;
@@ -34,7 +36,8 @@ pub struct CreateArgs<'a> {
     pub stdio: Stdio,
     /// Namespaces to join. They take precedence over what the specification says of the same kind.
     pub join: Vec<(ns::Kind, OwnedFd)>,
-    /// The container's cgroup, with its limits. Hierarchies of v1 are entered when the process is started, or before it
+    /// The container's cgroup, with its limits; one that is begun ([`Cgroup::begin`]) is made in full while the process sets
+    /// itself up, and is the caller's to remove if the creation fails. Hierarchies of v1 are entered when the process is started, or before it
     /// waits on a `start_socket`, so that none of the set-up's memory is charged there; into v2 it is cloned. The rules for devices are not among those limits: they
     /// come from the plan, when the set-up is done that has device nodes to make. `None`: it stays in the caller's.
     pub cgroup: Option<&'a Cgroup>,
@@ -219,6 +222,9 @@ impl Job<'_> {
         rendezvous: Option<&mut Rendezvous<'_>>,
     ) -> Result<spawn::Spawned, Error> {
         let Self { plan, namespaces, stdio, cgroup, .. } = self;
+        let has_view = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));
+        let begun = begun(*cgroup, has_view)?;
+        let unshared = if begun.is_some() { namespaces.late_flags() } else { CloneFlags::NONE };
         let prepared = trees::prepare(plan, *cgroup, namespaces)?;
         let labels = Labels::new(&plan.process)?;
         let procfs = if plan.sysctls.is_empty() && labels.is_empty() {
@@ -227,34 +233,40 @@ impl Job<'_> {
             Some(Procfs::open()?.above(spawn::first_free(&self.extra))?)
         };
         let known = Known::new()?;
-        let entry = entry(*cgroup, &self.extra)?;
         // Hooks look for the process in its cgroup, and so does whoever sees it wait.
-        let (met, waiting, entry) = match (rendezvous.is_some(), self.start_socket.is_some()) {
-            (true, _) => (entry, None, None),
-            (false, true) => (None, entry, None),
-            (false, false) => (None, None, entry),
+        let enters_before = rendezvous.is_some() || self.start_socket.is_some();
+        let (awaits, enters) = match begun {
+            Some(_) => (Some(Step::AwaitCgroup), Some(Step::EnterAwaitedCgroup)),
+            None => (None, entry(*cgroup, &self.extra)?),
         };
+        let (mut before, mut late, mut start) = (Vec::new(), Vec::new(), Vec::new());
+        late.extend((self.hide.is_none() && plan.has_own_mounts()).then_some(Step::DetachOldRoot));
+        if enters_before {
+            before.extend(awaits.into_iter().chain(enters));
+        } else {
+            // The way in comes before the word to start.
+            late.extend(awaits);
+            start.extend(enters);
+        }
         // Its root is the cgroup that the process is in.
         let cgroup_namespace =
             namespaces.is_new(ns::Kind::Cgroup).then_some(Step::Unshare(CloneFlags::NEWCGROUP));
 
-        let mut setup = self.before_mounts()?;
+        let mut setup = self.before_mounts(unshared)?;
         mounts(&mut setup, plan, &prepared, &known, stdio);
         if rendezvous.is_some() {
-            setup.extend(met);
+            setup.append(&mut before);
             setup.push(Step::Meet);
         }
         hidden(&mut setup, plan, &prepared);
         self.change_root(&mut setup, procfs.as_ref());
         setup.extend(stdio.steps(plan.process.uid));
-        let mut start = Vec::new();
         if self.start_socket.is_some() {
             setup.push(Step::LookForProgram(&plan.process.program));
             // As the last thing, so that the set-up's memory is not charged there.
-            setup.extend(waiting);
+            setup.append(&mut before);
             setup.extend(cgroup_namespace);
         } else {
-            start.extend(entry);
             start.extend(cgroup_namespace);
         }
         let labels = procfs.iter().flat_map(|procfs| labels.steps(procfs));
@@ -263,21 +275,18 @@ impl Job<'_> {
         let class = plan.class.as_ref().map(Class::make).transpose()?;
         let script = Script {
             cgroup: cgroup.and_then(Cgroup::dir_fd),
-            flags: namespaces.clone_flags(),
+            flags: namespaces.clone_flags(unshared),
             user_namespace: namespaces.first_user_namespace(),
             pid_namespace: namespaces.joined(ns::Kind::Pid),
             time_offsets: plan.time_offsets.as_deref().filter(|_| namespaces.is_new(ns::Kind::Time)),
             setup,
-            late: if self.hide.is_none() && plan.has_own_mounts() {
-                vec![Step::DetachOldRoot]
-            } else {
-                Vec::new()
-            },
+            late,
             start,
             id_maps: namespaces.is_new(ns::Kind::User).then_some((&*plan.uid_map, &*plan.gid_map)),
             limits: &plan.process.rlimits,
             devices: cgroup.map(|cgroup| (cgroup, &*plan.device_rules)),
             oom_score_adj: spawn::oom_score_adj(&plan.process)?,
+            begun,
             class: class.as_ref(),
             net_devices: &plan.net_devices,
             extra: &self.extra,
@@ -298,9 +307,9 @@ impl Job<'_> {
         }
     }
 
-    fn before_mounts(&self) -> Result<Vec<Step<'_>>, Error> {
+    fn before_mounts(&self, unshared: CloneFlags) -> Result<Vec<Step<'_>>, Error> {
         let plan = self.plan;
-        let mut setup = self.namespaces.steps();
+        let mut setup = self.namespaces.steps(unshared);
         setup.extend(self.new_keyring.then_some(Step::NewKeyring));
         setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
         setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
@@ -336,6 +345,17 @@ impl Job<'_> {
             setup.push(Step::SetRootReadOnly);
         }
     }
+}
+
+/// A cgroup that is yet to be made in full, which can be done while the process sets itself up: not where it takes a view of
+/// the cgroup along.
+pub(crate) fn begun(cgroup: Option<&Cgroup>, has_view: bool) -> Result<Option<&Cgroup>, Error> {
+    let Some(cgroup) = cgroup.filter(|cgroup| !cgroup.is_whole()) else { return Ok(None) };
+    if !has_view && cgroup.layout().hierarchies().len() <= MOST_FILES {
+        return Ok(Some(cgroup));
+    }
+    cgroup.finish()?;
+    Ok(None)
 }
 
 /// What is left of entering the cgroup after a clone into it.

@@ -1,8 +1,8 @@
 //! What a new process and its maker say to each other, on a socket that keeps message boundaries.
 //!
 //! The child says once that it is ready (with its terminal's master, if it has one) and waits for a word; before that it
-//! may say that it waits for its maker to do something in its namespaces, and waits for a word then too. What goes
-//! wrong it says at any time, as the last thing; the kernel's closing of its end on execve is what says that all went
+//! may say that it waits for its maker to do something in its namespaces, and waits for a word then too, and it may wait
+//! for files without asking. What goes wrong it says at any time, as the last thing; the kernel's closing of its end on execve is what says that all went
 //! well. A message is of bounded length and needs no allocation to be sent.
 
 use std::io::{IoSlice, IoSliceMut};
@@ -10,7 +10,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags,
+};
 
 use crate::Error;
 use crate::steps::Failure;
@@ -88,6 +91,60 @@ fn say(socket: BorrowedFd<'_>, what: u8, fd: Option<BorrowedFd<'_>>) -> Result<(
         .map(drop)
 }
 
+/// Most files that are passed at once.
+pub(crate) const MOST_FILES: usize = 32;
+
+/// Files that were passed, in order.
+pub(crate) struct Files([Option<OwnedFd>; MOST_FILES]);
+
+impl Files {
+    pub(crate) const NONE: Self = Self([const { None }; MOST_FILES]);
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().flatten().map(AsFd::as_fd)
+    }
+}
+
+/// Passes at most [`MOST_FILES`] files to the other end, which waits for them or will.
+pub(crate) fn give_files(socket: BorrowedFd<'_>, files: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if files.len() > MOST_FILES || !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files))
+    {
+        return Err(Errno::TOOBIG);
+    }
+    let count = [u8::try_from(files.len()).unwrap_or(u8::MAX)];
+    let parts = [IoSlice::new(&count)];
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL))
+        .map(drop)
+}
+
+/// Waits for files. Safe between clone and exec: no allocation.
+///
+/// # Errors
+/// `EPIPE` when the other end is gone; `EMFILE` when not all could be had.
+pub(crate) fn take_files(socket: BorrowedFd<'_>) -> Result<Files, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FILES))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut count = [0_u8];
+    let message = rustix::io::retry_on_intr(|| {
+        let mut parts = [IoSliceMut::new(&mut count)];
+        rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    if message.bytes == 0 {
+        return Err(Errno::PIPE);
+    }
+    let mut files = Files::NONE;
+    let mut places = files.0.iter_mut();
+    for message in control.drain() {
+        let RecvAncillaryMessage::ScmRights(fds) = message else { continue };
+        for (place, fd) in places.by_ref().zip(fds) {
+            *place = Some(fd);
+        }
+    }
+    if files.iter().count() == usize::from(count[0]) { Ok(files) } else { Err(Errno::MFILE) }
+}
+
 /// Says that the maker may come in, and waits until it is done. Safe between clone and exec: no allocation.
 pub(crate) fn meet(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::retry_on_intr(|| rustix::net::send(socket, &[MEET], SendFlags::NOSIGNAL))?;
@@ -137,9 +194,20 @@ pub(crate) enum Said {
 
 /// Waits for what the child says.
 pub(crate) fn hear(socket: impl AsFd) -> Result<Said, Error> {
+    match hear_once(&socket)? {
+        // The kernel says that first; why the child is gone comes behind it.
+        Said::Unread => match hear_once(&socket)? {
+            Said::Nothing => Ok(Said::Unread),
+            said => Ok(said),
+        },
+        said => Ok(said),
+    }
+}
+
+fn hear_once(socket: impl AsFd) -> Result<Said, Error> {
     let mut bytes = [0_u8; LONGEST + 256];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         rustix::net::recvmsg(&socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)
@@ -150,7 +218,7 @@ pub(crate) fn hear(socket: impl AsFd) -> Result<Said, Error> {
         Err(errno) => return Err(Error::kernel("recvmsg(<new process>)", errno)),
     };
     let fd = control.drain().find_map(|message| match message {
-        rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
     parse(&bytes[..length], fd)
@@ -214,6 +282,36 @@ mod tests {
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let _ = parse(&bytes, None);
         }
+    }
+
+    #[test]
+    fn what_was_said_before_the_end_is_heard_though_a_word_was_not() {
+        let (ours, theirs) = pair().unwrap();
+        give_word(ours.as_fd()).unwrap();
+        say_failure(theirs.as_fd(), 7, b"", false, Failure { call: "mount", errno: Errno::IO });
+        drop(theirs);
+        assert!(matches!(hear(&ours).unwrap(), Said::Failed { number: 7, .. }));
+        let (ours, theirs) = pair().unwrap();
+        give_word(ours.as_fd()).unwrap();
+        drop(theirs);
+        assert!(matches!(hear(&ours).unwrap(), Said::Unread));
+    }
+
+    #[test]
+    fn files_arrive_in_order_and_without_any_too() {
+        let (ours, theirs) = pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        for files in [vec![read.as_fd(), write.as_fd()], Vec::new(), vec![read.as_fd(); MOST_FILES]] {
+            give_files(ours.as_fd(), &files).unwrap();
+            let taken = take_files(theirs.as_fd()).unwrap();
+            let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
+            let (given, taken): (Vec<_>, Vec<_>) =
+                (files.iter().map(|fd| inode(*fd)).collect(), taken.iter().map(inode).collect());
+            assert_eq!(given, taken);
+        }
+        assert_eq!(give_files(ours.as_fd(), &[read.as_fd(); MOST_FILES + 1]).unwrap_err(), Errno::TOOBIG);
+        drop(ours);
+        assert_eq!(take_files(theirs.as_fd()).err(), Some(Errno::PIPE));
     }
 
     #[test]

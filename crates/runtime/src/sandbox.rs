@@ -14,7 +14,7 @@ use vaquita_sys::process::{CStrArray, CloneFlags, sealed_copy};
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{Set, Signal};
 
-use crate::create::{StdioFds, with_the_api_there_is};
+use crate::create::{StdioFds, begun, entry, with_the_api_there_is};
 use crate::plan::process::oom_score_adj;
 use crate::plan::sysctl::Sysctl;
 use crate::spawn::{self, Script, Spawned};
@@ -90,9 +90,16 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     let (arguments, environment) = (CStrArray::new(["pause"])?, CStrArray::new::<&str>([])?);
     let procfs = if checked.sysctls.is_empty() { None } else { Some(Procfs::open()?) };
 
+    let begun = begun(args.cgroup, false)?;
+    let by_clone = CloneFlags::NEWUSER | CloneFlags::NEWPID | CloneFlags::NEWTIME | CloneFlags::CLEAR_SIGHAND;
+    let late = if begun.is_some() { checked.flags.without(by_clone) } else { CloneFlags::NONE };
+
     let mut setup = vec![Step::NewSession];
     if args.namespaces.contains(&ns::Kind::User) {
         setup.extend([Step::AwaitIdMaps, Step::BecomeRoot]);
+    }
+    if begun.is_some() {
+        setup.push(Step::Unshare(late));
     }
     setup.push(Step::NewKeyring);
     setup.extend(args.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
@@ -109,7 +116,10 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
 
     let none = Sets::default();
     let mut start = Vec::new();
-    start.extend(args.cgroup.map(Cgroup::entry_after_clone).transpose()?.map(Step::EnterCgroup));
+    match begun {
+        Some(_) => start.push(Step::EnterAwaitedCgroup),
+        None => start.extend(entry(args.cgroup, &[])?),
+    }
     // pause waits for these. One that comes before it does so is not lost, as it would be for process 1.
     let awaited = [Signal::CHLD, Signal::INT, Signal::TERM].into_iter().fold(Set::default(), Set::with);
     start.push(Step::BlockSignals(awaited));
@@ -120,10 +130,11 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
 
     let has_user = args.namespaces.contains(&ns::Kind::User);
     let script = Script {
-        flags: checked.flags,
+        flags: checked.flags.without(late),
         cgroup: args.cgroup.and_then(Cgroup::dir_fd),
         setup,
-        late: vec![Step::DetachOldRoot],
+        late: [Step::DetachOldRoot].into_iter().chain(begun.map(|_| Step::AwaitCgroup)).collect(),
+        begun,
         start,
         id_maps: has_user.then_some((&*checked.uid_map, &*checked.gid_map)),
         oom_score_adj: checked.oom_score_adj,

@@ -45,6 +45,9 @@ pub(crate) struct Script<'a> {
     pub(crate) oom_score_adj: Option<i32>,
     /// A group of the process, and the devices that may be used in it from [`Step::Meet`] on, or when the set-up is done.
     pub(crate) devices: Option<(&'a Cgroup, &'a [DeviceRule])>,
+    /// The group, if it is yet to be made in full, which is done while the process sets itself up. A step waits for the way
+    /// in: [`Step::AwaitCgroup`].
+    pub(crate) begun: Option<&'a Cgroup>,
     /// Its class of service in resctrl.
     pub(crate) class: Option<&'a Made<'a>>,
     /// Links that are moved into its network namespace, from when on the devices may be used.
@@ -112,11 +115,12 @@ fn set_up(
         procfs.write(format!("{pid}/gid_map"), gids)?;
         go_on()?;
     }
+    let has_devices = script.begun.map_or(Ok(false), |cgroup| finish(cgroup, script, socket.as_fd()))?;
     let mut heard = handshake::hear(socket)?;
     let mut has_all = false;
     if let (Said::Meet, Some(rendezvous)) = (&heard, rendezvous) {
         // A hook may want to see the links, and may allow more devices.
-        give(script, pid)?;
+        give(script, pid, has_devices)?;
         has_all = true;
         (rendezvous.meet)(pid, pidfd)?;
         go_on()?;
@@ -141,7 +145,7 @@ fn set_up(
         }
     };
     if !has_all {
-        give(script, pid)?;
+        give(script, pid, has_devices)?;
     }
     if let (Some(value), Some(procfs)) = (script.oom_score_adj, &procfs) {
         procfs.write(format!("{pid}/oom_score_adj"), value.to_string())?;
@@ -157,9 +161,26 @@ fn set_up(
     Ok(console)
 }
 
+/// Makes a group in full and lets the new process in. Whether its rules for devices are set: the process has made all its
+/// nodes when it comes in.
+fn finish(cgroup: &Cgroup, script: &Script<'_>, socket: BorrowedFd<'_>) -> Result<bool, Error> {
+    cgroup.finish()?;
+    let early = script.devices.filter(|(cgroup, _)| cgroup.rules_devices_by_entry());
+    if let Some((cgroup, rules)) = early {
+        cgroup.set_devices(rules)?;
+    }
+    let entry = cgroup.entry_after_clone()?;
+    let files: Vec<BorrowedFd<'_>> = entry.fds().collect();
+    match handshake::give_files(socket, &files) {
+        // Why it has ended it has said before.
+        Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => Ok(early.is_some()),
+        Err(errno) => Err(Error::kernel("sendmsg(<new process>, SCM_RIGHTS)", errno)),
+    }
+}
+
 /// What a process gets from outside once its namespaces are there and its nodes are made.
-fn give(script: &Script<'_>, pid: Pid) -> Result<(), Error> {
-    if let Some((cgroup, rules)) = script.devices {
+fn give(script: &Script<'_>, pid: Pid, has_devices: bool) -> Result<(), Error> {
+    if let Some((cgroup, rules)) = script.devices.filter(|_| !has_devices) {
         cgroup.set_devices(rules)?;
     }
     if let Some(class) = script.class {

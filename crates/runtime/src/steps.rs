@@ -23,6 +23,7 @@ use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal;
 use vaquita_sys::tty::Size;
 
+use crate::handshake::{self, Files};
 use crate::plan::devices::DevicePlan;
 use crate::plan::mounts::{Change, Filesystem, MountPlan};
 use crate::plan::path::Inside;
@@ -93,6 +94,10 @@ pub(crate) enum Step<'a> {
     /// As above, of the terminal made before.
     UseTerminal(u32),
     EnterCgroup(Entry),
+    /// Until the maker has made the cgroup and passed on the way in.
+    AwaitCgroup,
+    /// By that way.
+    EnterAwaitedCgroup,
     /// They stay pending for the program, which waits for them.
     BlockSignals(signal::Set),
     SetUmask(u32),
@@ -227,12 +232,24 @@ pub(crate) struct State<'a> {
     null: Option<OwnedFd>,
     pub(crate) master: Option<OwnedFd>,
     slave: Option<OwnedFd>,
+    /// The way into the cgroup.
+    entry: Files,
 }
 
 impl<'a> State<'a> {
     pub(crate) fn new(socket: BorrowedFd<'a>) -> Self {
         let trees = Trees::new(vaquita_sys::mount::is_old());
-        Self { socket, starter: None, trees, root: None, tree: None, null: None, master: None, slave: None }
+        Self {
+            socket,
+            starter: None,
+            trees,
+            root: None,
+            tree: None,
+            null: None,
+            master: None,
+            slave: None,
+            entry: Files::NONE,
+        }
     }
 
     /// Who is told how the start goes.
@@ -276,7 +293,7 @@ impl Step<'_> {
             }
             Self::OpenRoot => mounts::open_root(state),
             Self::ChangeRoot(root) => mounts::change_root(*root),
-            Self::Meet => crate::handshake::meet(state.socket).at("recv"),
+            Self::Meet => handshake::meet(state.socket).at("recv"),
             Self::Mount(step) => mounts::mount(state, step),
             Self::Remount(plan) => mounts::remount(state, plan),
             Self::SetAttributes(path, set) => mounts::set_attributes(state, path, *set),
@@ -300,6 +317,14 @@ impl Step<'_> {
             Self::UseFds(fds, uid) => files::use_fds(fds, *uid),
             Self::UseTerminal(uid) => files::use_terminal(state, *uid),
             Self::EnterCgroup(entry) => entry.enter_self().at("write"),
+            Self::AwaitCgroup => {
+                state.entry = handshake::take_files(state.socket).at("recvmsg")?;
+                Ok(())
+            }
+            Self::EnterAwaitedCgroup => {
+                let entry = std::mem::replace(&mut state.entry, Files::NONE);
+                Entry::enter_by(entry.iter()).at("write")
+            }
             Self::BlockSignals(set) => signal::set_mask(*set).map(drop).at("rt_sigprocmask"),
             Self::SetUmask(mask) => identity::set_umask(*mask),
             Self::SetPersonality(persona) => {
@@ -387,7 +412,8 @@ impl fmt::Display for Step<'_> {
             Self::ChangeDirectory(path) => write!(f, "changing to the working directory {path}"),
             Self::UseFds(..) => f.write_str("setting up standard input, output and error"),
             Self::UseTerminal(_) => f.write_str("taking the terminal"),
-            Self::EnterCgroup(_) => f.write_str("entering the cgroup"),
+            Self::EnterCgroup(_) | Self::EnterAwaitedCgroup => f.write_str("entering the cgroup"),
+            Self::AwaitCgroup => f.write_str("waiting for the cgroup"),
             Self::BlockSignals(_) => f.write_str("blocking signals"),
             Self::SetUmask(mask) => write!(f, "setting the umask {mask:#o}"),
             Self::SetPersonality(persona) => write!(f, "setting the personality {persona:#x}"),

@@ -32,10 +32,9 @@ impl Cgroup {
         }
         let has = |dir: &Dir, controller: &str| self.hierarchy(dir).controllers.contains(controller);
         for (controller, path) in places {
-            let Some(dir) = self.dirs.iter().find(|dir| has(dir, controller)) else {
+            let Some(dir) = self.dirs().find(|dir| has(dir, controller)) else {
                 let all: Vec<&str> = self
-                    .dirs
-                    .iter()
+                    .dirs()
                     .flat_map(|dir| &self.hierarchy(dir).controllers)
                     .map(String::as_str)
                     .collect();
@@ -56,7 +55,7 @@ impl Cgroup {
     }
 
     fn with_places<'a>(&self, place: impl Fn(&Dir) -> Option<&'a Path>) -> Result<Self> {
-        let dirs = self.dirs.iter().map(|dir| {
+        let dirs = self.dirs().map(|dir| {
             let path = place(dir).unwrap_or(Path::new(""));
             let is_plain = path
                 .components()
@@ -96,6 +95,7 @@ impl Cgroup {
             path: self.path.clone(),
             dirs: dirs.collect::<Result<_>>()?,
             created_parents: Vec::new(),
+            rest: None,
             existed: true,
             user: self.user,
         };

@@ -34,7 +34,7 @@ impl Cgroup {
     /// # Errors
     /// `Denied`; `Kernel(ESRCH)` when it is gone; those of [`Entry::enter_self`].
     pub fn add(&self, pid: i32) -> Result<()> {
-        self.dirs.iter().try_for_each(|dir| write(&dir.fd, "cgroup.procs", &pid.to_string()))
+        self.dirs().try_for_each(|dir| write(&dir.fd, "cgroup.procs", &pid.to_string()))
     }
 
     /// Whether a process is in the group of the v2 hierarchy, or below it.
@@ -79,7 +79,7 @@ impl Cgroup {
     }
 
     fn entry_in(&self, wanted: impl Fn(Version) -> bool) -> Result<Entry> {
-        let dirs = self.dirs.iter().filter(|dir| wanted(self.hierarchy(dir).version));
+        let dirs = self.dirs().filter(|dir| wanted(self.hierarchy(dir).version));
         let fds = dirs.map(|dir| {
             // `tasks` moves one thread, and takes no lock over all threads of the machine.
             let file = match self.hierarchy(dir).version {
@@ -127,7 +127,17 @@ impl Entry {
     /// `EAGAIN` at pids.max of a parent, `ENOSPC` for a v1 cpuset without CPUs, `ENODEV` when the group is gone, `EBUSY` for a
     /// v2 group with controllers for groups below it.
     pub fn enter_self(&self) -> core::result::Result<(), Errno> {
-        for fd in &self.fds {
+        Self::enter_by(self.fds())
+    }
+
+    /// As [`Self::enter_self`], by the files of an entry that another process has opened and passed on.
+    ///
+    /// Safe between clone and exec: no allocation.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn enter_by<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>) -> core::result::Result<(), Errno> {
+        for fd in fds {
             rustix::io::retry_on_intr(|| rustix::io::write(fd, b"0"))?;
         }
         Ok(())

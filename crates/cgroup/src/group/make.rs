@@ -19,7 +19,7 @@ const WANTED: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const SWITCHES: &str = "cgroup.subtree_control";
 
 /// What a creation has made so far, for taking it back.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Made {
     pub(super) dirs: Vec<PathBuf>,
     pub(super) parents: BTreeSet<PathBuf>,

@@ -66,7 +66,7 @@ impl Cgroup {
     /// One attempt in every hierarchy; the first failure is told after all have been tried.
     fn remove_now(&self) -> Result<()> {
         let mut result = Ok(());
-        for dir in &self.dirs {
+        for dir in self.dirs() {
             let path = self.hierarchy(dir).mount.join(normal(&self.path).collect::<PathBuf>());
             let removed = remove_dir(&path);
             if result.is_ok() {

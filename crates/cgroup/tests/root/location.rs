@@ -41,6 +41,10 @@ fn a_location_goes_from_the_making_to_the_removal() {
     let mut location = Location::new(Driver::Cgroupfs, Some(&path), "c1").unwrap();
     let limits = Resources { pids_limit: Some(7), devices: Some(Vec::new()), ..Resources::default() };
     let mut placed = location.create(&layout, &limits, &HashMap::new()).unwrap();
+    // A crash from here on leaves what the removal finds.
+    assert!(!layout.hierarchies().iter().any(is_v2) || location.open(&layout).unwrap().is_some());
+    placed.cgroup().unwrap().finish().unwrap();
+    location.note_parents(&placed);
     let saved = serde_json::to_string(&location).unwrap();
     placed.settle(1).unwrap();
     let location: Location = serde_json::from_str(&saved).unwrap();
@@ -92,6 +96,10 @@ fn an_ordinary_user_on_v1_gets_no_group_and_no_limits() {
     location.remove(&layout).unwrap();
     let error = Location::rootless(&layout, Driver::Systemd, None, "c1").unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+}
+
+fn is_v2(hierarchy: &vaquita_cgroup::Hierarchy) -> bool {
+    hierarchy.version == vaquita_cgroup::Version::V2
 }
 
 /// Rootless where something is delegated: the child of this test is an ordinary user in a group that was given to it.

@@ -55,6 +55,44 @@ fn nothing_is_left_of_a_group_that_cannot_be() {
 }
 
 #[test]
+fn a_group_is_made_in_two_goes() {
+    require_root();
+    let layout = Layout::detect().unwrap();
+    let tag = unique("vqcg");
+    let _leaks = Leaks::of(&tag);
+    let (top, path) = (Path::new("/").join(&tag), Path::new("/").join(&tag).join("leaf"));
+    let limits = Resources { pids_limit: Some(7), ..Resources::default() };
+    let group = Cgroup::begin(&layout, &path, &limits).unwrap();
+    let has = |hierarchy: &vaquita_cgroup::Hierarchy| hierarchy.mount.join(&tag).join("leaf").is_dir();
+    for hierarchy in layout.hierarchies() {
+        assert_eq!(has(hierarchy), hierarchy.version == Version::V2, "{hierarchy:?}");
+    }
+    assert_eq!(group.is_whole(), layout.is_v2());
+    // Each time it is the same.
+    for _ in 0..2 {
+        group.finish().unwrap();
+        assert!(group.is_whole() && layout.hierarchies().iter().all(has));
+        assert_eq!(group.stats().unwrap().pids.unwrap().limit, Some(7));
+        assert_eq!((group.existed(), group.created_parents()), (false, vec![top.clone()]));
+    }
+    group.remove().unwrap();
+    group.remove_empty_parents(Path::new("/")).unwrap();
+
+    // A limit that the kernel refuses: what there is can be removed, and another try fails as well.
+    let wrong = Resources { cpuset_cpus: Some("9999".into()), ..Resources::default() };
+    if layout.controller("cpuset").is_some_and(|hierarchy| hierarchy.version == Version::V1) {
+        let group = Cgroup::begin(&layout, &path, &wrong).unwrap();
+        for _ in 0..2 {
+            let error = group.finish().unwrap_err();
+            assert!(error.to_string().contains("\"cpuset.cpus\", \"9999\""), "{error}");
+            assert!(!group.is_whole());
+        }
+        group.remove().unwrap();
+        group.remove_empty_parents(Path::new("/")).unwrap();
+    }
+}
+
+#[test]
 fn limits_are_what_was_asked() {
     let resources = Resources {
         cpu_shares: Some(512),

@@ -81,7 +81,7 @@ impl Group {
     pub(crate) fn new() -> Self {
         let layout = Layout::detect().unwrap();
         let path = PathBuf::from(format!("/{}", unique("vqrt")));
-        Self(Cgroup::create(&layout, &path, &Resources::default()).unwrap())
+        Self(Cgroup::begin(&layout, &path, &Resources::default()).unwrap())
     }
 }
 

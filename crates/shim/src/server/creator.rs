@@ -177,7 +177,7 @@ impl Server {
 
 /// Makes the sandbox. The other descriptors are its new namespaces, in the order of [`kinds`].
 pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<Made, Error> {
-    let cgroup = Cgroup::create(layout, &request.cgroup, &Resources::default())?;
+    let cgroup = Cgroup::begin(layout, &request.cgroup, &Resources::default())?;
     let new = kinds(request.new);
     let result = sandbox::create(sandbox::SandboxArgs {
         hostname: Some(request.hostname).filter(|name| !name.is_empty()),
@@ -223,7 +223,7 @@ pub(super) fn make_container(
     // The rules for devices follow when the process has made its own.
     let resources =
         resources.map_or_else(Resources::default, |all| Resources { devices: None, ..all.into() });
-    let cgroup = Cgroup::create(layout, &request.cgroup, &resources)?;
+    let cgroup = Cgroup::begin(layout, &request.cgroup, &resources)?;
     let stdio = match streams {
         Streams::Fds(fds) => Stdio::Fds(fds),
         Streams::Terminal => terminal(spec.process().as_ref()),
