@@ -1,11 +1,13 @@
 //! Writable root filesystems on top of an image's layers.
 
 mod classic;
+mod mapped;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use vaquita_sys::mount::Filesystem;
 
@@ -76,6 +78,48 @@ impl Snapshot {
     /// # Errors
     /// [`Kind::Kernel`](crate::Kind::Kernel) with the call that failed.
     pub fn mount(&self, readonly: bool) -> Result<OwnedFd, Error> {
+        let layers = self.layers(readonly);
+        match self.mount_layers(&layers, readonly) {
+            // Layers one by one are known since Linux 6.7.
+            Err(Errno::INVAL) => self.mount_classic(&layers, readonly),
+            other => other,
+        }
+        .map_err(|e| self.failed(readonly, e))
+    }
+
+    /// As [`Self::mount`], as the user namespace `users` sees it: what belongs to user 0 in the image belongs to user 0 of the
+    /// namespace. The layers stay as they are; what is written belongs, in the writable directory, to the host's ids that the
+    /// namespace maps to, so a snapshot that was written to is of use with the same mappings only.
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`](crate::Kind::Kernel) with the call that failed: `EINVAL` where the store's filesystem cannot map identities, or
+    /// before Linux 5.19.
+    pub fn mount_mapped(&self, readonly: bool, users: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+        let failed = |error: vaquita_sys::Error| {
+            Error::kernel(format!("the root of {} with mapped identities: {error}", self.id), error.errno())
+        };
+        let layers = mapped::layers(&self.layers(readonly), users).map_err(failed)?;
+        if !readonly {
+            self.forget_volatile();
+            if let Some(top) = layers.first() {
+                self.give_root_to_owner_of(top).map_err(|errno| self.failed(false, errno))?;
+            }
+        }
+        mapped::mount(&self.store, &layers, (!readonly).then_some(&*self.dir)).map_err(failed)
+    }
+
+    /// The root of an overlay shows the owner of the writable directory.
+    #[expect(clippy::disallowed_methods, reason = "the store's own directory, by names that it gave")]
+    fn give_root_to_owner_of(&self, layer: &OwnedFd) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let stat = rustix::fs::fstat(layer)?;
+        let upper = rustix::fs::open(self.dir.join("upper"), flags, Mode::empty())?;
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::fchown(&upper, Some(uid), Some(gid))
+    }
+
+    /// Directories for an overlay, topmost first.
+    fn layers(&self, readonly: bool) -> Vec<PathBuf> {
         let mut layers: Vec<PathBuf> = self.lower.iter().rev().cloned().collect();
         if readonly || layers.is_empty() {
             // Without a writable layer overlayfs wants two others.
@@ -84,12 +128,7 @@ impl Snapshot {
         if readonly && layers.len() < 2 {
             layers.push(self.store.join("snapshots").join(&self.id).join("work"));
         }
-        match self.mount_layers(&layers, readonly) {
-            // Layers one by one are known since Linux 6.7.
-            Err(Errno::INVAL) => self.mount_classic(&layers, readonly),
-            other => other,
-        }
-        .map_err(|e| self.failed(readonly, e))
+        layers
     }
 
     fn mount_layers(&self, layers: &[PathBuf], readonly: bool) -> Result<OwnedFd, Errno> {
@@ -131,11 +170,22 @@ impl Snapshot {
     }
 }
 
+/// Whether layers of this store can be shown to a user namespace: tried with directories that every store has.
+pub(crate) fn can_map(store: &Path, users: BorrowedFd<'_>) -> Result<(), Error> {
+    let failed = |error: vaquita_sys::Error| {
+        Error::kernel(format!("layers with mapped identities in {}: {error}", store.display()), error.errno())
+    };
+    let layers = mapped::layers(&["empty", "layers"].map(|name| store.join(name)), users).map_err(failed)?;
+    mapped::mount(store, &layers, None).map(drop).map_err(failed)
+}
+
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "files that the tests make")]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
 
+    use rustix::fd::AsFd;
     use rustix::fs::{AtFlags, Mode, statat};
 
     use super::*;
@@ -171,5 +221,54 @@ mod tests {
         let mounted = vaquita_sys::mount::mountinfo().unwrap();
         let here = dir.path();
         assert!(!mounted.iter().any(|mount| mount.mount_point.starts_with(here)), "visible on the host");
+    }
+    /// Both ways of mapping show the image's root as the namespace's, keep the layers as they are, and write as the host's
+    /// ids.
+    #[test]
+    fn layers_are_mapped() {
+        vaquita_testing::require_root();
+        let users = vaquita_sys::ns::new_userns("0 70000 65536\n", "0 80000 65536\n").unwrap();
+        for by_path in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = |inner: &str| dir.path().join(inner);
+            for inner in ["empty", "snapshots/c/upper", "snapshots/c/work", "layers/1/fs", "layers/2/fs"] {
+                fs::create_dir_all(path(inner)).unwrap();
+            }
+            let file = path("layers/1/fs/file");
+            fs::write(&file, "text").unwrap();
+            std::os::unix::fs::chown(&file, Some(7), Some(0)).unwrap();
+            let lower = ["layers/1/fs", "layers/2/fs"].map(&path).to_vec();
+            let snapshot = Snapshot::new("c", Digest::of(b""), dir.path(), lower, Vec::new());
+            let owner = |root: &OwnedFd, name: &str| {
+                let stat = statat(root, name, AtFlags::empty()).unwrap();
+                (stat.st_uid, stat.st_gid)
+            };
+            for readonly in [true, false] {
+                let root = if by_path {
+                    let layers = mapped::layers(&snapshot.layers(readonly), users.as_fd()).unwrap();
+                    if !readonly {
+                        snapshot.give_root_to_owner_of(&layers[0]).unwrap();
+                    }
+                    mapped::by_path(dir.path(), &layers, (!readonly).then_some(snapshot.dir())).unwrap()
+                } else {
+                    snapshot.mount_mapped(readonly, users.as_fd()).unwrap()
+                };
+                assert_eq!((owner(&root, "."), owner(&root, "file")), ((70000, 80000), (70007, 80000)));
+                let made = rustix::fs::mkdirat(&root, "new", Mode::from_raw_mode(0o700));
+                assert_eq!(made.is_ok(), !readonly);
+                if !readonly {
+                    // A copy-up keeps the owner that is shown.
+                    rustix::fs::chmodat(&root, "file", Mode::from_raw_mode(0o600), AtFlags::empty()).unwrap();
+                    assert_eq!(owner(&root, "file"), (70007, 80000));
+                    let copy = fs::metadata(path("snapshots/c/upper/file")).unwrap();
+                    assert_eq!((copy.uid(), copy.gid()), (70007, 80000));
+                }
+            }
+            let below = fs::metadata(&file).unwrap();
+            assert_eq!((below.uid(), below.gid()), (7, 0));
+            let here = dir.path();
+            let mounted = vaquita_sys::mount::mountinfo().unwrap();
+            assert!(!mounted.iter().any(|mount| mount.mount_point.starts_with(here)), "visible on the host");
+        }
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use tokio::io::AsyncRead;
 
 use crate::{
@@ -262,6 +262,14 @@ impl Store {
     /// letters, digits, '-', '_', '.'.
     pub fn snapshot(&self, id: &str, image: &Digest) -> Result<Snapshot, Error> {
         self.0.make_snapshot(id, image)
+    }
+
+    /// Whether snapshots of this store can be mounted for the user namespace `users` ([`Snapshot::mount_mapped`]).
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`](crate::Kind::Kernel): they cannot, and why.
+    pub fn can_map(&self, users: BorrowedFd<'_>) -> Result<(), Error> {
+        crate::snapshot::can_map(&self.0.layout.path, users)
     }
 
     /// A snapshot that was made before, maybe by an earlier process.
