@@ -154,7 +154,7 @@ fn restore_in(container: &mut Container, how: &Restore, request: &Request) -> Re
     container.record.init = Some(init);
     container.save()?;
     placed.settle(init.pid)?;
-    crate::owner::give(&request.spec, &plan, placed.cgroup(), init.pid)?;
+    vaquita_runtime::owner::give(&request.spec, plan.has_other_users(), placed.cgroup(), init.pid)?;
     if let Some(path) = &how.create.pid_file {
         write_pid_file(path, init.pid)?;
     }

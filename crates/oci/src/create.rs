@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::io::Errno;
 use vaquita_cgroup::{Cgroup, Layout, Location, Placed, Resources};
-use vaquita_runtime::{Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document};
+use vaquita_runtime::{Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document, owner};
 use vaquita_sys::ns;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::socket::Listener;
@@ -17,7 +17,7 @@ use crate::extra::Extra;
 use crate::rootless::Groups;
 use crate::state::{CONFIG, FILES, Init, Record, START, STATE, stand_in};
 use crate::store::Directory;
-use crate::{Container, Error, Host, Id, console, hooks, owner, rootless};
+use crate::{Container, Error, Host, Id, console, hooks, rootless};
 
 /// How a container is made.
 #[derive(Debug, Default)]
@@ -259,7 +259,7 @@ fn make_in(
         placed.settle(init.pid)?;
         container.record.init = Some(init);
         container.save()?;
-        owner::give(spec, plan, placed.cgroup(), init.pid)?;
+        owner::give(spec, plan.has_other_users(), placed.cgroup(), init.pid)?;
         if let Some((path, master)) = how.console_socket.as_ref().zip(created.console.as_ref()) {
             console::send_terminal(path, master)?;
         }

@@ -25,7 +25,6 @@ mod hooks;
 mod id;
 mod kill;
 mod list;
-mod owner;
 mod pause;
 mod rootless;
 mod run;

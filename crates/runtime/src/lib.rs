@@ -17,6 +17,7 @@
 pub mod defaults;
 pub mod document;
 pub mod hook;
+pub mod owner;
 pub mod resctrl;
 pub mod rootfs;
 pub mod sandbox;

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use vaquita_cgroup::Cgroup;
-use vaquita_runtime::Plan;
 use vaquita_sys::procfs::Procfs;
 
 use crate::Error;
@@ -16,11 +15,15 @@ const LONGEST_MAP: usize = 64 << 10;
 /// Gives the container's cgroup to the user that its program runs as, where that one is meant to make groups of its own
 /// inside: with a cgroup namespace of its own and the hierarchy mounted for writing. With v1 nothing is given.
 ///
+/// `has_other_users` says whether the container is in another user namespace than the caller ([`crate::Plan::has_other_users`]);
 /// `pid` is the container's first process, whose user namespace knows who that is also where it was joined.
-pub(crate) fn give(spec: &Spec, plan: &Plan, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
+///
+/// # Errors
+/// Where the owner of the group's files cannot be changed.
+pub fn give(spec: &Spec, has_other_users: bool, cgroup: Option<&Cgroup>, pid: i32) -> Result<(), Error> {
     let (Some(cgroup), true) = (cgroup, is_meant(spec)) else { return Ok(()) };
     let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
-    let owner = if plan.has_other_users() {
+    let owner = if has_other_users {
         let map = Procfs::host()?.read(format!("{pid}/uid_map"), LONGEST_MAP)?;
         outside(&String::from_utf8_lossy(&map), uid)
     } else {
