@@ -96,7 +96,7 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
 
     let mut setup = vec![Step::NewSession];
     if args.namespaces.contains(&ns::Kind::User) {
-        setup.extend([Step::AwaitIdMaps, Step::BecomeRoot]);
+        setup.extend([Step::AwaitIdMaps, Step::BecomeRoot, Step::Unshare(checked.later)]);
     }
     if begun.is_some() {
         setup.push(Step::Unshare(late));
@@ -152,6 +152,9 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
 /// The arguments, validated and compiled.
 struct Checked {
     flags: CloneFlags,
+    /// What is made when the user namespace has its maps: files of the others (sysfs of links, the root of mqueue) belong
+    /// to whoever is root at that moment.
+    later: CloneFlags,
     sysctls: Vec<Sysctl>,
     filter: Option<seccomp::Program>,
     oom_score_adj: Option<i32>,
@@ -175,9 +178,17 @@ impl Checked {
             Some(value) if args.restrict_oom_score_adj => Some(spawn::restricted(value)?),
             other => other,
         };
-        let flags = CloneFlags::CLEAR_SIGHAND | CloneFlags::NEWNS;
+        // Of a PID namespace only a child can be the first process.
+        let at_once =
+            |kind: &ns::Kind| !is_new(ns::Kind::User) || matches!(kind, ns::Kind::Pid | ns::Kind::User);
+        let kinds = args.namespaces.iter().chain([&ns::Kind::Mount]);
+        let (first, later): (Vec<_>, Vec<_>) = kinds.partition(|kind| at_once(kind));
+        let flags = |kinds: Vec<&ns::Kind>| {
+            kinds.into_iter().fold(CloneFlags::NONE, |flags, kind| flags | kind.flag())
+        };
         Ok(Self {
-            flags: args.namespaces.iter().fold(flags, |flags, kind| flags | kind.flag()),
+            flags: flags(first) | CloneFlags::CLEAR_SIGHAND,
+            later: flags(later),
             sysctls: args
                 .sysctls
                 .iter()
