@@ -7,7 +7,7 @@ use vaquita_sys::mount::{Attr, mount_setattr};
 use vaquita_sys::ns;
 
 use crate::namespaces::Namespaces;
-use crate::plan::mounts::{IdMap, MountPlan};
+use crate::plan::mounts::{IdMap, MountPlan, Source};
 use crate::{Error, Plan};
 
 /// Namespaces with the maps of a container's mounts, each made once.
@@ -52,12 +52,27 @@ impl<'a> IdMaps<'a> {
 }
 
 fn failed(plan: &MountPlan, error: &vaquita_sys::Error) -> Error {
-    let hint = match error.errno() {
-        rustix::io::Errno::INVAL => {
-            "; a filesystem among them cannot map identities, or the kernel is older than 5.12"
+    let hint = match (error.errno(), filesystem(plan)) {
+        (rustix::io::Errno::INVAL, Some(name)) => {
+            format!(
+                "; {name} cannot map identities, or not with this kernel (it takes Linux 5.12, tmpfs 6.3)"
+            )
         }
-        _ => "",
+        (rustix::io::Errno::INVAL, None) => {
+            "; a filesystem among them cannot map identities, or the kernel is older than 5.12".to_owned()
+        }
+        _ => String::new(),
     };
     let message = format!("the mount on {}: id mappings: {error}{hint}", plan.destination);
     Error::new(crate::Kind::Kernel(error.errno()), message)
+}
+
+/// What a tree is on: overlay, nfs4 and so on.
+fn filesystem(plan: &MountPlan) -> Option<String> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let Source::Bind { path, recursive: _ } = &plan.source else { return None };
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
+    let mounts = vaquita_sys::mount::mountinfo().ok()?;
+    let mount = mounts.into_iter().find(|mount| mount.id == found.stx_mnt_id)?;
+    Some(mount.fs_type)
 }
