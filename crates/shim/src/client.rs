@@ -229,6 +229,15 @@ impl Client {
         answer.fds.into_iter().next().ok_or_else(nonsense)
     }
 
+    /// The pod's user namespace.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no sandbox or its users are the host's.
+    pub async fn userns(&self) -> Result<OwnedFd, Error> {
+        let answer = self.call(&Request::Userns, Vec::new()).await?;
+        answer.fds.into_iter().next().ok_or_else(nonsense)
+    }
+
     /// Ends the shim. Refused while a process of the pod is alive, because nothing would be its parent then.
     ///
     /// # Errors

@@ -19,6 +19,6 @@ pub mod wire;
 
 pub use error::{Error, Kind};
 pub use types::{
-    AttachRequest, ContainerState, CreateRequest, Event, ExecRequest, Exit, ExitRecord, Exited, Namespaces,
-    OciRuntime, PodState, SandboxRequest, SandboxState, SignalScope, Status,
+    AttachRequest, ContainerState, CreateRequest, Event, ExecRequest, Exit, ExitRecord, Exited, IdMap,
+    Namespaces, OciRuntime, PodState, SandboxRequest, SandboxState, SignalScope, Status,
 };

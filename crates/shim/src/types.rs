@@ -19,6 +19,28 @@ pub struct Namespaces {
     pub uts: bool,
 }
 
+/// User or group ids of a user namespace and who they are on the host, as a line of uid_map (user_namespaces(7)).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct IdMap {
+    /// The first id inside.
+    pub inside: u32,
+    /// The first id of the host.
+    pub outside: u32,
+    /// How many ids there are, each the next of both.
+    pub length: u32,
+}
+
+impl IdMap {
+    /// Who an id of the namespace is on the host.
+    #[must_use]
+    pub fn to_host(maps: &[Self], inside: u32) -> Option<u32> {
+        maps.iter().find_map(|map| {
+            let offset = inside.checked_sub(map.inside).filter(|offset| *offset < map.length)?;
+            map.outside.checked_add(offset)
+        })
+    }
+}
+
 /// What the sandbox of a pod shall be. Namespaces that are not new are the host's.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct SandboxRequest {
@@ -40,6 +62,10 @@ pub struct SandboxRequest {
     pub oom_score_adj: Option<i32>,
     /// Raise that to what this host allows, instead of failing. For hosts that lack `CAP_SYS_RESOURCE`.
     pub restrict_oom_score_adj: bool,
+    /// The users of a new user namespace, to which the other new ones belong then.
+    pub uid_maps: Vec<IdMap>,
+    /// Its groups.
+    pub gid_maps: Vec<IdMap>,
 }
 
 /// What a container shall be, beside its `config.json` and the mount that is its root.

@@ -116,6 +116,8 @@ pub enum Request<'a> {
         /// Rows.
         height: u16,
     },
+    /// Answer [`Response::Done`] with the user namespace as a descriptor.
+    Userns,
 }
 
 /// What the shim answers.
@@ -202,6 +204,7 @@ impl<'a> Request<'a> {
             Self::Shutdown => 0x0c,
             Self::Attach(_) => 0x0d,
             Self::Resize { .. } => 0x0e,
+            Self::Userns => 0x10,
         }
     }
 
@@ -250,7 +253,7 @@ impl<'a> Request<'a> {
             Self::Resize { id, width, height } => {
                 w.text(id).u32((*width).into()).u32((*height).into());
             }
-            Self::DeleteSandbox | Self::State | Self::Netns | Self::Shutdown => {}
+            Self::DeleteSandbox | Self::State | Self::Netns | Self::Shutdown | Self::Userns => {}
         }
         writer.into_bytes()
     }
@@ -295,6 +298,7 @@ impl<'a> Request<'a> {
                 Self::Create(create_extension(r, request)?)
             }
             0x0e => Self::Resize { id: r.text(MAX_ID)?, width: r.u16()?, height: r.u16()? },
+            0x10 => Self::Userns,
             _ => return Err(UNKNOWN_REQUEST),
         };
         r.end()?;

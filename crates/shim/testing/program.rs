@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         ["hog", bytes] => hog(number(bytes)),
         ["cat"] => cat(),
         ["read", path] => read(path),
+        ["reopen"] => std::fs::write("/dev/stdout", "opened\n").unwrap(),
         ["leave-child"] => leave_child(),
         ["unfinished-from-child"] => unfinished_from_child(),
         ["tty"] => tty(),

@@ -8,7 +8,7 @@ use rustix::process::Pid;
 
 use crate::error::Fd;
 use crate::process::CloneFlags;
-use crate::syscall::check;
+use crate::syscall::{check, check_fd};
 use crate::{Error, Result};
 
 /// A kind of namespace (namespaces(7)).
@@ -111,6 +111,21 @@ pub fn setns_process(pidfd: BorrowedFd<'_>, kinds: CloneFlags) -> core::result::
 pub fn unshare(kinds: CloneFlags) -> core::result::Result<(), Errno> {
     // SAFETY: an integer only. CLONE_FILES, which could surprise other code, is not among the flags.
     check(unsafe { libc::syscall(libc::SYS_unshare, kinds.bits()) }).map(drop)
+}
+
+/// The user namespace that another namespace belongs to (`NS_GET_USERNS`, ioctl_nsfs(2), Linux 4.9).
+///
+/// # Errors
+/// `EPERM` where it is out of the caller's reach.
+pub fn owner(fd: impl AsFd) -> Result<OwnedFd> {
+    /// `_IO(0xb7, 1)` of linux/nsfs.h.
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    let fd = fd.as_fd();
+    // SAFETY: integers only.
+    let result = unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), NS_GET_USERNS) };
+    // SAFETY: this ioctl gives a new descriptor.
+    unsafe { check_fd(result) }
+        .map_err(|errno| Error::new(format!("ioctl({}, NS_GET_USERNS)", Fd::of(&fd)), errno))
 }
 
 /// Runs `inside` on a thread of its own in the network namespace `netns`; sockets opened there stay in it.

@@ -53,6 +53,8 @@ pub(crate) fn request(
         // The last to go in a pod: it holds what the others share. As low as kubelet has it, where that is allowed.
         oom_score_adj: Some(host.lowest_oom_score_adj.max(-998)),
         restrict_oom_score_adj: host.restrict_oom_score_adj,
+        uid_maps: Vec::new(),
+        gid_maps: Vec::new(),
     })
 }
 

@@ -13,7 +13,7 @@ use super::creator::Target;
 use super::deletion::Deletion;
 use super::output::Output;
 use crate::log::LogFile;
-use crate::{ContainerState, Exit, Namespaces, SandboxState, Status};
+use crate::{ContainerState, Exit, IdMap, Namespaces, SandboxState, Status};
 
 /// The pod itself: its namespaces, and the process that stands for them.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Sandbox {
     pub(super) id: String,
     /// Which of its namespaces are not the host's.
     pub(super) new: Namespaces,
+    /// Whom the users of its user namespace are on the host, if that is new.
+    pub(super) uid_maps: Vec<IdMap>,
     pub(super) cgroup_path: PathBuf,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) created_at_ns: i64,

@@ -6,9 +6,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Process as ProcessSpec, Spec};
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Process as ProcessSpec, Spec,
+};
 use rustix::event::epoll;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_runtime::{Context, CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Stdio, document, sandbox};
@@ -20,7 +22,7 @@ use super::connection::Asker;
 use super::container::kinds;
 use crate::transport::{self, Outgoing};
 use crate::wire::{Failure, Response};
-use crate::{CreateRequest, Error, Kind, Namespaces, OciRuntime, SandboxRequest};
+use crate::{CreateRequest, Error, IdMap, Kind, Namespaces, OciRuntime, SandboxRequest};
 
 /// A copy at work.
 #[derive(Debug)]
@@ -78,6 +80,8 @@ pub(super) struct Target {
     pub(super) bundle: PathBuf,
     pub(super) cgroup_path: PathBuf,
     pub(super) join: Namespaces,
+    /// Whom its users are on the host, if they are not the host's.
+    pub(super) uid_maps: Vec<IdMap>,
     pub(super) restrict_oom_score_adj: bool,
     pub(super) runtime: Option<OciRuntime>,
 }
@@ -189,8 +193,8 @@ pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<M
         seccomp: None,
         oom_score_adj: request.oom_score_adj,
         restrict_oom_score_adj: request.restrict_oom_score_adj,
-        uid_mappings: Vec::new(),
-        gid_mappings: Vec::new(),
+        uid_mappings: mappings(&request.uid_maps)?,
+        gid_mappings: mappings(&request.gid_maps)?,
         parent: ParentOf::CallersParent,
     });
     let mut sandbox = remove_on_error(result, &cgroup)?;
@@ -209,7 +213,7 @@ pub(super) fn make_container(
     request: CreateRequest,
     layout: &Layout,
     rootfs: OwnedFd,
-    streams: Streams,
+    (streams, uid_maps): (Streams, &[IdMap]),
     join: Vec<(ns::Kind, OwnedFd)>,
 ) -> Result<Made, Error> {
     let spec = read_spec(&request.bundle)?;
@@ -225,7 +229,10 @@ pub(super) fn make_container(
         resources.map_or_else(Resources::default, |all| Resources { devices: None, ..all.into() });
     let cgroup = Cgroup::begin(layout, &request.cgroup, &resources)?;
     let stdio = match streams {
-        Streams::Fds(fds) => Stdio::Fds(fds),
+        Streams::Fds(fds) => {
+            give(&fds, spec.process().as_ref(), uid_maps)?;
+            Stdio::Fds(fds)
+        }
         Streams::Terminal => terminal(spec.process().as_ref()),
     };
     let args = CreateArgs {
@@ -240,7 +247,18 @@ pub(super) fn make_container(
         start_socket: None,
         no_pivot: false,
     };
-    let created = remove_on_error(vaquita_runtime::create(&plan, args), &cgroup)?;
+    let made = vaquita_runtime::create(&plan, args);
+    let made = made.and_then(|created| {
+        let pid = created.pid.as_raw_nonzero().get();
+        match vaquita_runtime::owner::give(&spec, request.join.user, Some(&cgroup), pid) {
+            Ok(()) => Ok(created),
+            Err(error) => {
+                let _ = vaquita_sys::signal::send(&created.pidfd, vaquita_sys::signal::Signal::KILL);
+                Err(error)
+            }
+        }
+    });
+    let created = remove_on_error(made, &cgroup)?;
     let mut others = vec![created.start.into_fd()];
     others.extend(created.console);
     Ok(Made { pid: created.pid.as_raw_nonzero().get(), pidfd: created.pidfd, others })
@@ -274,7 +292,9 @@ pub(super) fn make_exec(
         terminal(Some(&process))
     } else {
         let [stdin, stdout, stderr] = stdio;
-        Stdio::Fds([or_null(stdin)?, or_null(stdout)?, or_null(stderr)?])
+        let fds = [or_null(stdin)?, or_null(stdout)?, or_null(stderr)?];
+        give(&fds, Some(&process), &container.uid_maps)?;
+        Stdio::Fds(fds)
     };
     let parent = ParentOf::CallersParent;
     let args = ExecArgs {
@@ -344,6 +364,31 @@ fn died() -> Error {
 
 pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
     Ok(document::read_spec(&bundle.join("config.json"))?)
+}
+
+fn mappings(maps: &[IdMap]) -> Result<Vec<LinuxIdMapping>, Error> {
+    let mapping = |map: &IdMap| {
+        let builder = LinuxIdMappingBuilder::default();
+        let built = builder.container_id(map.inside).host_id(map.outside).size(map.length).build();
+        built.map_err(|error| Error::new(Kind::Invalid, error.to_string()))
+    };
+    maps.iter().map(mapping).collect()
+}
+
+/// Pipes belong to the user of a container with users of its own, who could not open /dev/stdout anew otherwise. The
+/// process cannot see to it itself: the host's root, who made them, is nobody there.
+fn give(fds: &[OwnedFd; 3], process: Option<&ProcessSpec>, uid_maps: &[IdMap]) -> Result<(), Error> {
+    let inside = process.map_or(0, |process| process.user().uid());
+    // A user that is not mapped is refused later, by its number.
+    let Some(owner) = IdMap::to_host(uid_maps, inside) else { return Ok(()) };
+    for fd in fds {
+        let stat = rustix::fs::fstat(fd).map_err(|errno| Error::kernel(errno, "fstat of a stream"))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(owner)), None)
+                .map_err(|errno| Error::kernel(errno, "fchown of a stream"))?;
+        }
+    }
+    Ok(())
 }
 
 fn terminal(process: Option<&ProcessSpec>) -> Stdio {

@@ -67,8 +67,12 @@ impl Server {
                 self.reply(asker, &Response::State(PodState { sandbox, containers }), Vec::new());
             }
             Request::Netns => {
-                let netns = self.netns()?;
+                let netns = self.namespace(ns::Kind::Net)?;
                 self.reply(asker, &Response::Done, vec![netns]);
+            }
+            Request::Userns => {
+                let userns = self.namespace(ns::Kind::User)?;
+                self.reply(asker, &Response::Done, vec![userns]);
             }
             Request::Shutdown => {
                 self.shutdown()?;
@@ -95,6 +99,7 @@ impl Server {
         let sandbox = Sandbox {
             id: request.id.clone(),
             new: request.new,
+            uid_maps: request.uid_maps.clone(),
             cgroup_path: request.cgroup.clone(),
             cgroup: None,
             created_at_ns: now_ns(),
@@ -157,6 +162,7 @@ impl Server {
                 bundle: request.bundle.clone(),
                 cgroup_path: request.cgroup.clone(),
                 join: request.join,
+                uid_maps: self.uid_maps(request.join),
                 restrict_oom_score_adj: request.restrict_oom_score_adj,
                 runtime: request.runtime.clone(),
             },
@@ -187,6 +193,7 @@ impl Server {
         join: Vec<(ns::Kind, OwnedFd)>,
     ) -> Result<(), Error> {
         let layout = self.layout.clone();
+        let uid_maps = self.uid_maps(request.join);
         let purpose = Purpose::Container { id: request.id.clone() };
         let (kinds, mut fds): (Vec<_>, Vec<_>) = join.into_iter().unzip();
         let is_terminal = matches!(streams, Streams::Terminal);
@@ -207,7 +214,7 @@ impl Server {
             let rootfs = next()?;
             match request.runtime.clone() {
                 Some(how) => external::make_container(&request, &how, &layout, &rootfs, streams, &join),
-                None => creator::make_container(request, &layout, rootfs, streams, join),
+                None => creator::make_container(request, &layout, rootfs, (streams, &uid_maps), join),
             }
             .map(Some)
         })
@@ -251,6 +258,12 @@ impl Server {
         have.into_iter()
             .map(|(kind, fd)| Ok((kind, fd.try_clone().map_err(|error| Error::io(error, "dup"))?)))
             .collect()
+    }
+
+    /// Whom the users of a container that joins these are on the host, unless they are the host's.
+    fn uid_maps(&self, join: crate::Namespaces) -> Vec<crate::IdMap> {
+        let sandbox = self.sandbox.as_ref().filter(|_| join.user);
+        sandbox.map(|sandbox| sandbox.uid_maps.clone()).unwrap_or_default()
     }
 
     pub(super) fn container_made(&mut self, asker: Asker, id: &str, made: Result<Made, Error>) {
@@ -435,13 +448,15 @@ impl Server {
         }
     }
 
-    fn netns(&self) -> Result<OwnedFd, Error> {
-        let wanted = crate::Namespaces { net: true, ..Default::default() };
+    fn namespace(&self, kind: ns::Kind) -> Result<OwnedFd, Error> {
+        let is_net = kind == ns::Kind::Net;
+        let wanted = crate::Namespaces { net: is_net, user: !is_net, ..Default::default() };
         let namespaces = self.sandbox.as_ref().map(|sandbox| sandbox.namespaces(wanted)).unwrap_or_default();
-        let (_, netns) = namespaces
-            .first()
-            .ok_or_else(|| Error::new(Kind::NotFound, "the pod has no network namespace of its own"))?;
-        netns.try_clone().map_err(|error| Error::io(error, "dup"))
+        let (_, namespace) = namespaces.first().ok_or_else(|| {
+            let name = if is_net { "network" } else { "user" };
+            Error::new(Kind::NotFound, format!("the pod has no {name} namespace of its own"))
+        })?;
+        namespace.try_clone().map_err(|error| Error::io(error, "dup"))
     }
 
     fn shutdown(&mut self) -> Result<(), Error> {

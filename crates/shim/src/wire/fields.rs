@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::codec::{Reader, Writer};
 use super::{Failure, MAX_ID, MAX_LIST, MAX_PATH, MAX_TEXT, Malformed};
 use crate::{
-    ContainerState, CreateRequest, Exit, Kind, Namespaces, OciRuntime, PodState, SandboxRequest,
+    ContainerState, CreateRequest, Exit, IdMap, Kind, Namespaces, OciRuntime, PodState, SandboxRequest,
     SandboxState, Status,
 };
 
@@ -23,6 +23,8 @@ pub(super) fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
         gid,
         oom_score_adj,
         restrict_oom_score_adj,
+        uid_maps,
+        gid_maps,
     } = request;
     w.text(id).text(hostname);
     put_namespaces(w, *new);
@@ -36,6 +38,11 @@ pub(super) fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
             w.i32(adjustment);
         })
         .bool(*restrict_oom_score_adj);
+    for maps in [uid_maps, gid_maps] {
+        w.list(maps, |w, IdMap { inside, outside, length }| {
+            w.u32(*inside).u32(*outside).u32(*length);
+        });
+    }
 }
 
 pub(super) fn sandbox_request(r: &mut Reader<'_>) -> Result<SandboxRequest, Malformed> {
@@ -49,7 +56,13 @@ pub(super) fn sandbox_request(r: &mut Reader<'_>) -> Result<SandboxRequest, Malf
         gid: r.u32()?,
         oom_score_adj: r.option(Reader::i32)?,
         restrict_oom_score_adj: r.bool()?,
+        uid_maps: id_maps(r)?,
+        gid_maps: id_maps(r)?,
     })
+}
+
+fn id_maps(r: &mut Reader<'_>) -> Result<Vec<IdMap>, Malformed> {
+    r.list(MAX_LIST, |r| Ok(IdMap { inside: r.u32()?, outside: r.u32()?, length: r.u32()? }))
 }
 
 pub(super) fn put_create_request(w: &mut Writer, request: &CreateRequest) {

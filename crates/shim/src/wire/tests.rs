@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use super::*;
-use crate::{ContainerState, Exit, Namespaces, OciRuntime, SandboxState, Status};
+use crate::{ContainerState, Exit, IdMap, Namespaces, OciRuntime, SandboxState, Status};
 
 proptest! {
     #[test]
@@ -48,7 +48,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_never_panics(packet in vec(any::<u8>(), 0..200), code in prop_oneof![0u8..16, 0x80u8..0x88, 0xc0u8..0xc4]) {
+    fn garbage_never_panics(packet in vec(any::<u8>(), 0..200), code in prop_oneof![0u8..18, 0x80u8..0x88, 0xc0u8..0xc4]) {
         let _ = Header::decode(&packet);
         for fds in 0..4 {
             let header = Header { code, fds, number: 0, spilled: false };
@@ -116,7 +116,7 @@ impl std::fmt::Debug for OwnedRequest {
 }
 
 fn request() -> impl Strategy<Value = OwnedRequest> {
-    let kind = (0..14u8, any::<i32>(), any::<[bool; 3]>(), sandbox_strategy(), create_strategy());
+    let kind = (0..15u8, any::<i32>(), any::<[bool; 3]>(), sandbox_strategy(), create_strategy());
     (text(), text(), vec(any::<u8>(), 0..300), kind).prop_map(
         |(container, exec_id, process, (kind, signal, stdio, sandbox, create))| {
             fn make_request<'a>(
@@ -136,6 +136,7 @@ fn request() -> impl Strategy<Value = OwnedRequest> {
                     10 => Request::Netns,
                     11 => Request::Shutdown,
                     13 => Request::Resize { id: container, width: process.len() as u16, height: 24 },
+                    14 => Request::Userns,
                     _ => return None,
                 })
             }
@@ -210,22 +211,29 @@ fn namespaces_strategy() -> impl Strategy<Value = Namespaces> {
 
 fn sandbox_strategy() -> impl Strategy<Value = SandboxRequest> {
     let sysctls = vec((text(), text()), 0..4);
-    (text(), text(), namespaces_strategy(), path_strategy(), sysctls, any::<(u32, u32, Option<i32>, bool)>())
-        .prop_map(
-            |(id, hostname, new, cgroup, sysctls, (uid, gid, oom_score_adj, restrict_oom_score_adj))| {
-                SandboxRequest {
-                    id,
-                    hostname,
-                    new,
-                    cgroup,
-                    sysctls,
-                    uid,
-                    gid,
-                    oom_score_adj,
-                    restrict_oom_score_adj,
-                }
-            },
-        )
+    let maps = || {
+        let map = any::<[u32; 3]>();
+        vec(map.prop_map(|[inside, outside, length]| IdMap { inside, outside, length }), 0..3)
+    };
+    let names = (text(), text(), path_strategy());
+    (names, namespaces_strategy(), sysctls, any::<(u32, u32, Option<i32>, bool)>(), maps(), maps()).prop_map(
+        |(names, new, sysctls, (uid, gid, oom_score_adj, restrict_oom_score_adj), uid_maps, gid_maps)| {
+            let (id, hostname, cgroup) = names;
+            SandboxRequest {
+                id,
+                hostname,
+                new,
+                cgroup,
+                sysctls,
+                uid,
+                gid,
+                oom_score_adj,
+                restrict_oom_score_adj,
+                uid_maps,
+                gid_maps,
+            }
+        },
+    )
 }
 
 fn create_strategy() -> impl Strategy<Value = CreateRequest> {

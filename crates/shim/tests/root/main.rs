@@ -9,3 +9,4 @@ mod lifecycle;
 mod logs;
 mod resilience;
 mod support;
+mod users;

@@ -219,10 +219,24 @@ impl Container<'_> {
         self
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.request.id
+    }
+
+    pub(crate) fn join(mut self, join: Namespaces) -> Self {
+        self.request.join = join;
+        self
+    }
+
     pub(crate) async fn create(self) -> Result<Created, Error> {
+        let root = self.pod.rootfs();
+        self.create_in(root).await
+    }
+
+    pub(crate) async fn create_in(self, root: OwnedFd) -> Result<Created, Error> {
         std::fs::create_dir_all(&self.request.bundle).unwrap();
         std::fs::write(self.request.bundle.join("config.json"), self.config.to_string()).unwrap();
-        self.pod.client.create(&self.request, self.pod.rootfs()).await
+        self.pod.client.create(&self.request, root).await
     }
 
     pub(crate) async fn run(self) -> Created {
