@@ -1,5 +1,6 @@
 //! The node: everything that requests work on.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,8 @@ pub(crate) struct Node {
     pub(crate) host: Host,
     pub(crate) tables: Tables,
     pub(crate) images: Store,
+    /// Whether pods can have users of their own, and if not, why.
+    pub(crate) users: std::result::Result<(), String>,
     pub(crate) network: PodNetwork,
     pub(crate) layout: Arc<Layout>,
     pub(crate) spawner: Spawner,
@@ -68,13 +71,15 @@ impl Node {
             blocking("open the image store", move || {
                 let mut options = vaquita_image::Options::default();
                 options.unpacker = unpacker;
-                Ok(Store::open(&dir, options)?)
+                let store = Store::open(&dir, options)?;
+                let users = can_map_users(&store);
+                Ok((store, users))
             })
         };
         let configured = config.runtimes.clone();
         let runtimes = blocking("ask the runtimes", move || Runtimes::look(&configured));
-        let (network, executable, images, runtimes) = tokio::try_join!(network, executable, images, runtimes)
-            .inspect_err(|_| {
+        let (network, executable, (images, users), runtimes) =
+            tokio::try_join!(network, executable, images, runtimes).inspect_err(|_| {
                 if !claimed.existed() {
                     let _ = claimed.remove();
                 }
@@ -84,6 +89,7 @@ impl Node {
             paths,
             tables: Tables::default(),
             images,
+            users,
             network,
             layout: Arc::new(layout),
             spawner: Spawner::new(executable),
@@ -100,6 +106,13 @@ impl Node {
     pub(crate) fn default_cgroup(&self, sandbox: &str) -> PathBuf {
         self.config.cgroup_root.join(sandbox)
     }
+}
+
+/// Whether pods can have users of their own: found out by making a namespace and a root for it.
+fn can_map_users(store: &Store) -> std::result::Result<(), String> {
+    let ids = "0 65536 65536\n";
+    let users = vaquita_sys::ns::new_userns(ids, ids).map_err(|error| error.to_string())?;
+    store.can_map(users.as_fd()).map_err(|error| error.to_string())
 }
 
 /// Makes the cgroup below which everything runs, and writes down that it is this node's: two nodes below one cgroup

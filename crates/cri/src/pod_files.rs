@@ -19,25 +19,36 @@ const SHM_SIZE: &str = "67108864";
 /// Writes host name and name servers, and mounts the shared memory. `/etc/hosts` follows when the address is known.
 pub(crate) fn make(paths: &Paths, id: &str, config: &cri::PodSandboxConfig) -> Result<()> {
     let namespaces = namespaces(config);
-    write(&paths.hostname(id), format!("{}\n", hostname(config)).as_bytes())?;
+    let root = root(config)?;
+    write(&paths.hostname(id), format!("{}\n", hostname(config)).as_bytes(), root)?;
     let resolv = match &config.dns_config {
         Some(dns) => resolv_conf(dns)?.into_bytes(),
         None => host_resolv(namespaces.network == cri::NamespaceMode::Pod as i32)?,
     };
-    write(&paths.resolv(id), &resolv)?;
+    write(&paths.resolv(id), &resolv, root)?;
     if namespaces.ipc == cri::NamespaceMode::Pod as i32 {
-        mount_shm(&paths.shm(id))?;
+        mount_shm(&paths.shm(id), root)?;
     }
     Ok(())
 }
 
 /// Writes `/etc/hosts`: the host's where the pod has no address of its own, else the pod's own name and addresses.
-pub(crate) fn write_hosts(paths: &Paths, id: &str, name: &str, ips: &[IpAddr]) -> Result<()> {
+pub(crate) fn write_hosts(
+    paths: &Paths,
+    id: &str,
+    config: &cri::PodSandboxConfig,
+    ips: &[IpAddr],
+) -> Result<()> {
     let text = match ips {
         [] => host_file("/etc/hosts")?,
-        ips => hosts(name, ips).into_bytes(),
+        ips => hosts(&hostname(config), ips).into_bytes(),
     };
-    write(&paths.hosts(id), &text)
+    write(&paths.hosts(id), &text, root(config)?)
+}
+
+/// To whom the files belong: the pod's root, whoever that is on the host.
+fn root(config: &cri::PodSandboxConfig) -> Result<(u32, u32)> {
+    Ok(crate::spec::users(config)?.map_or((0, 0), |users| users.root()))
 }
 
 /// Unmounts the shared memory. Where it is not mounted there is nothing to do.
@@ -124,14 +135,15 @@ fn host_file(path: &str) -> Result<Vec<u8>> {
 }
 
 /// Containers of any user read these.
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+fn write(path: &Path, bytes: &[u8], (uid, gid): (u32, u32)) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let doing = || format!("write {}", path.display());
     std::fs::write(path, bytes).doing(doing)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).doing(doing)
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).doing(doing)?;
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).doing(doing)
 }
 
-fn mount_shm(path: &Path) -> Result<()> {
+fn mount_shm(path: &Path, (uid, gid): (u32, u32)) -> Result<()> {
     let doing = || format!("mount a tmpfs on {}", path.display());
     match std::fs::create_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -140,6 +152,8 @@ fn mount_shm(path: &Path) -> Result<()> {
     let tmpfs = Filesystem::open("tmpfs").doing(doing)?;
     tmpfs.set_string("mode", "1777").doing(doing)?;
     tmpfs.set_string("size", SHM_SIZE).doing(doing)?;
+    tmpfs.set_string("uid", uid.to_string()).doing(doing)?;
+    tmpfs.set_string("gid", gid.to_string()).doing(doing)?;
     tmpfs.set_string("source", "shm").doing(doing)?;
     let tree = tmpfs.create_with(Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC).doing(doing)?;
     vaquita_sys::mount::move_mount(&tree, rustix::fs::CWD, path).doing(doing)

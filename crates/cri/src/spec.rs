@@ -8,6 +8,7 @@ mod process;
 mod resources;
 mod sandbox;
 mod security;
+mod users;
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,7 @@ pub(crate) use process::exec_process;
 pub(crate) use resources::{cgroup_limits, limits, merged};
 pub(crate) use sandbox::{ports, request as sandbox_request};
 pub(crate) use security::{PidNamespace, capabilities, context, pid_namespace, refuse_unsupported};
+pub(crate) use users::{Users, users};
 
 /// All that decides what a container is.
 #[derive(Debug)]
@@ -106,7 +108,7 @@ pub(crate) fn joined(sandbox: &cri::PodSandboxConfig, pid: PidNamespace) -> Name
         ipc: of_pod(options.ipc),
         net: of_pod(options.network),
         pid: pid == PidNamespace::Pod,
-        user: false,
+        user: matches!(users(sandbox), Ok(Some(_))),
         uts: of_pod(options.network),
     }
 }
@@ -115,7 +117,13 @@ fn linux(input: &Input<'_>, context: &cri::LinuxContainerSecurityContext) -> Res
     let mut linux = Linux::default();
     let mut resources = limits(&limits_of(input.config), input.host)?;
     resources.set_devices(Some(device_rules(input, context)));
-    let devices: Vec<LinuxDevice> = input.devices.iter().map(|(device, _)| device.clone()).collect();
+    let mut devices: Vec<LinuxDevice> = input.devices.iter().map(|(device, _)| device.clone()).collect();
+    if users(input.sandbox)?.is_some() {
+        // The host's nodes are bound there, as they are.
+        for device in &mut devices {
+            device.set_file_mode(None).set_uid(None).set_gid(None);
+        }
+    }
     linux
         .set_uid_mappings(None)
         .set_gid_mappings(None)

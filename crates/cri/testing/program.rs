@@ -27,6 +27,15 @@ fn main() -> ExitCode {
             let text: String = std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect();
             write(text.as_bytes())
         }
+        ["read", path] => std::fs::read(path).map_or(ExitCode::FAILURE, |bytes| write(&bytes)),
+        ["owners", ref paths @ ..] => owners(paths),
+        ["make", path, uid] => match make(path, uid) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = write(format!("{error}\n").as_bytes());
+                ExitCode::FAILURE
+            }
+        },
         ["yes"] => {
             let line = [b'y'; 64 << 10];
             while std::io::stdout().write_all(&line).is_ok() {}
@@ -39,6 +48,22 @@ fn main() -> ExitCode {
         },
         _ => ExitCode::from(2),
     }
+}
+
+/// Says of each file whose it is.
+fn owners(paths: &[&str]) -> ExitCode {
+    use std::os::unix::fs::MetadataExt;
+    let line = |path: &&str| match std::fs::metadata(path) {
+        Ok(metadata) => format!("{path} {}:{}\n", metadata.uid(), metadata.gid()),
+        Err(error) => format!("{path} {error}\n"),
+    };
+    write(paths.iter().map(line).collect::<String>().as_bytes())
+}
+
+/// Makes a file and gives it away.
+fn make(path: &str, uid: &str) -> std::io::Result<()> {
+    std::fs::write(path, "made")?;
+    std::os::unix::fs::chown(path, uid.parse().ok(), None)
 }
 
 fn write(bytes: &[u8]) -> ExitCode {

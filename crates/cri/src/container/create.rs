@@ -63,10 +63,16 @@ pub(super) async fn run(
         log_limit: node.config.container_log_limit.unwrap_or_default(),
         runtime: runtime.cloned(),
     };
+    let users = if request.join.user {
+        Some(shim.userns().await.doing(|| "find the user namespace of the pod")?)
+    } else {
+        None
+    };
     private_dir(&bundle)?;
     node.paths.write_container(&record)?;
 
-    let worker = Worker { node: node.clone(), sandbox: sandbox.clone(), config, image, volumes, target };
+    let worker =
+        Worker { node: node.clone(), sandbox: sandbox.clone(), config, image, volumes, target, users };
     let prepared = {
         let id = record.id.clone();
         let cgroup = record.cgroup.clone();
@@ -224,6 +230,8 @@ struct Worker {
     /// For each mount.
     volumes: Vec<Option<Arc<Image>>>,
     target: Option<i32>,
+    /// The pod's user namespace, if it has one of its own.
+    users: Option<OwnedFd>,
 }
 
 /// What the blocking part makes, beside `config.json`.
@@ -237,12 +245,16 @@ struct Prepared {
 impl Worker {
     fn prepare(&self, id: &str, cgroup: &Path) -> Result<Prepared> {
         let bundle = self.node.paths.container(self.sandbox.id(), id);
-        let volumes = Volumes::mount(&self.node, &bundle, id, &self.config, &self.volumes)?;
+        let volumes =
+            Volumes::mount(&self.node, &bundle, (id, &self.config), &self.volumes, self.users.as_ref())?;
         let sources = probe::sources(&self.config, &volumes.sources)?;
         let devices = probe::devices(&self.config)?;
         let seccomp = probe::seccomp(&self.config, &self.node.host)?;
         let snapshot = self.node.images.snapshot(id, &self.image.id)?;
-        let rootfs = snapshot.mount(false)?;
+        let rootfs = match &self.users {
+            Some(users) => snapshot.mount_mapped(false, users.as_fd())?,
+            None => snapshot.mount(false)?,
+        };
         let user = self.user(rootfs.as_fd())?;
         let paths = &self.node.paths;
         let sandbox = self.sandbox.id();
@@ -312,7 +324,11 @@ impl Worker {
         }
         let mut seen = std::collections::BTreeSet::new();
         groups.retain(|gid| seen.insert(*gid));
-        Ok(User { uid: found.uid, gid: found.gid, groups, home: found.home })
+        let user = User { uid: found.uid, gid: found.gid, groups, home: found.home };
+        if let Some(users) = spec::users(&self.sandbox.record.config)? {
+            users.check(&user)?;
+        }
+        Ok(user)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Images as volumes: read-only, mounted on the host for as long as the container's maker needs to find them.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -92,9 +92,9 @@ impl Volumes {
     pub(super) fn mount(
         node: &Node,
         bundle: &Path,
-        id: &str,
-        config: &cri::ContainerConfig,
+        (id, config): (&str, &cri::ContainerConfig),
         images: &[Option<Arc<Image>>],
+        users: Option<&OwnedFd>,
     ) -> Result<Self> {
         let mut volumes = Self::default();
         for (index, (mount, image)) in config.mounts.iter().zip(images).enumerate() {
@@ -104,8 +104,9 @@ impl Volumes {
                         .add(
                             node,
                             &bundle.join("volumes").join(index.to_string()),
-                            &snapshot(id, index),
-                            image,
+                            (&snapshot(id, index), image),
+                            // An overlay cannot be mapped when it is there.
+                            users.filter(|_| !mount.uid_mappings.is_empty()),
                         )
                         .and_then(|point| below(&point, &mount.image_sub_path))
                         .map_err(|error| {
@@ -119,8 +120,18 @@ impl Volumes {
         Ok(volumes)
     }
 
-    fn add(&mut self, node: &Node, point: &Path, snapshot: &str, image: &Image) -> Result<PathBuf> {
-        let tree = node.images.snapshot(snapshot, &image.id)?.mount(true)?;
+    fn add(
+        &mut self,
+        node: &Node,
+        point: &Path,
+        (snapshot, image): (&str, &Image),
+        users: Option<&OwnedFd>,
+    ) -> Result<PathBuf> {
+        let snapshot = node.images.snapshot(snapshot, &image.id)?;
+        let tree = match users {
+            Some(users) => snapshot.mount_mapped(true, users.as_fd())?,
+            None => snapshot.mount(true)?,
+        };
         private_dir(point)?;
         vaquita_sys::mount::move_mount(&tree, CWD, point).doing(|| "attach the image")?;
         self.points.push(point.to_owned());

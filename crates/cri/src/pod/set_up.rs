@@ -34,7 +34,7 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
     }
     let id = new_id()?;
     let cgroup = pod_cgroup(node, &config, &id)?;
-    let plan = plan(node, &config, &id, &cgroup)?;
+    let plan = plan(node, &config, &handler, (&id, &cgroup))?;
     if plan.request.new.net {
         node.network.check().await?;
     }
@@ -73,8 +73,29 @@ fn again(there: &Sandbox, fingerprint: u64, handler: &str) -> Result<String> {
     Ok(there.id().to_owned())
 }
 
-fn plan(node: &Node, config: &cri::PodSandboxConfig, id: &str, cgroup: &Path) -> Result<Plan> {
+/// Whether pods of this handler can have users of their own.
+fn users_are_possible(node: &Node, handler: &str) -> Result<()> {
+    if node.runtimes.find(handler)?.is_some() {
+        return Err(Error::unsupported(format!(
+            "userns_options: users of its own are for pods of the built-in runtime, and not of {handler:?}"
+        )));
+    }
+    node.users
+        .as_ref()
+        .map_err(|why| Error::unsupported(format!("userns_options: this host cannot: {why}")))?;
+    Ok(())
+}
+
+fn plan(
+    node: &Node,
+    config: &cri::PodSandboxConfig,
+    handler: &str,
+    (id, cgroup): (&str, &Path),
+) -> Result<Plan> {
     let request = spec::sandbox_request(id, config, &cgroup.join(id), &node.host)?;
+    if request.new.user {
+        users_are_possible(node, handler)?;
+    }
     let ports = spec::ports(config)?;
     let bandwidth = spec::bandwidth(config)?;
     if !request.new.net && !ports.is_empty() {
@@ -132,8 +153,7 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
         }
         None => Vec::new(),
     };
-    let name = pod_files::hostname(&sandbox.record.config);
-    pod_files::write_hosts(&node.paths, sandbox.id(), &name, &ips)?;
+    pod_files::write_hosts(&node.paths, sandbox.id(), &sandbox.record.config, &ips)?;
     let record = sandbox.advance(SandboxPhase::Ready, |life| {
         life.pid = Some(created.pid);
         life.ips = ips;

@@ -299,8 +299,8 @@ impl RuntimeService for Service {
             Ok(()) => condition("NetworkReady", true, "", ""),
             Err(error) => condition("NetworkReady", false, "NetworkPluginNotReady", &error.to_string()),
         };
-        let features =
-            cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let user_namespaces = self.node.users.is_ok();
+        let features = cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
         Ok(Response::new(cri::StatusResponse {
             status: Some(cri::RuntimeStatus {
                 conditions: vec![condition("RuntimeReady", true, "", ""), network],
@@ -309,7 +309,7 @@ impl RuntimeService for Service {
             runtime_handlers: self.node.runtimes.handlers(features),
             features: Some(cri::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: user_namespaces,
                 mount_options: true,
             }),
         }))

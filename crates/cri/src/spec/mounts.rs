@@ -10,16 +10,28 @@ use crate::{Error, Result};
 
 /// The defaults, then the files of the pod and what the client asks for, parents before children.
 pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityContext) -> Result<Vec<Mount>> {
+    let users = super::users(input.sandbox)?;
     let asked = input
         .config
         .mounts
         .iter()
         .zip(input.sources)
-        .map(|(mount, source)| asked(mount, source))
+        .map(|(mount, source)| {
+            let mut made = asked(mount, source)?;
+            super::users::map(&mut made, mount, users.as_ref())?;
+            Ok(made)
+        })
         .collect::<Result<Vec<_>>>()?;
     let overridden = |mount: &Mount| asked.iter().any(|other| same(other.destination(), mount.destination()));
     let mut all: Vec<Mount> =
         defaults(context.privileged).into_iter().filter(|mount| !overridden(mount)).collect();
+    let shares_network = !super::joined(input.sandbox, super::PidNamespace::Own).net;
+    if users.is_some() && shares_network {
+        // Only who the network belongs to may mount a new one.
+        let sys = mount("/sys", "bind", "/sys", &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"]);
+        let news = |mount: &&mut Mount| mount.typ().as_deref() == Some("sysfs");
+        all.iter_mut().filter(news).for_each(|mount| *mount = sys.clone());
+    }
     let mut above: Vec<Mount> =
         of_the_pod(input, context).into_iter().filter(|mount| !overridden(mount)).collect();
     above.extend(asked);

@@ -7,7 +7,7 @@ use vaquita_net::{PortMapping, Protocol};
 use vaquita_proto::cri;
 use vaquita_shim::{Namespaces, SandboxRequest};
 
-use super::security;
+use super::{User, Users, security};
 use crate::host::Host;
 use crate::model::{is_hostname, namespaces};
 use crate::{Error, Result};
@@ -27,34 +27,40 @@ pub(crate) fn request(
     if config.windows.is_some() {
         return Err(Error::invalid("windows: this is not Windows"));
     }
-    security::refuse_userns(context.namespace_options.as_ref())?;
     security::refuse_selinux(context.selinux_options.as_ref(), host)?;
     security::refuse_apparmor(context.apparmor.as_ref(), "", context.privileged, host)?;
-    let new = new_namespaces(&namespaces(config))?;
+    let users = super::users(config)?;
+    let new = Namespaces { user: users.is_some(), ..new_namespaces(&namespaces(config))? };
     if new.uts && !is_hostname(&config.hostname) {
         return Err(Error::invalid(format!("hostname: {:?} cannot be the name of a host", config.hostname)));
     }
     let (uid, gid) = match (&context.run_as_user, &context.run_as_group) {
-        (None, None) => (PAUSE_USER, PAUSE_USER),
+        (None, None) => {
+            let user = users.map_or(PAUSE_USER, |users| PAUSE_USER.min(users.uids.length - 1));
+            (user, user)
+        }
         (None, Some(_)) => return Err(Error::invalid("run_as_group: a group without run_as_user")),
         (Some(user), group) => (
             super::id("run_as_user", user.value)?,
             super::id("run_as_group", group.map_or(0, |group| group.value))?,
         ),
     };
+    if let Some(users) = &users {
+        users.check(&User { uid, gid, ..User::default() })?;
+    }
     Ok(SandboxRequest {
         id: id.to_owned(),
         hostname: if new.uts { config.hostname.clone() } else { String::new() },
         new,
         cgroup: cgroup.to_owned(),
-        sysctls: sysctls(&linux.sysctls, new)?,
+        sysctls: sysctls(&linux.sysctls, new, users.as_ref())?,
         uid,
         gid,
         // The last to go in a pod: it holds what the others share. As low as kubelet has it, where that is allowed.
         oom_score_adj: Some(host.lowest_oom_score_adj.max(-998)),
         restrict_oom_score_adj: host.restrict_oom_score_adj,
-        uid_maps: Vec::new(),
-        gid_maps: Vec::new(),
+        uid_maps: users.iter().map(|users| users.uids).collect(),
+        gid_maps: users.iter().map(|users| users.gids).collect(),
     })
 }
 
@@ -86,14 +92,18 @@ fn new_namespaces(options: &cri::NamespaceOption) -> Result<Namespaces> {
 fn sysctls(
     asked: &std::collections::BTreeMap<String, String>,
     new: Namespaces,
+    users: Option<&Users>,
 ) -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
     if new.net {
-        for (name, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
-        {
+        // Every group that there is.
+        let last = users.map_or(0x7fff_ffff, |users| users.gids.length - 1);
+        for (name, value) in [
+            ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+            ("net.ipv4.ping_group_range", format!("0 {last}")),
+        ] {
             if !asked.contains_key(name) {
-                all.push((name.to_owned(), value.to_owned()));
+                all.push((name.to_owned(), value));
             }
         }
     }

@@ -44,11 +44,6 @@ pub(crate) fn refuse_unsupported(
     }
     for mount in &config.mounts {
         let field = format!("mounts[{}]", mount.container_path);
-        if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-            return Err(Error::unsupported(format!(
-                "{field}.uidMappings: mapped mounts are not supported yet"
-            )));
-        }
         if mount.selinux_relabel && host.selinux {
             return Err(Error::unsupported(format!("{field}.selinux_relabel: SELinux is not supported yet")));
         }
@@ -58,7 +53,10 @@ pub(crate) fn refuse_unsupported(
     {
         return Err(Error::unsupported(format!("add_ambient_capabilities: {name:?}: not supported yet")));
     }
-    refuse_userns(context.namespace_options.as_ref())?;
+    super::users::same_as_sandbox(context.namespace_options.as_ref(), sandbox)?;
+    if super::users(sandbox)?.is_some() {
+        refuse_for_other_users(config)?;
+    }
     refuse_selinux(context.selinux_options.as_ref(), host)?;
     refuse_apparmor(context.apparmor.as_ref(), &context.apparmor_profile, context.privileged, host)?;
     same_as_sandbox(context.namespace_options.as_ref(), sandbox)?;
@@ -68,7 +66,7 @@ pub(crate) fn refuse_unsupported(
 }
 
 /// Whether a sandbox may hold privileged containers.
-fn is_privileged(sandbox: &cri::PodSandboxConfig) -> bool {
+pub(super) fn is_privileged(sandbox: &cri::PodSandboxConfig) -> bool {
     sandbox
         .linux
         .as_ref()
@@ -76,12 +74,17 @@ fn is_privileged(sandbox: &cri::PodSandboxConfig) -> bool {
         .is_some_and(|context| context.privileged)
 }
 
-pub(super) fn refuse_userns(options: Option<&cri::NamespaceOption>) -> Result<()> {
-    let Some(userns) = options.and_then(|options| options.userns_options.as_ref()) else { return Ok(()) };
-    if userns.mode == cri::NamespaceMode::Node as i32 {
-        return Ok(());
+/// What a container with users of its own cannot have.
+fn refuse_for_other_users(config: &cri::ContainerConfig) -> Result<()> {
+    let bidirectional = cri::MountPropagation::PropagationBidirectional as i32;
+    match config.mounts.iter().find(|mount| mount.propagation == bidirectional) {
+        // Whoever has CAP_SYS_ADMIN there could mount on the host.
+        Some(mount) => Err(Error::invalid(format!(
+            "mounts[{}].propagation: BIDIRECTIONAL is not possible in a pod with users of its own (userns_options)",
+            mount.container_path
+        ))),
+        None => Ok(()),
     }
-    Err(Error::unsupported("userns_options: user namespaces are not supported yet"))
 }
 
 pub(super) fn refuse_selinux(options: Option<&cri::SeLinuxOption>, host: &Host) -> Result<()> {

@@ -9,4 +9,5 @@ mod kubelet;
 mod restart;
 mod retries;
 mod support;
+mod users;
 mod volumes;
