@@ -1,6 +1,7 @@
 //! The listener, and what it is told to do.
 
 mod http;
+mod socket;
 mod tls;
 
 use std::fmt;
@@ -13,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+
+pub(crate) use socket::Watch;
 
 use crate::session::Patience;
 use crate::tokens::Tokens;

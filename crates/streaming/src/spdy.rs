@@ -11,3 +11,9 @@ mod headers;
 pub(crate) use connection::{Connection, Event};
 pub(crate) use frame::ResetCode;
 pub(crate) use headers::Headers;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::frame::tests::{frame, syn_stream};
+    pub(crate) use super::headers::tests::Writer;
+}

@@ -5,3 +5,8 @@ mod handshake;
 
 pub(crate) use frame::{CloseCode, Codec, Message};
 pub(crate) use handshake::{Refusal, accept};
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::frame::tests::masked;
+}

@@ -67,7 +67,10 @@ async fn show(fd: Option<Fd>, output: Option<Output>) {
 
 /// The size of the terminal follows that of the client's.
 async fn resize(shim: &Client, id: &str, tty: bool, mut sizes: Sizes) {
-    while tty {
+    if !tty {
+        return;
+    }
+    loop {
         let Size { width, height } = sizes.next().await;
         if let Err(error) = shim.resize(id, width, height).await {
             tracing::debug!(container = id, %error, "the size of the terminal was not changed");

@@ -15,12 +15,11 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Backend, INTRODUCTION, Shared};
+use super::{Backend, INTRODUCTION, Shared, Watch, socket};
 use crate::forward::{Forward, PORTS, PORTS_BASE64, SpdyForward, Tunnel, WebSocketForward};
 use crate::negotiate::{self, ForwardProtocol, Refusal, RemoteProtocol, STREAM_PROTOCOL, Transport};
 use crate::remote::{Encoding, Outcome, Remote, SpdyRemote, WebSocketRemote};
@@ -37,6 +36,12 @@ struct Refused {
 /// The most bytes of a request's head.
 const HEAD: usize = 16 << 10;
 
+/// A request, and the connection that it came by.
+struct Asked {
+    request: hyper::Request<Incoming>,
+    watch: Watch,
+}
+
 /// Answers the requests of a connection until it becomes a session or ends.
 pub(super) async fn meet<B: Backend>(
     socket: TcpStream,
@@ -44,26 +49,25 @@ pub(super) async fn meet<B: Backend>(
     shared: Arc<Shared>,
     backend: Arc<B>,
 ) {
-    // Keystrokes; and a client whose host is gone.
-    let _ = socket.set_nodelay(true);
-    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let (socket, watch) = socket::socket(socket);
     match tls {
-        None => introduce(socket, shared, backend).await,
+        None => introduce(socket, watch, shared, backend).await,
         Some(tls) => {
             if let Ok(socket) = tls.accept(socket).await {
-                introduce(socket, shared, backend).await;
+                introduce(socket, watch, shared, backend).await;
             }
         }
     }
 }
 
-async fn introduce<S, B>(socket: S, shared: Arc<Shared>, backend: Arc<B>)
+async fn introduce<S, B>(socket: S, watch: Watch, shared: Arc<Shared>, backend: Arc<B>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: Backend,
 {
     let service = service_fn(move |request| {
-        let answer = answer(request, &shared, &backend).unwrap_or_else(Refused::into_answer);
+        let answer = answer(Asked { request, watch: watch.clone() }, &shared, &backend)
+            .unwrap_or_else(Refused::into_answer);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -78,10 +82,11 @@ where
 
 /// Takes the token of the request, and begins what it stands for.
 fn answer<B: Backend>(
-    request: hyper::Request<Incoming>,
+    asked: Asked,
     shared: &Arc<Shared>,
     backend: &Arc<B>,
 ) -> Result<Response<Full<Bytes>>, Refused> {
+    let request = &asked.request;
     if !matches!(*request.method(), Method::GET | Method::POST) {
         return refusal(StatusCode::METHOD_NOT_ALLOWED, "GET and POST only");
     }
@@ -117,7 +122,7 @@ fn answer<B: Backend>(
     let begun = match what {
         Request::Exec(exec) => {
             let (wanted, backend) = (exec.streams, backend.clone());
-            begin_remote(request, transport, shared, wanted, move |streams| async move {
+            begin_remote(asked, transport, shared, wanted, move |streams| async move {
                 match backend.exec(exec, streams).await {
                     Ok(0) => Outcome::Success,
                     Ok(code) => Outcome::Exit(code),
@@ -127,21 +132,21 @@ fn answer<B: Backend>(
         }
         Request::Attach(attach) => {
             let (wanted, backend) = (attach.streams, backend.clone());
-            begin_remote(request, transport, shared, wanted, move |streams| async move {
+            begin_remote(asked, transport, shared, wanted, move |streams| async move {
                 match backend.attach(attach, streams).await {
                     Ok(()) => Outcome::Success,
                     Err(message) => Outcome::Failed(message),
                 }
             })
         }
-        Request::PortForward(forward) => begin_forward(request, transport, shared, forward, backend),
+        Request::PortForward(forward) => begin_forward(asked, transport, shared, forward, backend),
     };
     Ok(switch(transport, accept.as_deref(), begun?))
 }
 
 /// A session with a process. The name of the protocol, if there is one, is what the client is told.
 fn begin_remote<F>(
-    request: hyper::Request<Incoming>,
+    asked: Asked,
     transport: Transport,
     shared: &Arc<Shared>,
     wanted: Wanted,
@@ -150,7 +155,7 @@ fn begin_remote<F>(
 where
     F: Future<Output = Outcome> + Send + 'static,
 {
-    let (protocol, name) = negotiate::remote(transport, request.headers()).map_err(refused)?;
+    let (protocol, name) = negotiate::remote(transport, asked.request.headers()).map_err(refused)?;
     let protocol: Box<dyn Remote> = match protocol {
         RemoteProtocol::Spdy(version) => Box::new(SpdyRemote::new(version, wanted)),
         RemoteProtocol::WebSocket(version, encoding) => {
@@ -158,19 +163,21 @@ where
         }
     };
     let patience = shared.patience;
-    begin(request, shared, move |socket| session::remote(socket, protocol, wanted, patience, work))?;
+    begin(asked, shared, move |socket, watch| {
+        session::remote(socket, watch, protocol, wanted, patience, work)
+    })?;
     Ok(name)
 }
 
 /// A session with ports, in the same way.
 fn begin_forward<B: Backend>(
-    request: hyper::Request<Incoming>,
+    asked: Asked,
     transport: Transport,
     shared: &Arc<Shared>,
     forward: PortForward,
     backend: &Arc<B>,
 ) -> Result<Option<HeaderValue>, Refused> {
-    let (protocol, name) = negotiate::forward(transport, request.headers()).map_err(refused)?;
+    let (protocol, name) = negotiate::forward(transport, asked.request.headers()).map_err(refused)?;
     let protocol: Box<dyn Forward> = match protocol {
         ForwardProtocol::Spdy => Box::new(SpdyForward::new()),
         ForwardProtocol::Tunnel => Box::new(Tunnel::new(SpdyForward::new())),
@@ -185,8 +192,8 @@ fn begin_forward<B: Backend>(
         }
     };
     let (patience, backend, forward) = (shared.patience, backend.clone(), Arc::new(forward));
-    begin(request, shared, move |socket| {
-        session::forward(socket, protocol, patience, move |port| {
+    begin(asked, shared, move |socket, watch| {
+        session::forward(socket, watch, protocol, patience, move |port| {
             let (backend, forward) = (backend.clone(), forward.clone());
             async move { backend.connect(&forward, port).await }
         })
@@ -196,9 +203,9 @@ fn begin_forward<B: Backend>(
 
 /// Begins a session as soon as the answer to the request is sent.
 fn begin<F>(
-    request: hyper::Request<Incoming>,
+    asked: Asked,
     shared: &Arc<Shared>,
-    session: impl FnOnce(TokioIo<Upgraded>) -> F + Send + 'static,
+    session: impl FnOnce(TokioIo<Upgraded>, Watch) -> F + Send + 'static,
 ) -> Result<(), Refused>
 where
     F: Future<Output = ()> + Send + 'static,
@@ -207,8 +214,8 @@ where
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "too many sessions are open");
     };
     shared.spawn(async move {
-        if let Ok(upgraded) = hyper::upgrade::on(request).await {
-            session(TokioIo::new(upgraded)).await;
+        if let Ok(upgraded) = hyper::upgrade::on(asked.request).await {
+            session(TokioIo::new(upgraded), asked.watch).await;
         }
         drop(permit);
     });

@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::Patience;
 use super::wire::{Over, Wire};
 use crate::forward::{Event, Forward};
+use crate::server::Watch;
 use crate::streams::CHUNKS;
 
 /// How much is read from a port at once.
@@ -22,6 +23,7 @@ const READ: usize = 32 << 10;
 /// Serves one session to its end: `connect` makes the connections.
 pub(crate) async fn forward<S, F>(
     socket: S,
+    watch: Watch,
     protocol: Box<dyn Forward>,
     patience: Patience,
     connect: impl Fn(u16) -> F + Send + Sync + 'static,
@@ -31,7 +33,7 @@ pub(crate) async fn forward<S, F>(
 {
     let (sender, output) = mpsc::channel(CHUNKS);
     let mut session = Session {
-        wire: Wire::new(socket),
+        wire: Wire::new(socket, watch),
         protocol,
         connections: BTreeMap::new(),
         tasks: JoinSet::new(),

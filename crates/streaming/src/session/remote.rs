@@ -11,11 +11,13 @@ use super::Patience;
 use super::wire::{Over, Wire};
 use crate::Wanted;
 use crate::remote::{Channel, Event, Outcome, Remote, Resizes};
+use crate::server::Watch;
 use crate::streams::{Ends, Streams, streams};
 
 /// Serves one session to its end: `begin` is called once all streams are there, and what it returns is run.
 pub(crate) async fn remote<S, F>(
     socket: S,
+    watch: Watch,
     protocol: Box<dyn Remote>,
     wanted: Wanted,
     patience: Patience,
@@ -26,7 +28,7 @@ pub(crate) async fn remote<S, F>(
 {
     let (streams, ends) = streams(wanted);
     let mut session = Session {
-        wire: Wire::new(socket),
+        wire: Wire::new(socket, watch),
         protocol,
         resizes: Resizes::default(),
         ends,

@@ -1,5 +1,6 @@
 //! The socket, and what waits to be sent or looked at.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -7,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Patience;
+use crate::server::Watch;
 
 /// How much is read at once.
 const READ: usize = 32 << 10;
@@ -16,13 +18,14 @@ const FULL: usize = 64 << 10;
 const OVERFULL: usize = 128 << 10;
 
 /// A connection.
-#[derive(Debug)]
 pub(super) struct Wire<S> {
     reader: ReadHalf<S>,
     writer: WriteHalf<S>,
     /// What came and was not looked at yet.
     pub(super) input: BytesMut,
     output: BytesMut,
+    /// Ready when the connection is, though nobody reads or writes.
+    broken: Pin<Box<dyn Future<Output = ()> + Send>>,
     last_moved: Instant,
 }
 
@@ -31,10 +34,11 @@ pub(super) struct Wire<S> {
 pub(super) struct Over;
 
 impl<S: AsyncRead + AsyncWrite> Wire<S> {
-    pub(super) fn new(socket: S) -> Self {
+    pub(super) fn new(socket: S, watch: Watch) -> Self {
         let (reader, writer) = tokio::io::split(socket);
         let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { reader, writer, input, output, last_moved: Instant::now() }
+        let broken: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(watch.broken());
+        Self { reader, writer, input, output, broken, last_moved: Instant::now() }
     }
 
     /// Takes over what a protocol wants to send.
@@ -70,6 +74,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                 Ok(0) | Err(_) => return Err(Over),
                 Ok(_) => {}
             },
+            () = &mut self.broken => return Err(Over),
             () = sleep_until(self.last_moved + idle) => return Err(Over),
         }
         self.last_moved = Instant::now();

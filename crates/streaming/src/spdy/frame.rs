@@ -212,13 +212,14 @@ fn control(out: &mut BytesMut, kind: u16, length: u32) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::super::headers::tests::Writer;
     use super::*;
 
-    fn frame(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
+    /// A control frame.
+    pub(crate) fn frame(kind: u16, flags: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0x80, 3];
         bytes.extend(kind.to_be_bytes());
         bytes.extend((u32::from(flags) << 24 | u32::try_from(payload.len()).unwrap()).to_be_bytes());
@@ -226,7 +227,8 @@ mod tests {
         bytes
     }
 
-    fn syn_stream(writer: &mut Writer, stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
+    /// A new stream, as a client opens it.
+    pub(crate) fn syn_stream(writer: &mut Writer, stream: u32, headers: &[(&str, &str)]) -> Vec<u8> {
         let mut payload = stream.to_be_bytes().to_vec();
         payload.extend([0; 6]);
         payload.extend(writer.block(headers));
@@ -310,7 +312,7 @@ mod tests {
         #[test]
         fn nonsense_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..2000), is_control: bool) {
             let mut input = BytesMut::from(&bytes[..]);
-            if is_control && input.len() > 4 {
+            if is_control && input.len() >= FRAME_HEADER {
                 input[..2].copy_from_slice(&[0x80, 3]);
                 input[2] = 0;
                 input[3] %= 10;

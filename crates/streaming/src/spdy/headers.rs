@@ -137,22 +137,22 @@ fn take_text(block: &mut &[u8]) -> Result<String, Malformed> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use flate2::{Compress, Compression, FlushCompress};
 
     use super::*;
 
     /// A client's side, as zlib does it.
-    pub(in crate::spdy) struct Writer(Compress);
+    pub(crate) struct Writer(Compress);
 
     impl Writer {
-        pub(in crate::spdy) fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let mut compress = Compress::new(Compression::best(), true);
             assert_eq!(compress.set_dictionary(DICTIONARY).unwrap(), CHECKSUM);
             Self(compress)
         }
 
-        pub(in crate::spdy) fn block(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
+        pub(crate) fn block(&mut self, headers: &[(&str, &str)]) -> Vec<u8> {
             let mut plain = u32::try_from(headers.len()).unwrap().to_be_bytes().to_vec();
             for text in headers.iter().flat_map(|(name, value)| [name, value]) {
                 plain.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
@@ -161,7 +161,7 @@ pub(super) mod tests {
             self.raw(&plain)
         }
 
-        pub(in crate::spdy) fn raw(&mut self, plain: &[u8]) -> Vec<u8> {
+        pub(crate) fn raw(&mut self, plain: &[u8]) -> Vec<u8> {
             let mut block = Vec::with_capacity(plain.len() * 2 + 1024);
             self.0.compress_vec(plain, &mut block, FlushCompress::Sync).unwrap();
             block

@@ -25,6 +25,19 @@ pub(crate) async fn echo() -> u16 {
     port
 }
 
+/// A port whose connections are never read from.
+pub(crate) async fn never() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut all = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            all.push(socket);
+        }
+    });
+    port
+}
+
 /// A port that nobody listens at.
 async fn nobody() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port()

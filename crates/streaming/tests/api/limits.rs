@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use vaquita_streaming::{Attach, Config, Exec, Kind, Request, Server, Wanted};
 
+use crate::forward;
 use crate::spdy::Frame;
 use crate::support::{ALL, Running};
 
@@ -121,6 +122,31 @@ async fn a_client_that_does_not_read_stops_the_process() {
         spdy.frame().await.unwrap();
     }
     drop(spdy);
+    running.someone_left().await;
+}
+
+/// What a process does not take is not read from the connection, whose end must be seen all the same.
+#[tokio::test]
+async fn a_client_that_is_killed_with_more_to_send_is_noticed() {
+    let (running, port) = (Running::new(), forward::never().await);
+    let mut exec = running.spdy(&running.exec(&["sleep"], ALL), &["v4.channel.k8s.io"]).await;
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        exec.open(&[("streamtype", kind)]).await;
+    }
+    let mut ports = running.spdy(&running.ports(&[]), &["portforward.k8s.io"]).await;
+    for kind in ["error", "data"] {
+        ports.open(&[("streamtype", kind), ("port", &port.to_string())]).await;
+    }
+    for spdy in [&mut exec, &mut ports] {
+        let sent = tokio::time::timeout(Duration::from_secs(1), async {
+            loop {
+                spdy.data(3, &[1; 256 << 10], false).await.unwrap();
+            }
+        });
+        assert!(sent.await.is_err());
+        spdy.socket.set_zero_linger().unwrap();
+    }
+    drop((exec, ports));
     running.someone_left().await;
 }
 
