@@ -1,4 +1,5 @@
 //! The server on a socket, with clients of the tests' own: SPDY written here, WebSocket by another library.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod exec;
 mod forward;
