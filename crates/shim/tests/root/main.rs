@@ -3,7 +3,6 @@
 
 mod attach;
 mod exec;
-mod external;
 mod hostile;
 mod lifecycle;
 mod logs;

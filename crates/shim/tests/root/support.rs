@@ -183,12 +183,21 @@ impl Container<'_> {
         self.stdin()
     }
 
+    /// Has another OCI runtime make it, and systemd its cgroup.
+    #[allow(dead_code, reason = "the tests of other runtimes use it")]
+    pub(crate) fn scope(mut self, program: &Path) -> Self {
+        self.request.cgroup = Path::new(&format!("/{}.slice", self.pod.tag)).join("vaquita-c.scope");
+        self.request.runtime = Some(OciRuntime { program: program.to_owned(), systemd_cgroup: true });
+        self
+    }
+
     pub(crate) fn log_limit(mut self, bytes: u64) -> Self {
         self.request.log_limit = bytes;
         self
     }
 
     /// Has another OCI runtime make it.
+    #[allow(dead_code, reason = "the tests of other runtimes use it")]
     pub(crate) fn runtime(mut self, program: &Path) -> Self {
         self.request.runtime = Some(OciRuntime { program: program.to_owned(), systemd_cgroup: false });
         self

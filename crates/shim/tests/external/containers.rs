@@ -171,6 +171,27 @@ async fn a_container_is_deleted_although_its_runtime_is_gone() {
     pod.client.delete_sandbox().await.unwrap();
 }
 
+#[tokio::test]
+#[ignore = "needs cgroup v2 and systemd: hack/vm"]
+async fn systemd_makes_the_scope_of_a_container() {
+    for program in ["/usr/sbin/runc", "/usr/bin/crun"] {
+        let mut pod = Pod::new().await;
+        let created = pod.container("c", &["sleep"]).scope(Path::new(program)).run().await;
+        let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", created.pid)).unwrap();
+        assert_eq!(cgroup.trim(), format!("0::/{}.slice/vaquita-c.scope", pod.tag), "{program}");
+        pod.client.signal("c", 9, SignalScope::All).await.unwrap();
+        assert_eq!(pod.exit_of("c").await.signal, Some(9));
+        pod.client.delete("c").await.unwrap();
+        let slice = format!("/sys/fs/cgroup/{}.slice", pod.tag);
+        until("systemd has removed it", || !Path::new(&slice).join("vaquita-c.scope").exists()).await;
+        pod.client.delete_sandbox().await.unwrap();
+        let stopped =
+            std::process::Command::new("systemctl").args(["stop", &format!("{}.slice", pod.tag)]).status();
+        assert!(stopped.unwrap().success());
+        until("systemd has removed the slice", || !Path::new(&slice).exists()).await;
+    }
+}
+
 fn is_mounted(below: &Path) -> bool {
     let table = vaquita_sys::mount::mountinfo().unwrap();
     table.iter().any(|mount| format!("{mount:?}").contains(&below.display().to_string()))
