@@ -88,7 +88,8 @@ pub(crate) fn spawn(
     };
     let (pid, mut guard) = in_time_namespace(script.time_offsets, || {
         in_pid_namespace(script.pid_namespace, || {
-            let (pid, pidfd) = fork(&how, script, &Told { texts: &texts, gaps: &gaps }, state)?;
+            let (pid, pidfd) =
+                fork(&how, script, &Told { texts: &texts, gaps: &gaps, makers_end: ours.as_fd() }, state)?;
             Ok((pid, Guard::new(pidfd, parent)))
         })
     })?;
@@ -298,6 +299,8 @@ struct Told<'a> {
     texts: &'a [String],
     /// Ranges of descriptors that are not needed after the set-up.
     gaps: &'a [(u32, u32)],
+    /// Of the handshake's socket, which the child has inherited.
+    makers_end: BorrowedFd<'a>,
 }
 
 /// Descriptors for a program, where putting each in its place overwrites none of the others.
@@ -358,6 +361,14 @@ fn close_others(extra: &[OwnedFd], gaps: &[(u32, u32)]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Closes what was inherited: who waits on the other end is to notice when the maker is dead.
+#[expect(unsafe_code, reason = "the owner is the maker's: the new process has but the number")]
+fn close(fd: BorrowedFd<'_>) -> Result<(), Failure> {
+    let number = fd.as_raw_fd().unsigned_abs();
+    // SAFETY: no step uses it, and its owner is not dropped: the child only ends.
+    unsafe { vaquita_sys::process::close_range(number, number) }.at("close_range")
+}
+
 /// The new process. Nothing here and below allocates, takes a lock or returns.
 fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
     let socket = state.socket;
@@ -375,6 +386,9 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
         tell(socket, number, text, is_exec, failure)
     };
     if let Err(failure) = crate::steps::prepare() {
+        fail(usize::from(u16::MAX), "", false, failure);
+    }
+    if let Err(failure) = close(told.makers_end) {
         fail(usize::from(u16::MAX), "", false, failure);
     }
     for (number, step) in script.setup.iter().enumerate() {
