@@ -104,7 +104,12 @@ async fn systemd_the_service_comes_and_goes_and_pods_stay() {
     let is_active = || Command::new("systemctl").args(["is-active", "vaquita.service"]).output().unwrap();
     succeed(&is_active());
 
-    let metadata = cri::PodSandboxMetadata { name: "stays".into(), uid: "u".into(), ..Default::default() };
+    let metadata = cri::PodSandboxMetadata {
+        name: "stays".into(),
+        uid: "u".into(),
+        namespace: "default".into(),
+        attempt: 0,
+    };
     let config = cri::PodSandboxConfig { metadata: Some(metadata), ..Default::default() };
     let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
     let id = client().run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
