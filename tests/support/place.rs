@@ -58,6 +58,7 @@ impl Place {
             ("VAQUITA_NETWORK", "auto".to_owned()),
             ("VAQUITA_CNI_CONF_DIR", below("cni/conf")),
             ("VAQUITA_CNI_BIN_DIR", below("cni/bin")),
+            ("VAQUITA_CNI_TIMEOUT", "10".to_owned()),
             ("VAQUITA_SUBNET", format!("10.204.{}.0/24", self.number)),
             ("VAQUITA_CGROUP", self.cgroup()),
         ];

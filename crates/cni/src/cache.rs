@@ -38,7 +38,7 @@ pub struct Cached {
     pub addresses: Vec<std::net::IpAddr>,
     /// The path of the namespace that ADD was given.
     pub netns: PathBuf,
-    /// What the last plugin said, once all have succeeded.
+    /// What the last plugin said that has succeeded.
     pub result: Option<Map<String, Value>>,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Entry {
     pub(crate) instance: String,
     /// The list that ADD was done with.
     list: Value,
-    /// The last plugin's result.
+    /// The result so far.
     pub(crate) result: Option<Map<String, Value>>,
 }
 

@@ -143,18 +143,22 @@ impl Cni {
             let printed =
                 self.runner.run(plugin.program(), Command::Add, &scope, &input, self.config.timeout).await?;
             let result = Outcome::parse(&printed, list.version());
-            outcome = Some(result.map_err(|error| {
+            let result = result.map_err(|error| {
                 error.within(format_args!("the result of plugin {} (ADD)", plugin.program()))
-            })?);
+            })?;
+            // Some find what they have made by the addresses in there alone, also when the next one fails.
+            entry.result = Some(result.document().clone());
+            self.write(&entry).await?;
+            outcome = Some(result);
         }
         let outcome = outcome.ok_or_else(|| Error::invalid("plugins: there are none"))?;
-        entry.result = Some(outcome.document().clone());
         entry.phase = Phase::Attached;
         self.write(&entry).await?;
         Ok(outcome)
     }
 
-    /// Disconnects a pod: DEL of each plugin, the last first, with the configuration and the result of its ADD. Nothing happens where
+    /// Disconnects a pod: DEL of each plugin, the last first, with the configuration and the result of its ADD, or what there is of one
+    /// that was not finished. Plugins that still run for it, because an operation was given up, are waited for. Nothing happens where
     /// nothing is recorded.
     ///
     /// `netns` is none where the namespace is gone.
@@ -167,9 +171,10 @@ impl Cni {
         let _alone = lane.lock().await;
         let Some(mut entry) = self.read(id).await? else { return Ok(()) };
         let list = self.listed(&entry)?;
-        if entry.instance != self.instance {
-            let (cache, id) = (self.config.cache.clone(), id.to_owned());
-            blocking(move || leftovers::end(&cache, &id)).await?;
+        // Whatever was begun for it and given up; nothing was where the last word is that of a whole ADD of ours.
+        if entry.instance != self.instance || entry.phase != Phase::Attached {
+            let (cache, id, patience) = (self.config.cache.clone(), id.to_owned(), self.config.timeout);
+            blocking(move || leftovers::end(&cache, &id, patience)).await?;
         }
         if entry.instance != self.instance || entry.phase != Phase::Detaching {
             entry.instance.clone_from(&self.instance);

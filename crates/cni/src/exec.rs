@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, getsid, kill_process_group, pidfd_open};
 use serde_json::{Map, Value};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt as _, Interest};
@@ -31,6 +31,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// In the environment of each plugin and of what it starts: whose they are. The value is the cache directory.
 pub(crate) const MARK: &str = "VAQUITA_CNI";
+/// In the environment of each plugin: our session. Who is in another has left it.
+pub(crate) const SESSION: &str = "VAQUITA_CNI_SESSION";
 /// In the environment of each plugin: which attachment it works on.
 pub(crate) const CONTAINER: &str = "CNI_CONTAINERID";
 
@@ -71,7 +73,7 @@ impl Runner {
         };
         let input = serde_json::to_vec(input).map_err(|error| failed(Error::invalid(error.to_string())))?;
         let mut child = self.spawn(&path, command, scope).await.map_err(|error| system("run", error))?;
-        let Some(mut group) = Group::of(&child) else {
+        let Some(mut group) = Group::of(&child, command) else {
             return Err(system("run", ErrorKind::NotFound.into()));
         };
         let said = tokio::time::timeout(limit, converse(&mut child, &mut group, &input)).await;
@@ -93,7 +95,7 @@ impl Runner {
     async fn spawn(&self, path: &Path, command: Command, scope: &Scope) -> std::io::Result<Child> {
         let mut process = tokio::process::Command::new(path);
         process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        process.process_group(0).kill_on_drop(true).current_dir("/");
+        process.process_group(0).current_dir("/");
         for (name, _) in std::env::vars_os() {
             let bytes = name.as_encoded_bytes();
             // Our own conversation with the service manager is not theirs.
@@ -106,6 +108,7 @@ impl Runner {
         }
         let bins = std::env::join_paths(&self.bin_dirs).map_err(IoError::other)?;
         process.env("CNI_COMMAND", command.name()).env("CNI_PATH", bins).env(MARK, &self.mark);
+        process.env(SESSION, getsid(None)?.as_raw_nonzero().to_string());
         for (name, value) in [
             (CONTAINER, scope.container_id.as_ref()),
             ("CNI_NETNS", scope.netns.as_os_str()),
@@ -126,29 +129,38 @@ impl Runner {
     }
 }
 
-/// Whoever is in the process group of a plugin, killed when this is dropped.
-struct Group(Option<Pid>);
+/// Whoever is in the process group of a plugin.
+struct Group {
+    leader: Option<Pid>,
+    /// Whether it may be killed in the middle: one that changes nothing.
+    is_harmless: bool,
+}
 
 impl Group {
-    fn of(child: &Child) -> Option<Self> {
-        child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).map(|pid| Self(Some(pid)))
+    fn of(child: &Child, command: Command) -> Option<Self> {
+        let leader = Pid::from_raw(child.id()?.try_into().ok()?)?;
+        let is_harmless = matches!(command, Command::Check | Command::Status | Command::Version);
+        Some(Self { leader: Some(leader), is_harmless })
     }
 
     /// Only while its leader was not waited for: the number cannot be another's until then.
     fn kill(&mut self) {
-        if let Some(pid) = self.0 {
+        if let Some(pid) = self.leader {
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }
 
     fn is_over(&mut self) {
-        self.0 = None;
+        self.leader = None;
     }
 }
 
 impl Drop for Group {
+    /// The operation is given up, as when the server ends. What changes something goes on, to be waited for by who takes it back.
     fn drop(&mut self) {
-        self.kill();
+        if self.is_harmless {
+            self.kill();
+        }
     }
 }
 
@@ -219,7 +231,7 @@ async fn converse(child: &mut Child, group: &mut Group, input: &[u8]) -> std::io
     let mut stdin = child.stdin.take();
     let stdout = Receiver::from_owned_fd(child.stdout.take().ok_or_else(gone)?.into_owned_fd()?)?;
     let stderr = Receiver::from_owned_fd(child.stderr.take().ok_or_else(gone)?.into_owned_fd()?)?;
-    let pid = group.0.ok_or_else(gone)?;
+    let pid = group.leader.ok_or_else(gone)?;
     let exited = watch(pidfd_open(pid, PidfdFlags::empty())?)?;
     let mut write = std::pin::pin!(async {
         if let Some(stdin) = &mut stdin {

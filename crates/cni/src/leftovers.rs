@@ -1,42 +1,51 @@
 //! Plugins that outlived the process that ran them.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getsid, pidfd_open, pidfd_send_signal};
 
-use crate::exec::{CONTAINER, MARK};
+use crate::exec::{CONTAINER, MARK, SESSION};
 use crate::{Error, Kind, Result};
 
 /// How long killed processes may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+const KILLED: Duration = Duration::from_secs(5);
 
-/// Kills what the plugins of a former process of ours still do for an attachment, and waits until it is gone: nobody reads their
-/// results any more, and an ADD that goes on beside our DEL would leave something behind.
-///
-/// They are known by two variables in their environment, which whatever they start has too.
-pub(crate) fn end(cache: &Path, id: &str) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits for what plugins still do for an attachment, begun by a process of ours that is gone: one that is killed in the middle
+/// of ADD or DEL may leave what it cannot find again. What has not ended after `patience` is killed, for ADD must not go on
+/// beside our DEL. Nobody reads the results any more.
+pub(crate) fn end(cache: &Path, id: &str, patience: Duration) -> Result<()> {
+    let (to_wait, to_kill) = (Instant::now() + patience, Instant::now() + patience + KILLED);
     loop {
         let found: Vec<_> =
             running(cache)?.into_iter().filter(|(_, of)| of == id).map(|(pid, _)| pid).collect();
-        if found.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
+        let Some(first) = found.first() else { return Ok(()) };
+        let now = Instant::now();
+        if now > to_kill {
             let message = format!(
                 "processes {found:?} of an earlier plugin for {id} do not end although they were killed"
             );
             return Err(Error::new(Kind::Timeout, message));
         }
+        if now < to_wait {
+            with(cache, id, *first, |pidfd| wait(pidfd, to_wait - now));
+            continue;
+        }
         for pid in found {
-            kill(cache, id, pid);
+            with(cache, id, pid, |pidfd| {
+                let _ = pidfd_send_signal(pidfd, Signal::KILL);
+                wait(pidfd, KILLED);
+            });
         }
     }
 }
 
-/// The processes of plugins that work with a cache directory, and those that they have started: process id and container id.
+/// The processes of plugins that work with a cache directory, and those that they have started: process id and container id. Who has
+/// begun a session of its own is not among them: a service of the plugin, which outlives it on purpose.
+///
+/// They are known by variables in their environment, which whatever they start has too.
 ///
 /// # Errors
 /// When /proc cannot be listed.
@@ -55,20 +64,26 @@ fn works_for(cache: &Path, pid: i32) -> Option<String> {
             variable.strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(<[u8]>::to_owned)
         })
     };
-    let ours = value(MARK)? == cache.as_os_str().as_encoded_bytes();
-    ours.then(|| value(CONTAINER).and_then(|id| String::from_utf8(id).ok()))?
+    let is_ours = value(MARK)? == cache.as_os_str().as_encoded_bytes();
+    let session = getsid(Pid::from_raw(pid)).ok()?.as_raw_nonzero().to_string();
+    (is_ours && value(SESSION)? == session.as_bytes())
+        .then(|| value(CONTAINER).and_then(|id| String::from_utf8(id).ok()))?
 }
 
-fn kill(cache: &Path, id: &str, pid: i32) {
+/// Does something with a process that is one of ours, by a descriptor: the number may become another's.
+fn with(cache: &Path, id: &str, pid: i32, work: impl FnOnce(&OwnedFd)) {
     let Some(process) = Pid::from_raw(pid) else { return };
     let Ok(pidfd) = pidfd_open(process, PidfdFlags::empty()) else { return };
-    // Once more, now that the number cannot become another's.
-    if works_for(cache, pid).as_deref() != Some(id) {
-        return;
+    if works_for(cache, pid).as_deref() == Some(id) {
+        work(&pidfd);
     }
-    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-    let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
-    let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit));
+}
+
+/// Waits for the end of a process.
+fn wait(pidfd: &OwnedFd, limit: Duration) {
+    if let Ok(limit) = Timespec::try_from(limit) {
+        let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit));
+    }
 }
 
 #[cfg(test)]
@@ -78,15 +93,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_those_of_this_cache_and_container_are_ended() {
+    fn only_those_of_this_cache_container_and_session_are_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let sleeper = |cache: &Path, id: &str| {
-            Command::new("/bin/sleep").arg("600").env(MARK, cache).env(CONTAINER, id).spawn().unwrap()
+        let own = getsid(None).unwrap().as_raw_nonzero().to_string();
+        let sleeper = |cache: &Path, id: &str, session: &str| {
+            let mut command = Command::new("/bin/sleep");
+            command.arg("600").env(MARK, cache).env(CONTAINER, id).env(SESSION, session).spawn().unwrap()
         };
-        let mut ours = sleeper(dir.path(), "one");
-        let mut others = [sleeper(dir.path(), "two"), sleeper(Path::new("/elsewhere"), "one")];
+        let mut ours = sleeper(dir.path(), "one", &own);
+        let mut others = [
+            sleeper(dir.path(), "two", &own),
+            sleeper(Path::new("/elsewhere"), "one", &own),
+            sleeper(dir.path(), "one", "1"),
+        ];
         // The environment is the new one once the command line is.
-        let all = [ours.id(), others[0].id(), others[1].id()];
+        let all = [ours.id(), others[0].id(), others[1].id(), others[2].id()];
         while !all
             .iter()
             .all(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap().ends_with(b"600\0"))
@@ -94,12 +115,26 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(running(dir.path()).unwrap().len(), 2);
-        end(dir.path(), "one").unwrap();
+        end(dir.path(), "one", Duration::ZERO).unwrap();
         assert!(!ours.wait().unwrap().success());
         for other in &mut others {
             assert!(other.try_wait().unwrap().is_none());
             other.kill().unwrap();
             other.wait().unwrap();
         }
+    }
+
+    #[test]
+    fn one_that_ends_by_itself_is_not_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = getsid(None).unwrap().as_raw_nonzero().to_string();
+        let mut command = Command::new("/bin/sleep");
+        command.arg("0.5").env(MARK, dir.path()).env(CONTAINER, "one").env(SESSION, own);
+        let mut child = command.spawn().unwrap();
+        while running(dir.path()).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        end(dir.path(), "one", Duration::from_secs(60)).unwrap();
+        assert!(child.wait().unwrap().success());
     }
 }

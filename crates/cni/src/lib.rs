@@ -10,7 +10,7 @@
 //! the configuration meanwhile.
 //!
 //! Every plugin runs in a process group of its own, which is killed at the end or when the time is up; what it prints is
-//! bounded. Configurations and results are documents of plugins that we do not know: what is not ours is passed on as it is.
+//! bounded. One that goes on without us, because an operation was given up, is waited for before its work is taken back. Configurations and results are documents of plugins that we do not know: what is not ours is passed on as it is.
 //!
 //! The decisions are pure functions ([`List::parse`], [`Outcome::parse`]); only [`Cni`] touches the host.
 //! Source of everything here: the CNI specification 1.1.0 with its conventions, and, where these are silent, libcni 1.3, which

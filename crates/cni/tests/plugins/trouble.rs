@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vaquita_cni::{Kind, cached};
 
-use crate::place::{GOOD, Place, ended, pod, runs};
+use crate::place::{Place, ended, pod, runs};
 
 #[tokio::test]
 async fn what_is_no_result_is_an_error_that_says_so() {
@@ -95,18 +95,25 @@ async fn a_plugin_that_hangs_delays_its_own_pod_only() {
     assert_eq!(cached(&place.cache()).unwrap().len(), 50);
 }
 
+/// A service that a plugin starts for its network: it delays nobody, and is nobody's to end.
 #[tokio::test]
-async fn one_who_leaves_the_group_and_holds_the_pipes_delays_nobody() {
+async fn one_who_begins_a_session_and_holds_the_pipes_is_left_alone() {
     let place = Place::new();
-    place.plugin("fork", r#"setsid sh -c 'echo $$ >"'"$dir"'/pid"; exec sleep 600' & while [ ! -s "$dir/pid" ]; do sleep 0.01; done; echo '{}'"#);
+    place.plugin(
+        "fork",
+        r#"[ "$CNI_COMMAND" = DEL ] && exit 0
+setsid sh -c 'echo $$ >"'"$dir"'/pid"; exec sleep 600' & while [ ! -s "$dir/pid" ]; do sleep 0.01; done; echo '{}'"#,
+    );
     place.configure("1.0.0", "", r#"{"type": "fork"}"#);
     place.cni().attach(&pod("one")).await.unwrap();
     let pid = place.written("pid").await;
-    assert!(runs(&pid));
-    // It is known as ours all the same, by its environment: the next process of ours ends it before its DEL.
-    place.plugin("fork", "");
+    let number = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let _service = vaquita_testing::Defer::new(|| {
+        let _ = rustix::process::kill_process(number, rustix::process::Signal::KILL);
+    });
+    assert_eq!(vaquita_cni::running(&place.cache()).unwrap(), []);
     place.cni().detach("one", None).await.unwrap();
-    assert!(!runs(&pid));
+    assert!(runs(&pid));
 }
 
 #[tokio::test]
@@ -121,44 +128,53 @@ async fn a_plugin_need_not_read_what_it_is_told() {
 
 /// As after `kill -9`: the plugin of the former process still runs when the next one begins to take back.
 #[test]
-fn an_add_that_goes_on_without_us_is_ended_before_its_del() {
-    let place = Place::new();
+fn an_add_that_goes_on_without_us_is_over_before_its_del() {
+    let mut place = Place::new();
     place.plugin(
-        "hang",
+        "slow",
         r#"[ "$CNI_COMMAND" = DEL ] && exit 0
-trap '' PIPE; echo $$ >"$dir/pid"; while [ ! -e "$dir/never" ]; do sleep 0.05; done"#,
+trap '' PIPE; echo $$ >"$dir/pid"; [ "$CNI_CONTAINERID" = hangs ] && sleep 600
+sleep 0.5; echo "$CNI_CONTAINERID is over" >>"$dir/log"; echo '{}'"#,
     );
-    place.configure("1.0.0", "", r#"{"type": "hang"}"#);
+    place.configure("1.0.0", "", r#"{"type": "slow"}"#);
     let runtime =
         || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let before = runtime();
-    let cni = place.cni();
-    // Never dropped, so nothing kills the plugin: nobody does when a process is killed.
-    before.spawn(async move { cni.attach(&pod("one")).await.map(drop) });
-    let pid = before.block_on(place.written("pid"));
-    std::mem::forget(before);
+    let give_up = |place: &Place, id: &'static str| {
+        let _ = std::fs::remove_file(place.path("pid"));
+        let (before, cni) = (runtime(), place.cni());
+        before.spawn(async move { cni.attach(&pod(id)).await.map(drop) });
+        let pid = before.block_on(place.written("pid"));
+        before.shutdown_background();
+        pid
+    };
+    let slow = give_up(&place, "slow");
+    runtime().block_on(async {
+        assert!(runs(&slow));
+        place.cni().detach("slow", None).await.unwrap();
+        assert_eq!(place.log(), ["ADD slow slow", "slow is over", "DEL slow slow"]);
+    });
+    place.forget_log();
+    place.timeout = Duration::from_secs(2);
+    let hangs = give_up(&place, "hangs");
     runtime().block_on(async {
         let cni = place.cni();
-        cni.detach("one", None).await.unwrap();
-        assert!(!runs(&pid));
-        assert_eq!(place.log(), ["ADD hang one", "DEL hang one"]);
+        cni.detach("hangs", None).await.unwrap();
+        assert!(!runs(&hangs));
+        assert_eq!(place.log(), ["ADD slow hangs", "DEL slow hangs"]);
     });
     assert!(cached(&place.cache()).unwrap().is_empty());
 }
 
-/// A client that goes away, a server that ends: the plugin goes with the operation.
+/// What only looks goes with whoever wanted to know.
 #[tokio::test]
-async fn an_operation_that_is_given_up_leaves_no_plugin() {
+async fn a_question_that_is_given_up_leaves_no_plugin() {
     let place = Place::new();
-    place.plugin("hang", r#"[ "$CNI_COMMAND" = DEL ] && exit 0; sleep 600 & echo "$!" >"$dir/pid"; wait"#);
-    place.configure("1.0.0", "", r#"{"type": "hang"}"#);
+    place.plugin("hang", r#"sleep 600 & echo "$!" >"$dir/pid"; wait"#);
+    place.configure("1.1.0", "", r#"{"type": "hang"}"#);
     let cni = place.cni();
-    let wanted = pod("one");
     let pid = tokio::select! {
-        _ = cni.attach(&wanted) => unreachable!("it hangs"),
+        _ = cni.status() => unreachable!("it hangs"),
         pid = place.written("pid") => pid,
     };
     ended(&pid).await;
-    place.plugin("hang", GOOD);
-    cni.detach("one", None).await.unwrap();
 }

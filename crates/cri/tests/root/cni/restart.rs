@@ -11,7 +11,11 @@ async fn what_was_half_connected_is_taken_back() {
     let (mut node, plugins) = Plugins::node();
     plugins.fifo("gate");
     plugins.install("first", GOOD);
-    plugins.install("second", r#"[ "$CNI_COMMAND" = ADD ] && cat "$dir/gate"; exit 0"#);
+    plugins.install(
+        "second",
+        r#"case "$CNI_COMMAND $CNI_ARGS" in "ADD "*K8S_POD_NAME=half\;*) cat "$dir/gate" >/dev/null;; esac
+[ "$CNI_COMMAND" = ADD ] && echo '{"ips": [{"address": "10.1.0.2/24"}]}'; exit 0"#,
+    );
     plugins.configure("1.0.0", r#"{"type": "first"}, {"type": "second"}"#);
     node.start().await;
     let mut client = node.runtime();
@@ -20,12 +24,20 @@ async fn what_was_half_connected_is_taken_back() {
     let id = attachments(&node).remove(0);
     node.kill();
     assert!(call.await.unwrap().is_err());
+    // Its plugin goes on, and is let finish; nobody else waits for that.
     node.start().await;
+    assert_eq!(node.pods().await[0].state(), cri::PodSandboxState::SandboxNotready);
+    let other = node.run("other").await;
+    node.remove_pod(&other).await;
+    assert_eq!(attachments(&node), [id.as_str()]);
+    assert!(!plugins.log().contains(&format!("DEL second {id}")));
+    plugins.open("gate").await;
     while !node.pods().await.is_empty() {
         tokio::task::yield_now().await;
     }
     let expected = ["ADD first", "ADD second", "DEL second", "DEL first"];
-    assert_eq!(plugins.log(), expected.map(|line| format!("{line} {id}")));
+    let log: Vec<_> = plugins.log().into_iter().filter(|line| line.ends_with(&id)).collect();
+    assert_eq!(log, expected.map(|line| format!("{line} {id}")));
     assert!(attachments(&node).is_empty());
     node.finish().await;
 }
