@@ -1,9 +1,11 @@
 //! The gRPC services: thin, because all they do is translate.
 
 mod answer;
+mod batches;
 mod image;
 mod node;
 mod runtime;
+mod select;
 
 use std::sync::Arc;
 

@@ -1,35 +1,32 @@
 //! `runtime.v1.ImageService`.
 
 use serde_json::json;
-use tokio_stream::Pending;
 use tonic::{Request, Response, Status};
 use vaquita_proto::cri;
 use vaquita_proto::cri::image_service_server::ImageService;
 
-use super::{Service, answer, to_come};
+use super::batches::{Batches, batches};
+use super::{Service, answer};
 use crate::{Error, images};
 
 #[tonic::async_trait]
 impl ImageService for Service {
-    type StreamImagesStream = Pending<Result<cri::StreamImagesResponse, Status>>;
+    type StreamImagesStream = tokio_stream::Iter<Batches<cri::Image, cri::StreamImagesResponse>>;
 
     async fn list_images(
         &self,
         request: Request<cri::ListImagesRequest>,
     ) -> Result<Response<cri::ListImagesResponse>, Status> {
-        let wanted = request.into_inner().filter.and_then(|filter| filter.image).map(|spec| spec.image);
-        let images = match wanted.filter(|name| !name.is_empty()) {
-            Some(name) => self.node.images.find(&name).iter().map(|image| answer::image(image)).collect(),
-            None => self.node.images.list().iter().map(|image| answer::image(image)).collect(),
-        };
+        let images = self.list_images_of(request.into_inner().filter);
         Ok(Response::new(cri::ListImagesResponse { images }))
     }
 
     async fn stream_images(
         &self,
-        _: Request<cri::StreamImagesRequest>,
+        request: Request<cri::StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        Err(to_come("StreamImages"))
+        let images = self.list_images_of(request.into_inner().filter);
+        Ok(Response::new(batches(images, |images| cri::StreamImagesResponse { images })))
     }
 
     async fn image_status(

@@ -10,22 +10,26 @@ use tonic::{Request, Response, Status};
 use vaquita_proto::cri;
 use vaquita_proto::cri::runtime_service_server::RuntimeService;
 
+use super::batches::{Batches, batches};
 use super::{Service, answer, to_come};
-use crate::model::{Container, Happened, Sandbox, now};
+use crate::model::{Container, Happened, now};
 use crate::{container, exec, pod, stats, streaming};
 
 /// What an RPC answers.
 type Answer<T> = Result<Response<T>, Status>;
+
+/// A list in pieces.
+type Pieces<T, M> = tokio_stream::Iter<Batches<T, M>>;
 
 /// A stream of an RPC that is to come.
 type Nothing<T> = Pending<Result<T, Status>>;
 
 #[tonic::async_trait]
 impl RuntimeService for Service {
-    type StreamPodSandboxesStream = Nothing<cri::StreamPodSandboxesResponse>;
-    type StreamContainersStream = Nothing<cri::StreamContainersResponse>;
-    type StreamContainerStatsStream = Nothing<cri::StreamContainerStatsResponse>;
-    type StreamPodSandboxStatsStream = Nothing<cri::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxesStream = Pieces<cri::PodSandbox, cri::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Pieces<cri::Container, cri::StreamContainersResponse>;
+    type StreamContainerStatsStream = Pieces<cri::ContainerStats, cri::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Pieces<cri::PodSandboxStats, cri::StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = Nothing<cri::StreamPodSandboxMetricsResponse>;
     type GetContainerEventsStream =
         Pin<Box<dyn Stream<Item = Result<cri::ContainerEventResponse, Status>> + Send>>;
@@ -96,15 +100,15 @@ impl RuntimeService for Service {
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Answer<cri::ListPodSandboxResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let items = self.sandboxes(filter).iter().map(|sandbox| answer::sandbox(sandbox)).collect();
-        Ok(Response::new(cri::ListPodSandboxResponse { items }))
+        Ok(Response::new(cri::ListPodSandboxResponse { items: self.list_sandboxes(filter) }))
     }
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<cri::StreamPodSandboxesRequest>,
+        request: Request<cri::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        Err(to_come("StreamPodSandboxes"))
+        let items = self.list_sandboxes(request.into_inner().filter.unwrap_or_default());
+        Ok(Response::new(batches(items, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes })))
     }
 
     async fn create_container(
@@ -145,16 +149,15 @@ impl RuntimeService for Service {
         request: Request<cri::ListContainersRequest>,
     ) -> Answer<cri::ListContainersResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let containers =
-            self.containers(filter).iter().map(|container| answer::container(container)).collect();
-        Ok(Response::new(cri::ListContainersResponse { containers }))
+        Ok(Response::new(cri::ListContainersResponse { containers: self.list_containers_of(filter) }))
     }
 
     async fn stream_containers(
         &self,
-        _: Request<cri::StreamContainersRequest>,
+        request: Request<cri::StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        Err(to_come("StreamContainers"))
+        let items = self.list_containers_of(request.into_inner().filter.unwrap_or_default());
+        Ok(Response::new(batches(items, |containers| cri::StreamContainersResponse { containers })))
     }
 
     async fn container_status(
@@ -232,21 +235,17 @@ impl RuntimeService for Service {
         request: Request<cri::ListContainerStatsRequest>,
     ) -> Answer<cri::ListContainerStatsResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let containers = self.containers(cri::ContainerFilter {
-            id: filter.id,
-            pod_sandbox_id: filter.pod_sandbox_id,
-            label_selector: filter.label_selector,
-            state: Some(cri::ContainerStateValue { state: cri::ContainerState::ContainerRunning as i32 }),
-        });
-        let stats = stats::containers(&self.node, containers).await?;
+        let stats = self.measure_containers(filter).await?;
         Ok(Response::new(cri::ListContainerStatsResponse { stats }))
     }
 
     async fn stream_container_stats(
         &self,
-        _: Request<cri::StreamContainerStatsRequest>,
+        request: Request<cri::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(to_come("StreamContainerStats"))
+        let items = self.measure_containers(request.into_inner().filter.unwrap_or_default()).await?;
+        let message = |container_stats| cri::StreamContainerStatsResponse { container_stats };
+        Ok(Response::new(batches(items, message)))
     }
 
     async fn pod_sandbox_stats(
@@ -263,20 +262,17 @@ impl RuntimeService for Service {
         request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let sandboxes = self.sandboxes(cri::PodSandboxFilter {
-            id: filter.id,
-            label_selector: filter.label_selector,
-            state: Some(cri::PodSandboxStateValue { state: cri::PodSandboxState::SandboxReady as i32 }),
-        });
-        let stats = stats::sandboxes(&self.node, sandboxes).await?;
+        let stats = self.measure_sandboxes(filter).await?;
         Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<cri::StreamPodSandboxStatsRequest>,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(to_come("StreamPodSandboxStats"))
+        let items = self.measure_sandboxes(request.into_inner().filter.unwrap_or_default()).await?;
+        let message = |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        Ok(Response::new(batches(items, message)))
     }
 
     async fn update_runtime_config(
@@ -384,40 +380,6 @@ impl RuntimeService for Service {
 }
 
 impl Service {
-    /// The sandboxes that pass a filter. An id may be the beginning of one; if it is that of none or of several, none
-    /// passes.
-    fn sandboxes(&self, mut filter: cri::PodSandboxFilter) -> Vec<std::sync::Arc<Sandbox>> {
-        if !filter.id.is_empty() {
-            match self.node.tables.sandbox(&filter.id) {
-                Ok(sandbox) => sandbox.id().clone_into(&mut filter.id),
-                Err(_) => return Vec::new(),
-            }
-        }
-        let mut all = self.node.tables.sandboxes();
-        all.retain(|sandbox| answer::sandbox_is_listed(sandbox) && answer::sandbox_passes(sandbox, &filter));
-        all
-    }
-
-    /// The containers that pass a filter, whose ids work as with sandboxes.
-    fn containers(&self, mut filter: cri::ContainerFilter) -> Vec<std::sync::Arc<Container>> {
-        let tables = &self.node.tables;
-        if !filter.id.is_empty() {
-            match tables.container(&filter.id) {
-                Ok(container) => container.id().clone_into(&mut filter.id),
-                Err(_) => return Vec::new(),
-            }
-        }
-        if !filter.pod_sandbox_id.is_empty() {
-            match tables.sandbox(&filter.pod_sandbox_id) {
-                Ok(sandbox) => sandbox.id().clone_into(&mut filter.pod_sandbox_id),
-                Err(_) => return Vec::new(),
-            }
-        }
-        let mut all = tables.containers();
-        all.retain(|container| answer::container_passes(container, &filter));
-        all
-    }
-
     fn container_status_of(&self, container: &Container) -> cri::ContainerStatus {
         let image = self.node.images.find(&container.record.image);
         answer::container_status(container, image.as_deref())

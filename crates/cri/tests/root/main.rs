@@ -8,6 +8,7 @@ mod handlers;
 mod kubelet;
 mod restart;
 mod retries;
+mod streams;
 mod support;
 mod users;
 mod volumes;
