@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::{Pid, kill_process_group};
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::signal::{self, Signal};
 
@@ -237,6 +238,10 @@ impl Server {
     fn kill_workers(&self, unwanted: impl Fn(&Purpose) -> bool) {
         for job in self.jobs.iter().filter(|job| unwanted(&job.purpose)) {
             let _ = signal::send(&job.worker, Signal::KILL);
+            // With the runtime that it has called, if it has. It is in the list until it is reaped, so this is its group or none.
+            if let Some(group) = Pid::from_raw(job.pid) {
+                let _ = kill_process_group(group, rustix::process::Signal::KILL);
+            }
         }
     }
 }

@@ -183,6 +183,8 @@ impl Runtime<'_> {
     fn call(&self, mut command: Command, rest: &[&str]) -> Result<(), Error> {
         command.arg(self.id).args(rest);
         let program = self.how.program.display();
+        // Whoever ends this copy ends the runtime with it.
+        let _ = rustix::process::setpgid(None, None);
         let child = command.spawn().map_err(|error| Error::io(error, format_args!("execute {program}")))?;
         let ended = wait(child);
         let said = std::fs::read(self.log()).map(|log| last_error(&log)).unwrap_or_default();

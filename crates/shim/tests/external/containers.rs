@@ -156,6 +156,30 @@ async fn what_a_runtime_cannot_do_is_told_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_runtime_that_hangs_goes_with_the_pod() {
+    let pod = Pod::new().await;
+    let dir = crate::support::scratch();
+    let (runtime, pid) = (dir.path().join("runtime"), dir.path().join("pid"));
+    let wait = format!("echo $$ > {0}.new; mv {0}.new {0}; sleep 1000", pid.display());
+    let script = format!("#!/bin/sh\ncase \"$*\" in *\" create \"*) {wait} ;; esac\n");
+    std::fs::write(&runtime, script).unwrap();
+    std::fs::set_permissions(&runtime, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let client = pod.client.clone();
+    let creation = pod.container("c", &["sleep"]).runtime(&runtime).create();
+    let deletion = async {
+        until("the runtime is called", || pid.exists()).await;
+        // It is given ten seconds.
+        assert_eq!(client.delete("c").await.unwrap_err().kind(), Kind::Busy);
+        client.delete("c").await.unwrap();
+    };
+    let (created, ()) = tokio::join!(creation, deletion);
+    assert_eq!(created.unwrap_err().kind(), Kind::Unavailable);
+    let pid = std::fs::read_to_string(&pid).unwrap();
+    until("the runtime is gone", || !Path::new(&format!("/proc/{}", pid.trim())).exists()).await;
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_container_is_deleted_although_its_runtime_is_gone() {
     let pod = Pod::new().await;
     let dir = crate::support::scratch();
