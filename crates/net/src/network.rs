@@ -240,12 +240,18 @@ impl Network {
         let chains = wire::dropping_chains(&self.netfilter())?;
         let sentence = |chain: &wire::DroppingChain| {
             let place = format!("{} {} {}", chain.family, chain.table, chain.name);
+            let over = match chain.family {
+                "ip" => " over IPv4",
+                "ip6" => " over IPv6",
+                _ => "",
+            };
             format!(
                 "nftables chain `{place}` drops forwarded packets by policy; unless its rules accept them, pods reach nothing \
-                 beyond this host by what it sees: nft insert rule {place} iifname {bridge} accept; nft insert rule {place} oifname {bridge} accept"
+                 beyond this host{over}: nft insert rule {place} iifname {bridge} accept; nft insert rule {place} oifname {bridge} accept"
             )
         };
-        Ok(chains.iter().map(sentence).collect())
+        let ours = |chain: &&wire::DroppingChain| self.range6.is_some() || chain.family != "ip6";
+        Ok(chains.iter().filter(ours).map(sentence).collect())
     }
 
     /// Removes bridge and tables when no lease is left; says whether it did.
@@ -325,7 +331,8 @@ impl Network {
                 true => Ok(()),
                 false => shaper::limit(&socket, &name, &alias, bandwidth),
             })
-            .and_then(|()| host::inside(netns, || self.configure_pod(ips)));
+            .and_then(|()| host::inside(netns, || self.configure_pod(ips)))
+            .and_then(|()| settle(&socket, &[&name, &self.config.bridge]));
         if finished.is_err() {
             // The namespace is the caller's and stays, so here the link must be deleted, however long that takes.
             let mut batch = Batch::new();
@@ -358,7 +365,8 @@ impl Network {
             link::add_address(&mut batch, link, ip6.into(), range6.prefix());
             link::add_default_route(&mut batch, range6.gateway().into(), eth0.index);
         }
-        socket.run(&batch)
+        socket.run(&batch)?;
+        settle(&socket, &[POD_LINK])
     }
 
     /// Deletes what limits a pod and does not go with its link.
@@ -422,6 +430,12 @@ impl Network {
     fn bridge(&self) -> MutexGuard<'_, bridge::Bridge> {
         self.bridge.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Has the kernel take note that links are up, in this order. It would do so a little later by itself, and drop until then what is
+/// sent to them, so that a pod's first datagram would be lost. Asking for a link does it at once (Linux 6.8).
+fn settle(socket: &Socket, names: &[&str]) -> Result<(), Error> {
+    names.iter().try_for_each(|name| link::find(socket, name).map(drop))
 }
 
 /// Brings `lo` up in a network namespace; for pods without a network of their own.

@@ -588,21 +588,20 @@ fn a_firewall_in_the_way_is_told_of() {
     host.run(|| {
         let network = Network::open(host.config("br0", SUBNET)).unwrap();
         assert_eq!(network.obstacles().unwrap(), Vec::<String>::new());
-        nft(&["add", "table", "ip", "filter"]);
-        nft(&[
-            "add",
-            "chain",
-            "ip",
-            "filter",
-            "FORWARD",
-            "{ type filter hook forward priority 0; policy drop; }",
-        ]);
-        let obstacles = network.obstacles().unwrap();
-        assert_eq!(obstacles.len(), 1);
-        assert!(
-            obstacles[0].contains("nft insert rule ip filter FORWARD iifname br0 accept"),
-            "{}",
-            obstacles[0]
-        );
+        for (family, over) in [("ip", " over IPv4:"), ("ip6", " over IPv6:"), ("inet", ":")] {
+            nft(&["add", "table", family, "filter"]);
+            let chain = "{ type filter hook forward priority 0; policy drop; }";
+            nft(&["add", "chain", family, "filter", "FORWARD", chain]);
+            let obstacles = network.obstacles().unwrap();
+            assert_eq!(obstacles.len(), 1, "{obstacles:?}");
+            let advice = format!("nft insert rule {family} filter FORWARD iifname br0 accept");
+            assert!(obstacles[0].contains(&advice), "{}", obstacles[0]);
+            assert!(
+                obstacles[0].contains(&format!("pods reach nothing beyond this host{over}")),
+                "{}",
+                obstacles[0]
+            );
+            nft(&["delete", "table", family, "filter"]);
+        }
     });
 }

@@ -30,6 +30,13 @@ fn pods_reach_each_other_the_host_and_the_outside_at_once() {
         let (a, b) = (Host::pod(&network, "a", &[]), Host::pod(&network, "b", &[]));
         let machine = Host::pod(&outside, "machine", &[]);
         assert_eq!(machine.at.addresses(), [address("192.0.2.2"), address("2001:db8::2")]);
+        // The addresses of each link alone come when the kernel has seen that it is up. (`ip` would have it look.)
+        let seen = || std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+        for (links, link) in [(seen(), "br0"), (seen(), "out0"), (a.run(seen), "eth0"), (b.run(seen), "eth0")]
+        {
+            let found = links.lines().any(|line| line.starts_with("fe80") && line.ends_with(link));
+            assert!(found, "{link} is up and the kernel knows: {links}");
+        }
         let IpAddr::V6(six) = a.six() else { panic!("{:?}", a.at) };
         assert_eq!(
             (six.octets()[0], six.segments()[7]),
@@ -81,10 +88,10 @@ fn a_host_port_answers_on_ipv6() {
         web.run(|| talk(&server, node, 8080));
         let socket = web.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 5353)).unwrap());
         machine.run(|| talk_udp(&socket, node, 53));
-        machine.run(|| talk(&web.listen(81), node, 8081));
-        machine.run(|| talk(&web.listen(82), Ipv4Addr::new(192, 0, 2, 1), 8082));
-        machine.run(|| talk(&web.listen(83), node, 8083));
-        let _servers = [81, 82, 83].map(|port| web.listen(port));
+        let [six_server, four_server, at_server] = [81, 82, 83].map(|port| web.listen(port));
+        machine.run(|| talk(&six_server, node, 8081));
+        machine.run(|| talk(&four_server, Ipv4Addr::new(192, 0, 2, 1), 8082));
+        machine.run(|| talk(&at_server, node, 8083));
         assert!(machine.run(|| unreachable(Ipv4Addr::new(192, 0, 2, 1), 8081)), "IPv6 only");
         assert!(machine.run(|| unreachable(node, 8082)), "IPv4 only");
         let gateway = network.attachment("other").unwrap().gateway;
@@ -185,6 +192,8 @@ fn cve_2020_10749_no_pod_is_taken_for_a_router() {
         let routes = || run("ip", "iproute2", &["-6", "route", "show"]);
         let addresses = || run("ip", "iproute2", &["-6", "addr", "show", "scope", "global"]);
         let state = || (routes(), addresses(), victim.run(routes), victim.run(addresses));
+        // The routes of each link alone come when the kernel has seen that it is up.
+        eventually(|| routes().contains("fe80::/64") && victim.run(routes).contains("fe80::/64"));
         let before = state();
         let heard = || {
             let table = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
