@@ -231,14 +231,14 @@ impl Pleg {
             inspect(kubelet, &pod.id).await;
         }
         self.seen = now;
-        if self.seconds % 5 == 0 {
+        if self.seconds.is_multiple_of(5) {
             kubelet.status().await;
         }
-        if self.seconds % 10 == 0 {
+        if self.seconds.is_multiple_of(10) {
             call!(kubelet, runtime.list_container_stats, "stats", cri::ListContainerStatsRequest::default());
             kubelet.image_fs_info().await;
         }
-        if self.seconds % 300 == 0 {
+        if self.seconds.is_multiple_of(300) {
             call!(kubelet, images.list_images, "gc", cri::ListImagesRequest::default());
         }
     }

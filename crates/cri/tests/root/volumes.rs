@@ -38,8 +38,7 @@ async fn an_image_is_a_volume() {
         let id = create(&node, &sandbox, config).await.unwrap();
         let of_volume = |kind: &str| {
             let all = node.check().into_iter();
-            let found = all.filter(|one| one.kind == kind && one.owner.as_deref() == Some(&id)).count();
-            found
+            all.filter(|one| one.kind == kind && one.owner.as_deref() == Some(&id)).count()
         };
         assert_eq!(of_volume("snapshot"), 2, "the root and the volume");
         let on_host = node.check().into_iter().any(|one| one.kind == "mount" && one.name.contains("volumes"));
