@@ -338,7 +338,7 @@ fn requests_without_sense_get_no_url() {
     let pod = Pod::run(&node, "requests");
     let container = pod.start("main", &["sleep", "1000"]);
     let good = cri::ExecRequest {
-        container_id: container.id.clone(),
+        container_id: container.id,
         cmd: vec!["true".into()],
         stdout: true,
         ..cri::ExecRequest::default()
