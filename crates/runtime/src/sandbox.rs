@@ -92,13 +92,17 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
 
     let begun = begun(args.cgroup, false)?;
     let by_clone = CloneFlags::NEWUSER | CloneFlags::NEWPID | CloneFlags::NEWTIME | CloneFlags::CLEAR_SIGHAND;
-    let late = if begun.is_some() { checked.flags.without(by_clone) } else { CloneFlags::NONE };
+    // What the namespaces show (sysfs of links, the root of mqueue) belongs to whoever is root when they are made, which
+    // in a user namespace nobody is before it has its maps.
+    let has_user = args.namespaces.contains(&ns::Kind::User);
+    let is_late = begun.is_some() || has_user;
+    let late = if is_late { checked.flags.without(by_clone) } else { CloneFlags::NONE };
 
     let mut setup = vec![Step::NewSession];
-    if args.namespaces.contains(&ns::Kind::User) {
-        setup.extend([Step::AwaitIdMaps, Step::BecomeRoot, Step::Unshare(checked.later)]);
+    if has_user {
+        setup.extend([Step::AwaitIdMaps, Step::BecomeRoot]);
     }
-    if begun.is_some() {
+    if is_late {
         setup.push(Step::Unshare(late));
     }
     setup.push(Step::NewKeyring);
@@ -128,7 +132,6 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     start.extend(checked.filter.as_ref().map(Step::Seccomp));
     start.push(Step::ExecuteFile { file: program.as_fd(), arguments: &arguments, environment: &environment });
 
-    let has_user = args.namespaces.contains(&ns::Kind::User);
     let script = Script {
         flags: checked.flags.without(late),
         cgroup: args.cgroup.and_then(Cgroup::dir_fd),
@@ -152,9 +155,6 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
 /// The arguments, validated and compiled.
 struct Checked {
     flags: CloneFlags,
-    /// What is made when the user namespace has its maps: files of the others (sysfs of links, the root of mqueue) belong
-    /// to whoever is root at that moment.
-    later: CloneFlags,
     sysctls: Vec<Sysctl>,
     filter: Option<seccomp::Program>,
     oom_score_adj: Option<i32>,
@@ -178,17 +178,9 @@ impl Checked {
             Some(value) if args.restrict_oom_score_adj => Some(spawn::restricted(value)?),
             other => other,
         };
-        // Of a PID namespace only a child can be the first process.
-        let at_once =
-            |kind: &ns::Kind| !is_new(ns::Kind::User) || matches!(kind, ns::Kind::Pid | ns::Kind::User);
-        let kinds = args.namespaces.iter().chain([&ns::Kind::Mount]);
-        let (first, later): (Vec<_>, Vec<_>) = kinds.partition(|kind| at_once(kind));
-        let flags = |kinds: Vec<&ns::Kind>| {
-            kinds.into_iter().fold(CloneFlags::NONE, |flags, kind| flags | kind.flag())
-        };
+        let flags = CloneFlags::CLEAR_SIGHAND | CloneFlags::NEWNS;
         Ok(Self {
-            flags: flags(first) | CloneFlags::CLEAR_SIGHAND,
-            later: flags(later),
+            flags: args.namespaces.iter().fold(flags, |flags, kind| flags | kind.flag()),
             sysctls: args
                 .sysctls
                 .iter()
