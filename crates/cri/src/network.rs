@@ -20,6 +20,8 @@ use crate::{CniConfig, Config, Error, Kind, NetworkChoice, NetworkConfig, Result
 
 mod request;
 
+/// The file with the range of addresses that the client has for this node's pods.
+const POD_CIDR: &str = "pod-cidr";
 /// How long whoever asks for the status waits for plugins that have to be asked: they may hang.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -87,7 +89,7 @@ impl PodNetwork {
             true => Some(Arc::new(open_cni(&config.cni, paths)?)),
             false => None,
         };
-        let pod_cidr_file = paths.pod_cidr();
+        let pod_cidr_file = paths.net().join(POD_CIDR);
         let pod_cidr = std::fs::read_to_string(&pod_cidr_file).unwrap_or_default();
         Ok(Self {
             builtin,
@@ -276,10 +278,11 @@ impl PodNetwork {
             return Ok(());
         }
         let doing = || format!("write {}", self.pod_cidr_file.display());
-        if let Some(dir) = self.pod_cidr_file.parent() {
-            crate::paths::private_dir(dir)?;
-        }
-        std::fs::write(&self.pod_cidr_file, text).doing(doing)?;
+        let dir = self.pod_cidr_file.parent().unwrap_or(Path::new("/"));
+        crate::paths::private_dir(dir)?;
+        let dir = vaquita_sys::fs::open_dir(dir).doing(doing)?;
+        // Whole or not at all: the beginning of a range is another range.
+        vaquita_sys::fs::write_atomic(&dir, POD_CIDR, text.as_bytes(), 0o600, false).doing(doing)?;
         *kept = ranges;
         if self.for_new == Some(Which::Builtin) {
             tracing::info!(

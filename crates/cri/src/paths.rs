@@ -33,7 +33,7 @@ impl Paths {
 
     /// The address leases.
     pub(crate) fn leases(&self) -> PathBuf {
-        self.state.join("net/leases")
+        self.net().join("leases")
     }
 
     /// The records of what CNI plugins have done. What these give out survives a reboot, and so does this.
@@ -41,9 +41,9 @@ impl Paths {
         self.root.join("cni")
     }
 
-    /// The range of addresses that the client has for this node's pods.
-    pub(crate) fn pod_cidr(&self) -> PathBuf {
-        self.state.join("net/pod-cidr")
+    /// What is known of the network as a whole.
+    pub(crate) fn net(&self) -> PathBuf {
+        self.state.join("net")
     }
 
     /// All pods.
