@@ -13,6 +13,7 @@ mod error;
 mod exec;
 mod host;
 mod images;
+mod metrics;
 mod model;
 mod network;
 mod node;

@@ -13,7 +13,9 @@ pub(crate) use container::{Container, ContainerPhase, ContainerRecord, Ended, Li
 pub(crate) use events::{Events, Happened};
 pub(crate) use filter::{by_prefix, labels_match};
 pub(crate) use joins::Joins;
-pub(crate) use sandbox::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, namespaces};
+pub(crate) use sandbox::{
+    PodResources, Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, namespaces,
+};
 pub(crate) use signal::{signal_from_cri, signal_from_image, signal_to_cri};
 pub(crate) use tables::Tables;
 

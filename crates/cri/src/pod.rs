@@ -1,6 +1,7 @@
 //! The life of a sandbox: set up, watched, taken down, forgotten.
 
 mod later;
+mod resources;
 mod set_up;
 mod take_down;
 mod watch;
@@ -14,6 +15,7 @@ use crate::node::Node;
 use crate::{Error, Kind, Result};
 
 pub(crate) use later::take_down_later;
+pub(crate) use resources::update as update_resources;
 pub(crate) use take_down::{remove_cgroups, take_down};
 pub(crate) use watch::{settle, watch};
 

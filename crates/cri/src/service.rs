@@ -26,7 +26,7 @@ impl Service {
     }
 }
 
-/// A part of the interface that is to come.
-fn to_come(what: &str) -> Status {
-    Status::unimplemented(format!("vaquita cannot do {what} yet"))
+/// A part of the interface that there is not, and what to do instead.
+fn missing(what: &str) -> Status {
+    Status::unimplemented(what)
 }

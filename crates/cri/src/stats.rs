@@ -1,5 +1,7 @@
 //! What containers and pods use.
 
+pub(crate) mod network;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +42,8 @@ impl Cache {
         (elapsed > 0).then(|| u64::try_from(used * 1_000_000_000 / elapsed).unwrap_or(u64::MAX))
     }
 
-    fn disk(&self, node: &Node, id: &str) -> Option<Usage> {
+    /// What the writable layer of a container holds.
+    pub(crate) fn disk(&self, node: &Node, id: &str) -> Option<Usage> {
         let recent = self.disk.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
         if let Some((when, usage)) = recent
             && when.elapsed() < USAGE_AGE
@@ -106,7 +109,8 @@ fn container_stats(node: &Node, container: &Container) -> cri::ContainerStats {
         }),
         swap: stats.as_ref().and_then(|stats| stats.memory.as_ref()).map(|memory| cri::SwapUsage {
             timestamp: time,
-            swap_available_bytes: None,
+            swap_available_bytes: swap_limit(&container.resources())
+                .and_then(|limit| value(limit.saturating_sub(memory.swap))),
             swap_usage_bytes: value(memory.swap),
         }),
         io: stats.as_ref().and_then(|stats| stats.io_pressure).map(|pressure| io(pressure, time)),
@@ -135,7 +139,7 @@ fn sandbox_stats(node: &Node, sandbox: &Sandbox) -> cri::PodSandboxStats {
         linux: Some(cri::LinuxPodSandboxStats {
             cpu: stats.as_ref().and_then(|stats| cpu(node, sandbox.id(), stats, time)),
             memory: stats.as_ref().and_then(|stats| memory(stats, time)),
-            network: sandbox.life().pid.filter(|_| ready).and_then(|pid| network(pid, time)),
+            network: network::of(sandbox).map(|network| network.usage(time)),
             process: stats
                 .as_ref()
                 .and_then(|stats| stats.pids)
@@ -175,6 +179,13 @@ fn memory(stats: &Stats, timestamp: i64) -> Option<cri::MemoryUsage> {
     })
 }
 
+/// How much swap may be used; none without a limit. The CRI's limit is that of memory and swap together.
+fn swap_limit(resources: &cri::LinuxContainerResources) -> Option<u64> {
+    let limit = |asked: i64| u64::try_from(asked).ok().filter(|limit| *limit > 0);
+    let both = limit(resources.memory_swap_limit_in_bytes)?;
+    Some(both.saturating_sub(limit(resources.memory_limit_in_bytes)?))
+}
+
 fn io(pressure: Pressure, timestamp: i64) -> cri::IoUsage {
     cri::IoUsage { timestamp, psi: Some(psi(pressure)) }
 }
@@ -193,38 +204,6 @@ fn percent(hundredths: u64) -> f64 {
     u32::try_from(hundredths).map_or(100.0, f64::from) / 100.0
 }
 
-/// The counters of the pod's interfaces, read through its pause process.
-fn network(pid: i32, timestamp: i64) -> Option<cri::NetworkUsage> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?;
-    let mut interfaces = interfaces(&text);
-    let default = interfaces.iter().position(|interface| interface.name == "eth0");
-    Some(cri::NetworkUsage {
-        timestamp,
-        default_interface: default.map(|index| interfaces.remove(index)),
-        interfaces,
-    })
-}
-
-/// The lines of /proc/net/dev (proc_pid_net(5)), loopback left out.
-fn interfaces(text: &str) -> Vec<cri::NetworkInterfaceUsage> {
-    text.lines()
-        .filter_map(|line| {
-            let (name, counters) = line.split_once(':')?;
-            let name = name.trim();
-            let counters: Vec<u64> =
-                counters.split_whitespace().map_while(|word| word.parse().ok()).collect();
-            let at = |index: usize| counters.get(index).copied().and_then(value);
-            (name != "lo" && counters.len() >= 16).then(|| cri::NetworkInterfaceUsage {
-                name: name.to_owned(),
-                rx_bytes: at(0),
-                rx_errors: at(2),
-                tx_bytes: at(8),
-                tx_errors: at(10),
-            })
-        })
-        .collect()
-}
-
 fn value(value: u64) -> Option<cri::UInt64Value> {
     Some(cri::UInt64Value { value })
 }
@@ -234,25 +213,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interface_counters() {
-        let text = "Inter-|   Receive                                                |  Transmit\n \
-            face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop\n    \
-            lo:       1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n  \
-            eth0: 1000 2 3 4 5 6 7 8 9000 10 11 12 13 14 15 16\n";
-        let found = interfaces(text);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].name, "eth0");
-        assert_eq!(found[0].rx_bytes.unwrap().value, 1000);
-        assert_eq!(found[0].tx_bytes.unwrap().value, 9000);
-        assert_eq!(found[0].tx_errors.unwrap().value, 11);
-    }
-
-    #[test]
     fn a_rate_needs_two_measurements() {
         let cache = Cache::default();
         assert_eq!(cache.rate("a", 5), None);
         assert!(cache.rate("a", 5).is_some_and(|rate| rate == 0));
         cache.forget("a");
         assert_eq!(cache.rate("a", 5), None);
+    }
+
+    #[test]
+    fn swap_has_what_both_limits_leave() {
+        let of = |memory, both| {
+            swap_limit(&cri::LinuxContainerResources {
+                memory_limit_in_bytes: memory,
+                memory_swap_limit_in_bytes: both,
+                ..Default::default()
+            })
+        };
+        assert_eq!((of(100, 150), of(100, 100), of(100, 0)), (Some(50), Some(0), None));
+        assert_eq!((of(100, -1), of(0, 100)), (None, None));
     }
 }

@@ -44,7 +44,7 @@ impl SandboxPhase {
 }
 
 /// The part of a sandbox that changes.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct SandboxLife {
     /// Where it is.
     pub(crate) phase: SandboxPhase,
@@ -54,11 +54,24 @@ pub(crate) struct SandboxLife {
     pub(crate) ips: Vec<IpAddr>,
     /// The pause process, while there is one.
     pub(crate) pid: Option<i32>,
+    /// The limits of the pod as a client told them last, after it was made.
+    #[serde(default)]
+    pub(crate) resources: Option<PodResources>,
+}
+
+/// Limits of a pod.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct PodResources {
+    /// What the pod needs beside its containers.
+    pub(crate) overhead: Option<cri::LinuxContainerResources>,
+    /// What its containers have together.
+    pub(crate) resources: Option<cri::LinuxContainerResources>,
 }
 
 impl SandboxLife {
     /// The life of a sandbox that is only meant yet.
-    pub(crate) const INTENT: Self = Self { phase: SandboxPhase::Creating, ips: Vec::new(), pid: None };
+    pub(crate) const INTENT: Self =
+        Self { phase: SandboxPhase::Creating, ips: Vec::new(), pid: None, resources: None };
 
     /// The same sandbox one step on.
     pub(crate) fn advance(self, next: SandboxPhase) -> Result<Self> {
@@ -72,6 +85,7 @@ impl SandboxLife {
             phase: next,
             ips: if next == SandboxPhase::Stopped { Vec::new() } else { self.ips },
             pid: self.pid.filter(|_| next == SandboxPhase::Ready),
+            resources: self.resources,
         })
     }
 
@@ -215,6 +229,12 @@ impl Sandbox {
         for kind in kinds {
             events.tell(self.id(), self.id(), *kind);
         }
+    }
+
+    /// Other limits were set; returns the record to be written.
+    pub(crate) fn resources_changed(&self, resources: PodResources) -> SandboxRecord {
+        self.life.send_modify(|life| life.resources = Some(resources));
+        self.record()
     }
 
     /// The record as it would be written now.

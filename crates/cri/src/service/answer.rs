@@ -76,6 +76,7 @@ pub(super) fn sandbox_info(sandbox: &Sandbox, cni: Option<serde_json::Value>) ->
         "sandboxID": sandbox.id(),
         "pid": life.pid.unwrap_or_default(),
         "phase": life.phase,
+        "resources": life.resources,
         "cgroup": sandbox.record.cgroup,
         "config": sandbox.record.config,
         "cni": cni,

@@ -5,15 +5,15 @@ use std::pin::Pin;
 
 use serde_json::json;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Pending, Stream, StreamExt as _};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 use vaquita_proto::cri;
 use vaquita_proto::cri::runtime_service_server::RuntimeService;
 
 use super::batches::{Batches, batches};
-use super::{Service, answer, to_come};
+use super::{Service, answer, missing};
 use crate::model::{Container, Happened, now};
-use crate::{container, exec, pod, stats, streaming};
+use crate::{container, exec, metrics, pod, stats, streaming};
 
 /// What an RPC answers.
 type Answer<T> = Result<Response<T>, Status>;
@@ -21,16 +21,13 @@ type Answer<T> = Result<Response<T>, Status>;
 /// A list in pieces.
 type Pieces<T, M> = tokio_stream::Iter<Batches<T, M>>;
 
-/// A stream of an RPC that is to come.
-type Nothing<T> = Pending<Result<T, Status>>;
-
 #[tonic::async_trait]
 impl RuntimeService for Service {
     type StreamPodSandboxesStream = Pieces<cri::PodSandbox, cri::StreamPodSandboxesResponse>;
     type StreamContainersStream = Pieces<cri::Container, cri::StreamContainersResponse>;
     type StreamContainerStatsStream = Pieces<cri::ContainerStats, cri::StreamContainerStatsResponse>;
     type StreamPodSandboxStatsStream = Pieces<cri::PodSandboxStats, cri::StreamPodSandboxStatsResponse>;
-    type StreamPodSandboxMetricsStream = Nothing<cri::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Pieces<cri::PodSandboxMetrics, cri::StreamPodSandboxMetricsResponse>;
     type GetContainerEventsStream =
         Pin<Box<dyn Stream<Item = Result<cri::ContainerEventResponse, Status>> + Send>>;
 
@@ -315,18 +312,20 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::CheckpointContainerRequest>,
     ) -> Answer<cri::CheckpointContainerResponse> {
-        Err(to_come("CheckpointContainer"))
+        Err(missing(
+            "CheckpointContainer: containers of pods cannot be checkpointed; those of `vaquita oci` can, by CRIU",
+        ))
     }
 
     async fn checkpoint_pod(
         &self,
         _: Request<cri::CheckpointPodRequest>,
     ) -> Answer<cri::CheckpointPodResponse> {
-        Err(to_come("CheckpointPod"))
+        Err(missing("CheckpointPod: pods cannot be checkpointed"))
     }
 
     async fn restore_pod(&self, _: Request<cri::RestorePodRequest>) -> Answer<cri::RestorePodResponse> {
-        Err(to_come("RestorePod"))
+        Err(missing("RestorePod: pods cannot be checkpointed, so there is none to restore"))
     }
 
     async fn get_container_events(
@@ -345,21 +344,25 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::ListMetricDescriptorsRequest>,
     ) -> Answer<cri::ListMetricDescriptorsResponse> {
-        Err(to_come("ListMetricDescriptors"))
+        let descriptors = metrics::descriptors();
+        Ok(Response::new(cri::ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        Err(to_come("ListPodSandboxMetrics"))
+        let pod_metrics = metrics::measure(&self.node).await?;
+        Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(to_come("StreamPodSandboxMetrics"))
+        let items = metrics::measure(&self.node).await?;
+        let message = |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(batches(items, message)))
     }
 
     async fn runtime_config(
@@ -373,9 +376,10 @@ impl RuntimeService for Service {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+        request: Request<cri::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
-        Err(to_come("UpdatePodSandboxResources"))
+        pod::update_resources(&self.node, request.into_inner()).await?;
+        Ok(Response::new(cri::UpdatePodSandboxResourcesResponse {}))
     }
 }
 

@@ -6,6 +6,7 @@ mod cni;
 mod events;
 mod handlers;
 mod kubelet;
+mod metrics;
 mod restart;
 mod retries;
 mod streams;

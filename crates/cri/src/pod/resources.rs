@@ -1,0 +1,35 @@
+//! The limits of a pod as a whole.
+
+use std::sync::Arc;
+
+use vaquita_cgroup::Cgroup;
+use vaquita_proto::cri;
+
+use crate::error::Doing;
+use crate::model::{PodResources, SandboxPhase};
+use crate::node::{Node, blocking};
+use crate::{Error, Kind, Result, spec};
+
+/// Takes note of a pod's limits. A cgroup that the client made it sets itself, as kubelet does; one of ours gets them here.
+pub(crate) async fn update(node: &Arc<Node>, request: cri::UpdatePodSandboxResourcesRequest) -> Result<()> {
+    let sandbox = node.tables.sandbox(&request.pod_sandbox_id)?;
+    // Not while it is taken down.
+    let _lane = sandbox.lane.read().await;
+    let phase = sandbox.life().phase;
+    if phase != SandboxPhase::Ready {
+        let message = format!("sandbox {} is not ready: it is {phase:?}", sandbox.id());
+        return Err(Error::new(Kind::Precondition, message));
+    }
+    let (overhead, resources) = (request.overhead, request.resources);
+    if let Some(asked) = resources.as_ref().filter(|_| sandbox.record.cgroup_is_ours) {
+        let limits = spec::limits(asked, &node.host)?;
+        let (worker, path) = (node.clone(), sandbox.record.cgroup.clone());
+        blocking("set the limits of a pod", move || {
+            let doing = || format!("set the limits of {}", path.display());
+            let cgroup = Cgroup::open(&worker.layout, &path).doing(doing)?;
+            cgroup.apply(&spec::cgroup_limits(&limits)).doing(doing)
+        })
+        .await?;
+    }
+    node.paths.write_sandbox(&sandbox.resources_changed(PodResources { overhead, resources }))
+}
