@@ -16,5 +16,12 @@ pub(crate) fn start(format: Output, level: &str) -> Result<()> {
         Output::Json => builder.json().flatten_event(true).try_init(),
         Output::Text => builder.with_ansi(stderr().is_terminal()).try_init(),
     };
-    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+    started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))?;
+    // A panic ends a call or a task, not the daemon: what it said belongs into the log.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let said = panic.payload_as_str().unwrap_or("no reason given");
+        tracing::error!(place, panic = said, "a fault of vaquita: please report it");
+    }));
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! The server on its socket.
 
+mod calls;
+mod clients;
 mod idle;
 mod socket;
 
@@ -20,6 +22,17 @@ use crate::{Config, Error, Kind, Result, reconcile};
 
 /// The most bytes of one message, in either direction, as with every CRI client and server.
 const MESSAGE: usize = 16 << 20;
+
+/// The most calls at once on one connection: kubelet has one for each probe that runs a command, and asks for no more
+/// than it is allowed. Without a limit one client's calls could take all memory.
+const CALLS: u32 = 1024;
+
+/// The most bytes of the headers of one call: those of gRPC take some hundred.
+const HEADERS: u32 = 16 << 10;
+
+/// The most calls of one connection that were taken back before they were looked at, and that had to be refused
+/// (CVE-2023-44487, RUSTSEC-2024-0003): beyond that it is closed.
+const TAKEN_BACK: usize = 64;
 
 /// A node that has taken up everything that was running, and answers on its socket.
 #[derive(Debug)]
@@ -65,7 +78,13 @@ impl Server {
         };
         let path = node.config.socket.clone();
         let service = Service::new(node.clone());
+        // No keep-alive: the kernel says when the other end of a unix socket is gone.
         let serving = Transport::builder()
+            .max_concurrent_streams(CALLS)
+            .http2_max_header_list_size(HEADERS)
+            .http2_max_pending_accept_reset_streams(Some(TAKEN_BACK))
+            .http2_max_local_error_reset_streams(Some(TAKEN_BACK))
+            .layer(calls::CallsLayer)
             .add_service(
                 RuntimeServiceServer::new(service.clone())
                     .max_decoding_message_size(MESSAGE)

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit};
 use vaquita_cgroup::{Cgroup, DeviceRule};
-use vaquita_sys::process::{Clone, CloneFlags, Forked, clone3, clone3_raw, exit_now, wait_pidfd};
+use vaquita_sys::process::{Clone, CloneFlags, Forked, NoWayBack, clone3, clone3_raw, exit_now, wait_pidfd};
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::{cap, ns};
@@ -259,6 +259,7 @@ fn make_inside(
     told: &Told<'_>,
     state: State<'_>,
 ) -> ! {
+    let _end = NoWayBack::new();
     let how = Clone { parent: true, cgroup: None, ..*how };
     let made = crate::steps::prepare()
         .map_err(|failure| ("preparing", failure))
@@ -371,6 +372,7 @@ fn close(fd: BorrowedFd<'_>) -> Result<(), Failure> {
 
 /// The new process. Nothing here and below allocates, takes a lock or returns.
 fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
+    let _end = NoWayBack::new();
     let socket = state.socket;
     let tell = |to: BorrowedFd<'_>, number: usize, text: &str, is_exec: bool, failure| -> ! {
         handshake::say_failure(

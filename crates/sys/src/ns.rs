@@ -178,6 +178,7 @@ pub fn new_userns(uid_map: &str, gid_map: &str) -> Result<OwnedFd> {
     // SAFETY: the child waits on a socket and ends; it allocates nothing.
     match unsafe { crate::process::clone3(&how) }? {
         crate::process::Forked::Child => {
+            let _end = crate::process::NoWayBack::new();
             // Its own copy of the parent's end would keep it from hearing that the parent is gone.
             drop(ours);
             let _ = rustix::io::read(&theirs, &mut [0]);

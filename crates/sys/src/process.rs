@@ -17,6 +17,6 @@ pub use exec::{
     CStrArray, close_range, close_range_on_exec, dup_for_exec, execveat, exit_now, inherited, sealed_copy,
     sealed_self,
 };
-pub use fork::fork_worker;
+pub use fork::{NoWayBack, fork_worker};
 pub use idle::Idle;
 pub use wait::{Exit, Look, look, open_pidfd, pidfd_pid, reap_any, start_time, try_wait_pidfd, wait_pidfd};

@@ -11,8 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Sleep;
 use tokio_stream::Stream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
+use super::clients::{self, Admitted, Client, Clients};
 use crate::error::Doing;
 use crate::paths::private_dir;
 use crate::{Error, Kind, Result};
@@ -23,17 +25,6 @@ pub(super) struct Socket {
     listener: UnixListener,
     path: PathBuf,
     clients: Clients,
-}
-
-/// Counts the connections that are open.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Clients(Arc<()>);
-
-impl Clients {
-    /// How many there are, given that one clone is held by the socket and one by who asks.
-    pub(super) fn count(&self) -> usize {
-        Arc::strong_count(&self.0).saturating_sub(2)
-    }
 }
 
 impl Socket {
@@ -65,7 +56,7 @@ impl Socket {
 
     /// The connections, as they come. Those of other users are closed at once.
     pub(super) fn connections(self) -> impl Stream<Item = std::io::Result<Connection>> {
-        Connections { socket: self, pause: None }
+        Connections { socket: self, pause: None, full: false }
     }
 }
 
@@ -75,6 +66,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 struct Connections {
     socket: Socket,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Whether it has been said that there is no room.
+    full: bool,
 }
 
 impl Stream for Connections {
@@ -86,10 +79,20 @@ impl Stream for Connections {
                 std::task::ready!(pause.as_mut().poll(context));
                 self.pause = None;
             }
+            let room = std::task::ready!(self.socket.clients.poll_room(context));
             match std::task::ready!(self.socket.listener.poll_accept(context)) {
+                Ok((stream, _)) if may_connect(&stream) && room => {
+                    self.full = false;
+                    let (client, given_up) = self.socket.clients.admit();
+                    return Poll::Ready(Some(Ok(Connection { stream, client, given_up })));
+                }
                 Ok((stream, _)) if may_connect(&stream) => {
-                    let counted = self.socket.clients.clone();
-                    return Poll::Ready(Some(Ok(Connection { stream, _counted: counted })));
+                    if !std::mem::replace(&mut self.full, true) {
+                        let calls = clients::LIMIT;
+                        tracing::warn!(
+                            "connections are refused: there are {calls}, each with a call under way"
+                        );
+                    }
                 }
                 Ok(_) => tracing::warn!("a connection of another user was refused"),
                 Err(error) => {
@@ -108,16 +111,19 @@ fn may_connect(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
 }
 
-/// A connection that is counted while it is open.
+/// A connection, which ends when its client goes or when it is given up for another.
 pub(super) struct Connection {
     stream: UnixStream,
-    _counted: Clients,
+    client: Admitted,
+    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Arc<Client>;
 
-    fn connect_info(&self) -> Self::ConnectInfo {}
+    fn connect_info(&self) -> Arc<Client> {
+        self.client.client()
+    }
 }
 
 impl AsyncRead for Connection {
@@ -126,6 +132,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if self.given_up.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -136,6 +145,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<std::io::Result<usize>> {
+        if self.given_up.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
+        }
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 
@@ -152,6 +164,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         buffers: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
+        if self.given_up.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
+        }
         Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
     }
 

@@ -34,10 +34,34 @@ pub fn fork_worker(fds: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>) -> i32) ->
                 close_others(&fds);
                 work(fds)
             });
-            exit_now(catch_unwind(work).unwrap_or(70))
+            exit_now(catch_unwind(work).unwrap_or(PANICKED))
         }
     }
 }
+
+/// Held by a new process from clone on: unwinding ends there, before a frame is reached that is its maker's as well, whose
+/// destructors would act on what both have in common. It is never dropped otherwise, as such a process ends or becomes
+/// another program.
+#[derive(Debug)]
+pub struct NoWayBack(());
+
+impl NoWayBack {
+    /// From here on.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "nobody wants one by default")]
+    pub fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Drop for NoWayBack {
+    fn drop(&mut self) {
+        exit_now(PANICKED)
+    }
+}
+
+/// The exit code of a copy of this process that panicked (`EX_SOFTWARE` of sysexits.h).
+const PANICKED: i32 = 70;
 
 /// Closes everything from 3 on that is not among `fds`.
 fn close_others(fds: &[OwnedFd]) {
@@ -62,6 +86,24 @@ fn close(first: u32, last: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_process_does_not_unwind_into_its_makers_code() {
+        // SAFETY: the child unwinds, for which it needs no lock that another thread of this test may have, and exits.
+        match unsafe { clone3(&Clone::default()) }.unwrap() {
+            Forked::Parent { pidfd, .. } => {
+                let exit = crate::process::wait_pidfd(&pidfd).unwrap();
+                assert_eq!((exit.code, exit.signal), (PANICKED, None));
+            }
+            Forked::Child => {
+                let _reached = catch_unwind(|| {
+                    let _end = NoWayBack::new();
+                    std::panic::resume_unwind(Box::new(()));
+                });
+                exit_now(0)
+            }
+        }
+    }
 
     #[test]
     fn a_process_with_threads_is_refused() {

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::process::Pid;
 
-use super::{Clone, CloneFlags, Forked, clone3, close_range, exit_now, wait_pidfd};
+use super::{Clone, CloneFlags, Forked, NoWayBack, clone3, close_range, exit_now, wait_pidfd};
 use crate::signal::{Signal, send};
 use crate::{Result, socket};
 
@@ -39,6 +39,7 @@ impl Idle {
         match unsafe { clone3(&Clone { flags: namespaces, ..Clone::default() }) }? {
             Forked::Parent { pid, pidfd } => Ok(Self { pid, pidfd, _alive: ours }),
             Forked::Child => {
+                let _end = NoWayBack::new();
                 if theirs_at > 0 {
                     // SAFETY: the child only reads from `theirs` after this, and drops nothing.
                     let _ = unsafe { close_range(0, theirs_at - 1) };
