@@ -32,7 +32,12 @@ pub(crate) fn main(node: &Node, args: options::Daemon) -> Result<ExitCode> {
 
 fn run(node: &Node, args: options::Daemon, ready: &mut Ready) -> Result<ExitCode> {
     need_root("the daemon")?;
-    let config = Config { idle_exit: args.idle_exit, streaming: args.streaming(), ..node.config()? };
+    let config = Config {
+        idle_exit: args.idle_exit,
+        streaming: args.streaming(),
+        metrics_address: args.metrics_address,
+        ..node.config()?
+    };
     log::start(args.log_format, &args.log_level)?;
     if args.background {
         leave_session()?;

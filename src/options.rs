@@ -470,6 +470,10 @@ pub(crate) struct Daemon {
     /// The key of the certificate, in PEM form
     #[arg(long, value_name = "FILE", requires = "streaming_tls_cert")]
     pub(crate) streaming_tls_key: Option<PathBuf>,
+    /// Loopback address on which the daemon's own metrics are served for Prometheus, as they always are on metrics.sock in
+    /// the state directory [default: none]
+    #[arg(long, hide_env = true, env = "VAQUITA_METRICS_ADDRESS", value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_address: Option<SocketAddr>,
     /// How the log is written to standard error
     #[arg(
         long,

@@ -1,7 +1,7 @@
 //! What a server is started with.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, OciRuntime>,
     /// Where exec, attach and port-forward are served.
     pub streaming: StreamingConfig,
+    /// A loopback address on which the metrics of this process are served, as on `metrics.sock` in `state`.
+    pub metrics_address: Option<SocketAddr>,
     /// End when for two seconds there has been no pod and no connection.
     pub idle_exit: bool,
 }
@@ -64,6 +66,7 @@ impl Default for Config {
             container_log_limit: None,
             runtimes: BTreeMap::new(),
             streaming: StreamingConfig::default(),
+            metrics_address: None,
             idle_exit: false,
         }
     }

@@ -11,6 +11,12 @@ use crate::{Error, Result};
 
 /// Fetches an image, or makes the demo image.
 pub(crate) async fn pull(node: &Node, name: &str, auth: Option<&Auth>) -> Result<Image> {
+    let pulled = pull_now(node, name, auth).await;
+    node.telemetry.pulled(pulled.is_ok());
+    pulled
+}
+
+async fn pull_now(node: &Node, name: &str, auth: Option<&Auth>) -> Result<Image> {
     let reference = Reference::parse(name)?;
     if let Some(demo) = &node.config.demo_image
         && is_demo(demo, &reference)?

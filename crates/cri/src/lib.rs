@@ -27,6 +27,7 @@ mod service;
 mod spec;
 mod stats;
 mod streaming;
+mod telemetry;
 
 pub use config::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig};
 pub use error::{Error, Kind, Result};

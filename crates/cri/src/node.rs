@@ -33,6 +33,7 @@ pub(crate) struct Node {
     pub(crate) running: Running,
     pub(crate) streaming: vaquita_streaming::Server,
     pub(crate) usage: crate::stats::Cache,
+    pub(crate) telemetry: crate::telemetry::Telemetry,
     /// The id of the demo image once it is made: our executable does not change while we run.
     pub(crate) demo: tokio::sync::Mutex<Option<String>>,
 }
@@ -97,6 +98,7 @@ impl Node {
             running: Running::default(),
             streaming,
             usage: crate::stats::Cache::default(),
+            telemetry: crate::telemetry::Telemetry::default(),
             demo: tokio::sync::Mutex::default(),
             config,
         }))

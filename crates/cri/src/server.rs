@@ -18,6 +18,7 @@ use crate::error::Doing;
 use crate::node::{Failures, Node, blocking};
 use crate::service::Service;
 use crate::streaming::Sessions;
+use crate::telemetry::{Listeners, Observe};
 use crate::{Config, Error, Kind, Result, reconcile};
 
 /// The most bytes of one message, in either direction, as with every CRI client and server.
@@ -39,6 +40,7 @@ const TAKEN_BACK: usize = 64;
 pub struct Server {
     node: Arc<Node>,
     socket: socket::Socket,
+    metrics: Listeners,
 }
 
 impl Server {
@@ -47,16 +49,18 @@ impl Server {
     /// # Errors
     /// [`Kind::Busy`] when another server uses the same directories or socket; otherwise what the kernel refused.
     pub async fn start(config: Config) -> Result<Self> {
+        let port = Listeners::port(&config).await?;
         let node = Node::open(config).await?;
         reconcile::run(&node).await?;
         let socket = socket::Socket::open(&node.config.socket)?;
+        let metrics = Listeners::bind(&node.config, port)?;
         let worker = node.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = reconcile::sweep_cgroups(&worker) {
                 tracing::warn!(%error, "cgroups that nobody owns could not be removed");
             }
         });
-        Ok(Self { node, socket })
+        Ok(Self { node, socket, metrics })
     }
 
     /// Answers until `shutdown` is ready or, with [`Config::idle_exit`], until nobody needs it.
@@ -66,7 +70,7 @@ impl Server {
     /// # Errors
     /// When the socket fails, or when something could not be taken down.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let Self { node, socket } = self;
+        let Self { node, socket, metrics } = self;
         let idle = {
             let (node, clients) = (node.clone(), socket.clients());
             async move {
@@ -84,6 +88,7 @@ impl Server {
             .http2_max_header_list_size(HEADERS)
             .http2_max_pending_accept_reset_streams(Some(TAKEN_BACK))
             .http2_max_local_error_reset_streams(Some(TAKEN_BACK))
+            .layer(Observe(node.clone()))
             .layer(calls::CallsLayer)
             .add_service(
                 RuntimeServiceServer::new(service.clone())
@@ -104,6 +109,7 @@ impl Server {
                 Error::new(Kind::Internal, format!("serving {}: {error}", path.display()))
             }),
             () = node.streaming.serve(Arc::new(Sessions(node.clone()))) => Ok(()),
+            never = metrics.serve(node.clone()) => match never {},
             () = shutdown => Ok(()),
             () = idle => Ok(()),
         };

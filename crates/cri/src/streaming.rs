@@ -69,10 +69,12 @@ fn url(node: &Node, request: Request) -> Result<String> {
 
 impl Backend for Sessions {
     async fn exec(&self, request: Exec, streams: Streams) -> std::result::Result<u8, String> {
+        let _open = self.0.telemetry.open("exec");
         exec::run(&self.0, &request, streams).await.map_err(|error| error.to_string())
     }
 
     async fn attach(&self, request: Attach, streams: Streams) -> std::result::Result<(), String> {
+        let _open = self.0.telemetry.open("attach");
         attach::run(&self.0, &request, streams).await.map_err(|error| error.to_string())
     }
 

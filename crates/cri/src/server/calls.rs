@@ -116,7 +116,7 @@ impl hyper::body::Body for Answer {
 
 /// The end of a stream, which says why (PROTOCOL-HTTP2.md of gRPC, Trailers).
 fn trailers(status: &Status) -> Result<Frame<Bytes>, Status> {
-    let mut headers = tonic::codegen::http::HeaderMap::new();
+    let mut headers = http::HeaderMap::new();
     status.add_header(&mut headers)?;
     Ok(Frame::trailers(headers))
 }

@@ -11,5 +11,6 @@ mod restart;
 mod retries;
 mod streams;
 mod support;
+mod telemetry;
 mod users;
 mod volumes;
