@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, getsid, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde_json::{Map, Value};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Child;
 
+use crate::leftovers::session;
 use crate::outcome::{excerpt, refusal};
 use crate::request::{Command, Scope};
 use crate::{Error, Kind, Result};
@@ -108,7 +109,7 @@ impl Runner {
         }
         let bins = std::env::join_paths(&self.bin_dirs).map_err(IoError::other)?;
         process.env("CNI_COMMAND", command.name()).env("CNI_PATH", bins).env(MARK, &self.mark);
-        process.env(SESSION, getsid(None)?.as_raw_nonzero().to_string());
+        process.env(SESSION, session("self")?);
         for (name, value) in [
             (CONTAINER, scope.container_id.as_ref()),
             ("CNI_NETNS", scope.netns.as_os_str()),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, getsid, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::exec::{CONTAINER, MARK, SESSION};
 use crate::{Error, Kind, Result};
@@ -65,9 +65,21 @@ fn works_for(cache: &Path, pid: i32) -> Option<String> {
         })
     };
     let is_ours = value(MARK)? == cache.as_os_str().as_encoded_bytes();
-    let session = getsid(Pid::from_raw(pid)).ok()?.as_raw_nonzero().to_string();
+    let session = session(&pid.to_string()).ok()?;
     (is_ours && value(SESSION)? == session.as_bytes())
         .then(|| value(CONTAINER).and_then(|id| String::from_utf8(id).ok()))?
+}
+
+/// The session of a process, "0" where its leader is in a PID namespace outside of ours, which getsid(2) tells as 0, too,
+/// and rustix does not take.
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn session(pid: &str) -> std::io::Result<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Its name, in parentheses, may hold anything; state, parent and group follow (proc_pid_stat(5)).
+    let session = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(3));
+    session.map(str::to_owned).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 /// Does something with a process that is one of ours, by a descriptor: the number may become another's.
@@ -95,7 +107,7 @@ mod tests {
     #[test]
     fn only_those_of_this_cache_container_and_session_are_ended() {
         let dir = tempfile::tempdir().unwrap();
-        let own = getsid(None).unwrap().as_raw_nonzero().to_string();
+        let own = session("self").unwrap();
         let sleeper = |cache: &Path, id: &str, session: &str| {
             let mut command = Command::new("/bin/sleep");
             command.arg("600").env(MARK, cache).env(CONTAINER, id).env(SESSION, session).spawn().unwrap()
@@ -125,9 +137,23 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_that_of_its_leader() {
+        let mut leader = Command::new("setsid").args(["/bin/sleep", "600"]).spawn().unwrap();
+        let pid = leader.id().to_string();
+        while !std::fs::read(format!("/proc/{pid}/cmdline")).unwrap().starts_with(b"/bin/sleep") {
+            std::thread::yield_now();
+        }
+        assert_eq!(session(&pid).unwrap(), pid);
+        leader.kill().unwrap();
+        leader.wait().unwrap();
+        assert!(session(&pid).is_err());
+        assert_ne!(session("self").unwrap(), pid);
+    }
+
+    #[test]
     fn one_that_ends_by_itself_is_not_killed() {
         let dir = tempfile::tempdir().unwrap();
-        let own = getsid(None).unwrap().as_raw_nonzero().to_string();
+        let own = session("self").unwrap();
         let mut command = Command::new("/bin/sleep");
         command.arg("0.5").env(MARK, dir.path()).env(CONTAINER, "one").env(SESSION, own);
         let mut child = command.spawn().unwrap();
