@@ -9,6 +9,7 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use vaquita_cri::{Config, Server};
 
@@ -44,6 +45,8 @@ fn run(node: &Node, args: options::Daemon, ready: &mut Ready) -> Result<ExitCode
         // It was started as /proc/self/exe.
         rustix::thread::set_name(c"vaquita").context("cannot name the process")?;
     }
+    // Whoever started it may have another: directories above ours must be nobody else's to write to.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let _lock = Lock::take(&config, args.background)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

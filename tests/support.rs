@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-pub(crate) use archive::{BUSYBOX, busybox as write_busybox};
+pub(crate) use archive::{BUSYBOX, Tar, busybox as write_busybox};
 pub(crate) use container::Pod;
 pub(crate) use node::{Node, succeed};
 pub(crate) use place::may_lower_oom_score;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs::{DirBuilder, File};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -45,7 +45,9 @@ impl Lock {
             "background": background,
         });
         let path = config.state.join("daemon.json");
-        std::fs::write(&path, format!("{record}\n"))
+        let written = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        written
+            .and_then(|mut file| file.write_all(format!("{record}\n").as_bytes()))
             .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { _state: state, _root: root })
     }

@@ -45,12 +45,17 @@ impl Node {
     /// Starts the daemon as a service manager does: by its notification we know that it answers.
     #[track_caller]
     pub(crate) fn start_daemon(&self) {
+        self.start_daemon_as(&mut self.vaquita(&["daemon", "--log-level", "info,vaquita=debug"]));
+    }
+
+    /// The same with a command of the test's own.
+    #[track_caller]
+    pub(crate) fn start_daemon_as(&self, command: &mut Command) {
         let socket = self.path("notify");
         let _ = std::fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).unwrap();
         notify.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let log = File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let mut command = self.vaquita(&["daemon", "--log-level", "info,vaquita=debug"]);
         let mut child =
             command.env("NOTIFY_SOCKET", &socket).stdin(Stdio::null()).stderr(log).spawn().unwrap();
         eventually("the daemon to be ready", || {
@@ -119,6 +124,11 @@ impl Node {
         path.display().to_string()
     }
 
+    /// Where it answers.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.place.socket()
+    }
+
     /// The name of the bridge.
     pub(crate) fn bridge(&self) -> String {
         self.place.bridge()
@@ -134,6 +144,19 @@ impl Node {
     pub(crate) fn load_busybox(&self) {
         let path = self.path("busybox.tar");
         archive::busybox(&path);
+        succeed(&self.output(&["image", "load", path.to_str().unwrap()]));
+    }
+
+    /// Loads an image with busybox in it; containers get it by setting this reference.
+    #[track_caller]
+    pub(crate) fn load(
+        &self,
+        reference: &str,
+        config: serde_json::Value,
+        files: impl FnOnce(&mut archive::Tar),
+    ) {
+        let path = self.path("image.tar");
+        archive::image(&path, reference, config, files);
         succeed(&self.output(&["image", "load", path.to_str().unwrap()]));
     }
 

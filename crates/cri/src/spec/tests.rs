@@ -48,6 +48,15 @@ fn sandbox(change: impl FnOnce(&mut cri::LinuxSandboxSecurityContext)) -> cri::P
 }
 
 fn try_spec(config: &cri::ContainerConfig, sandbox: &cri::PodSandboxConfig, host: &Host) -> Result<Value> {
+    spec_of(config, sandbox, host, &image())
+}
+
+fn spec_of(
+    config: &cri::ContainerConfig,
+    sandbox: &cri::PodSandboxConfig,
+    host: &Host,
+    image: &ImageConfig,
+) -> Result<Value> {
     refuse_unsupported(config, sandbox, host)?;
     let sources: Vec<PathBuf> = config.mounts.iter().map(|mount| mount.host_path.clone().into()).collect();
     let spec = build(&Input {
@@ -59,7 +68,7 @@ fn try_spec(config: &cri::ContainerConfig, sandbox: &cri::PodSandboxConfig, host
             resolv: Path::new("/pod/resolv.conf"),
             shm: Path::new("/pod/shm"),
         },
-        image: &image(),
+        image,
         user: &User { uid: 1000, gid: 1000, groups: vec![1000, 20], home: "/home/u".into() },
         sources: &sources,
         devices: &[],
@@ -352,4 +361,79 @@ fn cve_2024_40635_ids_do_not_wrap() {
     for bad in [-1, 2_147_483_648, 4_294_967_295, 4_294_967_296, 99_999_999_999] {
         assert!(id("run_as_user", bad).is_err(), "{bad}");
     }
+}
+
+/// T29, T30, T37, T38: what others have taken from annotations and labels, and got root on the host by.
+fn hostile() -> impl Iterator<Item = (String, String)> {
+    [
+        ("io.kubernetes.cri-o.UnifiedCgroup.main", "memory.max=max;pids.max=max"),
+        ("io.kubernetes.cri-o.userns-mode", "auto:size=1"),
+        ("io.kubernetes.cri-o.Devices", "/dev/sda:/dev/sda:rwm"),
+        ("io.kubernetes.cri-o.ShmSize", "10g"),
+        ("io.containerd.cri.runtime-spec", r#"{"process":{"capabilities":{"effective":["CAP_SYS_ADMIN"]}}}"#),
+        ("org.systemd.property.ExecStopPost", "['/bin/touch', '/pwned']"),
+        ("run.oci.hooks.stdout", "/pwned"),
+        ("run.oci.keep_original_groups", "1"),
+        ("cdi.k8s.io/device", "vendor.com/device=all"),
+        ("containerd.io/restart.loguri", "binary:///bin/sh?-c=touch+/pwned"),
+        ("io.kubernetes.cri-o.annotations.checkpoint.name", "/tmp/checkpoint.tar"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+}
+
+/// T29 (CVE-2023-6476), T30 (CVE-2024-3154), T37 (CVE-2024-8676).
+#[test]
+fn cve_2023_6476_annotations_lift_nothing() {
+    let plain = plain();
+    let mut pod = plain.clone();
+    pod.annotations.extend(hostile());
+    pod.labels.extend(hostile());
+    let mut config = cri::ContainerConfig::default();
+    config.annotations.extend(hostile());
+    config.labels.extend(hostile());
+    let expected = spec(&cri::ContainerConfig::default());
+    assert_eq!(try_spec(&config, &pod, &host()).unwrap(), expected);
+    let request = |config| {
+        let request = sandbox_request("id", config, Path::new("/vaquita/pod"), &host()).unwrap();
+        format!("{request:?}")
+    };
+    assert_eq!(request(&pod), request(&plain));
+}
+
+/// T38 (CVE-2026-53488), T25 (CVE-2022-23648): of an image's configuration, labels and volumes are for people to read.
+#[test]
+fn cve_2026_53488_labels_of_an_image_are_no_control_data() {
+    let mut labelled = image();
+    labelled.labels.extend(hostile());
+    labelled.volumes = vec!["/etc".into(), "/../../etc".into()];
+    let of = |image| spec_of(&cri::ContainerConfig::default(), &plain(), &host(), image).unwrap();
+    assert_eq!(of(&labelled), of(&image()));
+}
+
+/// T26 (CVE-2021-43816): nothing is relabelled unless a client asks, and then it is refused, for it cannot be done yet.
+#[test]
+fn cve_2021_43816_nothing_is_relabelled() {
+    let selinux = Host { selinux: true, ..host() };
+    let mount = |relabel| cri::Mount {
+        container_path: "/etc/hosts".into(),
+        host_path: "/etc/hosts".into(),
+        selinux_relabel: relabel,
+        ..Default::default()
+    };
+    let of = |relabel, host: &Host| {
+        let config = cri::ContainerConfig { mounts: vec![mount(relabel)], ..Default::default() };
+        try_spec(&config, &plain(), host)
+    };
+    assert!(!of(false, &selinux).unwrap().to_string().contains("abel"));
+    assert!(of(true, &selinux).unwrap_err().to_string().contains("selinux_relabel"));
+    assert_eq!(
+        of(true, &host()).unwrap(),
+        of(false, &host()).unwrap(),
+        "a host without SELinux has no labels"
+    );
+}
+
+fn plain() -> cri::PodSandboxConfig {
+    cri::PodSandboxConfig::default()
 }

@@ -221,6 +221,32 @@ mod tests {
         container(&context, &context.pod.spec.containers[0], image)
     }
 
+    /// T36, GHSA-7ww5-4wqc-m92c: what containerd masks (`pkg/oci/spec.go`), and what Kubernetes added.
+    #[test]
+    fn t36_what_others_mask_is_masked() {
+        let image = ImageUser { uid: Some(0), name: String::new() };
+        let context = of("", "", &image).unwrap();
+        for path in [
+            "/proc/acpi",
+            "/proc/asound",
+            "/proc/interrupts",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/latency_stats",
+            "/proc/sched_debug",
+            "/proc/scsi",
+            "/proc/timer_list",
+            "/proc/timer_stats",
+            "/sys/devices/virtual/powercap",
+            "/sys/firmware",
+        ] {
+            assert!(context.masked_paths.iter().any(|masked| masked == path), "{path}");
+        }
+        for path in ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"] {
+            assert!(context.readonly_paths.iter().any(|readonly| readonly == path), "{path}");
+        }
+    }
+
     #[test]
     fn users() {
         let root = ImageUser { uid: Some(0), name: String::new() };
