@@ -18,6 +18,26 @@ pub(crate) struct Client {
     image: ImageServiceClient<Channel>,
 }
 
+/// A list of all there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum List {
+    ListPodSandbox,
+    ListContainers,
+    ListContainerStats,
+    ListPodSandboxStats,
+    ListPodSandboxMetrics,
+}
+
+impl List {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::ListPodSandbox,
+        Self::ListContainers,
+        Self::ListContainerStats,
+        Self::ListPodSandboxStats,
+        Self::ListPodSandboxMetrics,
+    ];
+}
+
 /// One pod with one container, and what it takes to remove it.
 #[derive(Debug)]
 pub(crate) struct Pod {
@@ -145,6 +165,33 @@ impl Client {
         } else {
             Err(format!("true ended with {}", answer.exit_code).into())
         }
+    }
+
+    /// How long a list is.
+    pub(crate) async fn list(&self, list: List) -> Result<usize, AnyError> {
+        let mut runtime = self.runtime.clone().max_decoding_message_size(16 << 20);
+        Ok(match list {
+            List::ListPodSandbox => {
+                let request = cri::ListPodSandboxRequest::default();
+                runtime.list_pod_sandbox(request).await?.into_inner().items.len()
+            }
+            List::ListContainers => {
+                let request = cri::ListContainersRequest::default();
+                runtime.list_containers(request).await?.into_inner().containers.len()
+            }
+            List::ListContainerStats => {
+                let request = cri::ListContainerStatsRequest::default();
+                runtime.list_container_stats(request).await?.into_inner().stats.len()
+            }
+            List::ListPodSandboxStats => {
+                let request = cri::ListPodSandboxStatsRequest::default();
+                runtime.list_pod_sandbox_stats(request).await?.into_inner().stats.len()
+            }
+            List::ListPodSandboxMetrics => {
+                let request = cri::ListPodSandboxMetricsRequest::default();
+                runtime.list_pod_sandbox_metrics(request).await?.into_inner().pod_metrics.len()
+            }
+        })
     }
 
     /// The number of running containers.

@@ -6,6 +6,7 @@
 
 mod archive;
 mod client;
+mod lists;
 mod logs;
 mod measure;
 mod memory;
@@ -25,6 +26,7 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
+       hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
        hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--out DIR]
 
@@ -40,6 +42,18 @@ struct Options {
     only: Option<String>,
     settings: Settings,
     logs: bool,
+    lists: bool,
+}
+
+impl Options {
+    /// What the files of the report are called.
+    fn name(&self) -> &'static str {
+        match (self.logs, self.lists) {
+            (true, _) => "logs",
+            (_, true) => "lists",
+            _ => "bench",
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -61,11 +75,13 @@ fn main() -> ExitCode {
 }
 
 fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Result<Options, AnyError> {
+    let lists = args.next_if_eq("lists").is_some();
     let mut options = Options {
         vaquita: PathBuf::from("target/x86_64-unknown-linux-gnu/release/vaquita"),
         out: PathBuf::from("target/bench"),
         only: None,
-        settings: Settings { rounds: 40, pods: 50 },
+        settings: Settings { rounds: 40, pods: if lists { 200 } else { 50 } },
+        lists,
         logs: args.next_if_eq("logs").is_some(),
     };
     while let Some(flag) = args.next() {
@@ -109,6 +125,7 @@ fn run(options: &Options) -> Result<(), AnyError> {
     }
     let mut report = Report::new(peers.iter().map(|peer| peer.name.to_owned()));
     let outcome = match options.logs {
+        _ if options.lists => runtime.block_on(lists::all(&mut peers, options.settings.pods, &mut report)),
         true => runtime.block_on(logs::all(&mut peers, work.path(), &mut report)),
         false => runtime.block_on(measure::all(&mut peers, &options.settings, &mut report)),
     };
@@ -117,5 +134,5 @@ fn run(options: &Options) -> Result<(), AnyError> {
     }
     outcome?;
 
-    report.write(&options.out, if options.logs { "logs" } else { "bench" }, "containerd")
+    report.write(&options.out, options.name(), "containerd")
 }
