@@ -150,6 +150,17 @@ pub(crate) struct Node {
         value_parser = clap::value_parser!(u64).range(1..=3600)
     )]
     cni_timeout: u64,
+    /// Directories of the Container Device Interface's files; the last that has a device wins
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CDI_SPEC_DIRS",
+        value_name = "DIR",
+        value_delimiter = ',',
+        default_value = "/etc/cdi,/var/run/cdi"
+    )]
+    cdi_spec_dirs: Vec<PathBuf>,
     /// MTU of the pods' interfaces [default: that of the bridge]
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
@@ -225,6 +236,7 @@ impl Node {
             restrict_oom_score_adj: self.restrict_oom_score_adj,
             container_log_limit: self.container_log_max_size,
             runtimes: self.runtimes()?,
+            cdi_spec_dirs: self.cdi_spec_dirs.iter().map(absolute).collect::<Result<_>>()?,
             ..Config::default()
         })
     }
@@ -266,6 +278,9 @@ impl Node {
         args.extend(["--cni-conf-dir".into(), config.cni.conf_dir.into()]);
         for dir in config.cni.bin_dirs {
             args.extend(["--cni-bin-dir".into(), dir.into()]);
+        }
+        for dir in config.cdi_spec_dirs {
+            args.extend(["--cdi-spec-dirs".into(), dir.into()]);
         }
         args.extend(["--cni-timeout".into(), self.cni_timeout.to_string().into()]);
         if let Some(mtu) = self.mtu {

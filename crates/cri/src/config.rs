@@ -41,6 +41,9 @@ pub struct Config {
     pub container_log_limit: Option<u64>,
     /// OCI runtimes that pods can name as their runtime handler, beside the built-in one, which goes by "" and "vaquita".
     pub runtimes: BTreeMap<String, OciRuntime>,
+    /// The directories of the files of the Container Device Interface. The last that has a device wins; looked at for each
+    /// container that asks for one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Where exec, attach and port-forward are served.
     pub streaming: StreamingConfig,
     /// A loopback address on which the metrics of this process are served, as on `metrics.sock` in `state`.
@@ -65,6 +68,7 @@ impl Default for Config {
             restrict_oom_score_adj: false,
             container_log_limit: None,
             runtimes: BTreeMap::new(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             streaming: StreamingConfig::default(),
             metrics_address: None,
             idle_exit: false,

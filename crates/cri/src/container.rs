@@ -1,5 +1,6 @@
 //! The life of a container: created, started, stopped, removed.
 
+mod cdi;
 mod create;
 mod probe;
 pub(crate) mod volumes;

@@ -3,6 +3,7 @@
 //! What we cannot do is refused with the name of the field; nothing that was asked for is left out in silence.
 
 mod bandwidth;
+pub(crate) mod cdi;
 mod mounts;
 mod process;
 mod resources;

@@ -9,8 +9,8 @@ use vaquita_image::Image;
 use vaquita_proto::cri;
 use vaquita_shim::{CreateRequest, OciRuntime};
 
-use super::probe;
 use super::volumes::{self, Volumes};
+use super::{cdi, probe};
 use crate::error::Doing;
 use crate::model::{
     Container, ContainerRecord, Ended, Life, Sandbox, fingerprint, new_id, now, signal_from_cri,
@@ -71,8 +71,16 @@ pub(super) async fn run(
     private_dir(&bundle)?;
     node.paths.write_container(&record)?;
 
-    let worker =
-        Worker { node: node.clone(), sandbox: sandbox.clone(), config, image, volumes, target, users };
+    let worker = Worker {
+        node: node.clone(),
+        sandbox: sandbox.clone(),
+        config,
+        image,
+        volumes,
+        target,
+        users,
+        runs_hooks: request.runtime.is_some(),
+    };
     let prepared = {
         let id = record.id.clone();
         let cgroup = record.cgroup.clone();
@@ -232,6 +240,8 @@ struct Worker {
     target: Option<i32>,
     /// The pod's user namespace, if it has one of its own.
     users: Option<OwnedFd>,
+    /// Whether the pod's runtime runs the hooks of a specification.
+    runs_hooks: bool,
 }
 
 /// What the blocking part makes, beside `config.json`.
@@ -249,19 +259,20 @@ impl Worker {
             Volumes::mount(&self.node, &bundle, (id, &self.config), &self.volumes, self.users.as_ref())?;
         let sources = probe::sources(&self.config, &volumes.sources)?;
         let devices = probe::devices(&self.config)?;
+        let edits = cdi::edits(&self.config, &self.node.config.cdi_spec_dirs)?;
         let seccomp = probe::seccomp(&self.config, &self.node.host)?;
         let snapshot = self.node.images.snapshot(id, &self.image.id)?;
         let rootfs = match &self.users {
             Some(users) => snapshot.mount_mapped(false, users.as_fd())?,
             None => snapshot.mount(false)?,
         };
-        let user = self.user(rootfs.as_fd())?;
+        let user = self.user(rootfs.as_fd(), edits.groups())?;
         let paths = &self.node.paths;
         let sandbox = self.sandbox.id();
         let pod = &self.sandbox.record.config;
         let own_ipc = spec::joined(pod, PidNamespace::Own).ipc;
         let shm = if own_ipc { paths.shm(sandbox) } else { "/dev/shm".into() };
-        let spec = spec::build(&Input {
+        let mut spec = spec::build(&Input {
             config: &self.config,
             sandbox: pod,
             pod: PodFiles {
@@ -280,6 +291,12 @@ impl Worker {
             host: &self.node.host,
             hostname: &pod_files::hostname(pod),
         })?;
+        let context = spec::cdi::Context {
+            look: &probe::device,
+            runs_hooks: self.runs_hooks,
+            has_own_users: self.users.is_some(),
+        };
+        edits.apply(&mut spec, &context)?;
         self.write(&bundle, &spec)?;
         self.make_log_directory()?;
         Ok(Prepared {
@@ -310,7 +327,7 @@ impl Worker {
     }
 
     /// Whom it runs as: the client's word, else the image's, looked up in the image's own files.
-    fn user(&self, rootfs: BorrowedFd<'_>) -> Result<User> {
+    fn user(&self, rootfs: BorrowedFd<'_>, more: impl Iterator<Item = u32>) -> Result<User> {
         let context = spec::context(&self.config);
         let text = user_text(&context, &self.image.config.user)?;
         let found = vaquita_image::passwd::resolve(rootfs, &text)?;
@@ -322,6 +339,7 @@ impl Worker {
         for gid in &context.supplemental_groups {
             groups.push(spec::id("supplemental_groups", *gid)?);
         }
+        groups.extend(more);
         let mut seen = std::collections::BTreeSet::new();
         groups.retain(|gid| seen.insert(*gid));
         let user = User { uid: found.uid, gid: found.gid, groups, home: found.home };

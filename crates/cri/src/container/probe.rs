@@ -119,6 +119,14 @@ fn collect(from: &Path, to: &Path, permissions: &str, all: &mut Vec<(LinuxDevice
     Ok(())
 }
 
+/// A device node of the host.
+pub(super) fn device(path: &Path) -> Result<LinuxDevice> {
+    let doing = || format!("look at {}", path.display());
+    let metadata =
+        std::fs::metadata(path).map_err(|error| Error::invalid(format!("{}: {error}", doing())))?;
+    node(&metadata, path).ok_or_else(|| Error::invalid(format!("{} is not a device", path.display())))
+}
+
 fn node(metadata: &std::fs::Metadata, path: &Path) -> Option<LinuxDevice> {
     let kind = if metadata.file_type().is_block_device() {
         LinuxDeviceType::B

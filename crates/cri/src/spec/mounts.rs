@@ -116,7 +116,7 @@ fn asked(asked: &cri::Mount, source: &Path) -> Result<Mount> {
 }
 
 /// The place in the container as an absolute path without `.` and `..`.
-fn destination(text: &str) -> Result<String> {
+pub(super) fn destination(text: &str) -> Result<String> {
     let refuse = |why: &str| Error::invalid(format!("mounts: container_path {text:?} {why}"));
     if text.is_empty() {
         return Err(refuse("is empty"));

@@ -39,9 +39,6 @@ pub(crate) fn refuse_unsupported(
     if config.windows.is_some() {
         return Err(Error::invalid("windows: this is not Windows"));
     }
-    if let Some(device) = config.cdi_devices.first() {
-        return Err(Error::unsupported(format!("CDI_devices: {:?}: not supported yet", device.name)));
-    }
     for mount in &config.mounts {
         let field = format!("mounts[{}]", mount.container_path);
         if mount.selinux_relabel && host.selinux {

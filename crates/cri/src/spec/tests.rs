@@ -260,13 +260,6 @@ fn what_cannot_be_kept_is_refused_by_name() {
     };
     let profile = |profile_type| Some(cri::SecurityProfile { profile_type, localhost_ref: String::new() });
     let cases: Vec<(cri::ContainerConfig, &str)> = vec![
-        (
-            cri::ContainerConfig {
-                cdi_devices: vec![cri::CdiDevice { name: "v.com/gpu=0".into() }],
-                ..Default::default()
-            },
-            "CDI_devices",
-        ),
         (mount(|mount| mount.uid_mappings = vec![cri::IdMapping::default()]), "uidMappings"),
         (mount(|mount| mount.recursive_read_only = true), "recursive_read_only"),
         (mount(|mount| mount.mount_options = vec!["suid".into()]), "mount_options"),
