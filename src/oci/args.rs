@@ -369,7 +369,8 @@ pub(super) struct ExecArgs {
     pub(super) ignore_paused: bool,
 }
 
-/// What both ways have; criu(8) explains each.
+// Not a doc comment: that would become the description of the commands.
+// What both ways have; criu(8) explains each.
 #[derive(Args, Debug)]
 pub(super) struct CriuArgs {
     /// Directory of the files

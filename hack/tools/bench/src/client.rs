@@ -20,6 +20,7 @@ pub(crate) struct Client {
 
 /// A list of all there is.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::enum_variant_names, reason = "they are the names of the calls, and printed")]
 pub(crate) enum List {
     ListPodSandbox,
     ListContainers,
