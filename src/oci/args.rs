@@ -124,7 +124,7 @@ impl Command {
     }
 }
 
-/// One container.
+// Not a doc comment: that would become the description of the commands.
 #[derive(Args, Debug)]
 pub(super) struct Which {
     /// Id of the container
