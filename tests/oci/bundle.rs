@@ -68,19 +68,9 @@ impl Bundle {
         command
     }
 
-    /// Runs it to its end. What it leaves running has these streams too, so they are files.
+    /// Runs it to its end.
     pub(crate) fn oci<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Output {
-        let [mut stdout, mut stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
-        let mut command = self.command(args);
-        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
-        let status = command.status().unwrap();
-        let [stdout, stderr] = [&mut stdout, &mut stderr].map(|file| {
-            let mut bytes = Vec::new();
-            std::io::Seek::rewind(file).unwrap();
-            std::io::Read::read_to_end(file, &mut bytes).unwrap();
-            bytes
-        });
-        Output { status, stdout, stderr }
+        to_its_end(self.command(args))
     }
 
     /// Its output, when it succeeds.
@@ -144,4 +134,18 @@ impl Drop for Bundle {
             leaks.unwrap().assert_none();
         }
     }
+}
+
+/// Runs a command to its end. What it leaves running has its streams too, so they are files.
+pub(crate) fn to_its_end(mut command: Command) -> Output {
+    let [mut stdout, mut stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+    command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
+    let status = command.status().unwrap();
+    let [stdout, stderr] = [&mut stdout, &mut stderr].map(|file| {
+        let mut bytes = Vec::new();
+        std::io::Seek::rewind(file).unwrap();
+        std::io::Read::read_to_end(file, &mut bytes).unwrap();
+        bytes
+    });
+    Output { status, stdout, stderr }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, to_its_end};
 
 /// The user: one who owns nothing on any machine.
 const NOBODY: u32 = 65534;
@@ -40,20 +40,11 @@ impl Own {
     }
 
     fn oci<S: AsRef<str>>(&self, args: impl IntoIterator<Item = S>) -> Output {
-        let [mut stdout, mut stderr] = [(); 2].map(|()| tempfile::tempfile().unwrap());
         let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.bundle.root()).current_dir(self.bundle.path("")).stdin(Stdio::null());
         command.args(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         command.uid(NOBODY).gid(NOBODY).env_clear().env("PATH", "/usr/bin:/bin");
-        command.stdout(stdout.try_clone().unwrap()).stderr(stderr.try_clone().unwrap());
-        let status = command.status().unwrap();
-        let [stdout, stderr] = [&mut stdout, &mut stderr].map(|file| {
-            let mut bytes = Vec::new();
-            std::io::Seek::rewind(file).unwrap();
-            std::io::Read::read_to_end(file, &mut bytes).unwrap();
-            bytes
-        });
-        Output { status, stdout, stderr }
+        to_its_end(command)
     }
 
     #[track_caller]

@@ -19,7 +19,7 @@ use vaquita_net::{
     Bandwidth, Config, Kind, Network, PortMapping, Protocol, Resource, ResourceKind, Subnet6, inventory,
 };
 use vaquita_sys::ns;
-use world::{Host, Pod, eventually, ip, nft, run, talk, talk_udp, tcp, unreachable};
+use world::{Host, Pod, a_sender_follows, eventually, ip, nft, run, talk, talk_udp, tcp, unreachable};
 
 const SUBNET: &str = "10.201.0.0/16";
 const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -169,27 +169,7 @@ fn a_sender_of_datagrams_follows_the_port() {
         let machine = Host::pod(&outside, "machine", &[]);
         let port =
             PortMapping { host_ip: None, host_port: 53, container_port: 5353, protocol: Protocol::Udp };
-        let sender = machine.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4000)).unwrap());
-        sender.connect((machine.at.gateway, 53)).unwrap();
-        // Nobody has the port: the host refuses, and its kernel remembers a connection to itself.
-        while sender.send(b"0").is_ok() {
-            std::thread::yield_now();
-        }
-        for owner in ["first", "second", "third"] {
-            let pod = Host::pod(&network, owner, &[port]);
-            let socket = pod.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)).unwrap());
-            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            // An earlier datagram may have been refused, which the next send tells.
-            while sender.send(owner.as_bytes()).is_err() {}
-            let mut buffer = [0; 16];
-            let mut receive = || {
-                let length = socket.recv(&mut buffer).unwrap();
-                buffer[..length].to_vec()
-            };
-            // What was on its way when the port was opened may come first.
-            while receive() != owner.as_bytes() {}
-            network.detach(owner).unwrap();
-        }
+        a_sender_follows(&network, &machine, machine.at.gateway.into(), port);
     });
 }
 

@@ -5,9 +5,10 @@
 //! * [`temp_dir`] and [`Defer`] clean up when a test fails too.
 //! * [`Leaks`] fails a test that leaves a mount, control group, link, network namespace or process behind.
 //! * [`run_without`] runs tests again, as on a kernel that lacks system calls.
-//! * [`crun`] is Debian's crun on any host.
+//! * [`crun()`] is Debian's crun on any host, [`cni`] installs scripts as CNI plugins.
 //! * [`trace`] runs a program under ptrace(2): counts its system calls, makes the k-th fail, kills it there.
 
+pub mod cni;
 mod crun;
 mod lacking;
 mod leaks;

@@ -1,31 +1,12 @@
 //! A directory with configurations, plugins and records of a test's own.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 use vaquita_cni::{Attachment, Capabilities, Cni, Config};
 use vaquita_testing::TempDir;
-
-/// What every script begins with: it writes down what it was asked and what it was told. VERSION is answered.
-const HEAD: &str = r#"#!/bin/sh
-me=${0##*/}
-dir=${0%/bin/*}
-if [ "$CNI_COMMAND" = VERSION ]; then
-    echo '{"cniVersion": "1.1.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]}'
-    exit 0
-fi
-input=$(cat)
-printf '%s\n' "$input" >"$dir/$me.$CNI_COMMAND.stdin"
-env >"$dir/$me.$CNI_COMMAND.env"
-echo "$CNI_COMMAND $me $CNI_CONTAINERID" >>"$dir/log"
-"#;
-
-/// A script that succeeds.
-pub(crate) const GOOD: &str = r#"[ "$CNI_COMMAND" = ADD ] && echo '{"ips": [{"address": "10.1.0.2/24"}]}'
-exit 0
-"#;
+pub(crate) use vaquita_testing::cni::GOOD;
 
 pub(crate) struct Place {
     dir: TempDir,
@@ -46,9 +27,7 @@ impl Place {
 
     /// Installs a plugin.
     pub(crate) fn plugin(&self, name: &str, script: &str) {
-        let path = self.path("bin").join(name);
-        std::fs::write(&path, format!("{HEAD}{script}")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        vaquita_testing::cni::install(self.dir.path(), name, script);
     }
 
     /// Writes the configuration: these plugins in this version, with more in its head.

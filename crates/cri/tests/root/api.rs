@@ -108,9 +108,7 @@ async fn exit_codes_and_reasons() {
     }
     let mut config = container("lost", &[]);
     config.command = vec!["/no/such/program".into()];
-    let request =
-        cri::CreateContainerRequest { pod_sandbox_id: sandbox, config: Some(config), sandbox_config: None };
-    let id = node.runtime().create_container(request).await.unwrap().into_inner().container_id;
+    let id = node.create_as(&sandbox, config).await.unwrap();
     let error = node
         .runtime()
         .start_container(cri::StartContainerRequest { container_id: id.clone() })
@@ -172,12 +170,7 @@ async fn limits_are_set_changed_and_measured() {
         ..Default::default()
     };
     config.linux = Some(cri::LinuxContainerConfig { resources: Some(resources), security_context: None });
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: sandbox.clone(),
-        config: Some(config),
-        sandbox_config: None,
-    };
-    let id = node.runtime().create_container(request).await.unwrap().into_inner().container_id;
+    let id = node.create_as(&sandbox, config).await.unwrap();
     node.start_container(&id).await;
     let change = cri::LinuxContainerResources { memory_limit_in_bytes: 128 << 20, ..Default::default() };
     let request = cri::UpdateContainerResourcesRequest {
@@ -296,12 +289,7 @@ async fn requests_without_sense_are_refused() {
             Code::InvalidArgument,
         ),
     ] {
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: sandbox.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        let error = client.create_container(request).await.unwrap_err();
+        let error = node.create_as(&sandbox, config).await.unwrap_err();
         assert_eq!(error.code(), code, "{error}");
     }
     node.finish().await;

@@ -31,12 +31,7 @@ async fn create(
     let name = args.join("-").replace('/', "-");
     let cdi_devices = devices.iter().map(|name| cri::CdiDevice { name: (*name).into() }).collect();
     let config = cri::ContainerConfig { cdi_devices, ..container(&name, args) };
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: sandbox.into(),
-        config: Some(config),
-        sandbox_config: None,
-    };
-    node.runtime().create_container(request).await.map(|created| created.into_inner().container_id)
+    node.create_as(sandbox, config).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

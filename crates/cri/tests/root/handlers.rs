@@ -57,12 +57,7 @@ async fn life(program: &Path) {
     node.start().await;
     assert_eq!(node.status(&kept).await, before);
     assert_eq!(exec(&node, &kept, &["/bin/vaquita", "exit", "4"]).await.1, 4);
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: sandbox.clone(),
-        config: Some(container("new", &["sleep"])),
-        sandbox_config: None,
-    };
-    let error = node.runtime().create_container(request).await.unwrap_err();
+    let error = node.create_as(&sandbox, container("new", &["sleep"])).await.unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message().contains("\"other\" is not configured any more"), "{error}");
     node.start_container(&created).await;
@@ -120,12 +115,7 @@ async fn an_unknown_handler_is_refused() {
     let request =
         cri::RunPodSandboxRequest { config: Some(pod("other")), runtime_handler: "other".to_owned() };
     let sandbox = node.runtime().run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: sandbox,
-        config: Some(container("main", &["sleep"])),
-        sandbox_config: None,
-    };
-    let error = node.runtime().create_container(request).await.unwrap_err();
+    let error = node.create_as(&sandbox, container("main", &["sleep"])).await.unwrap_err();
     assert!(error.message().contains("/nothing/there"), "{error}");
     node.finish().await;
 }
@@ -142,12 +132,7 @@ async fn with(name: &str, program: &Path) -> Node {
 /// A container that logs.
 async fn create(node: &Node, sandbox: &str, name: &str, args: &[&str]) -> String {
     let config = cri::ContainerConfig { log_path: format!("{name}.log"), ..container(name, args) };
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: sandbox.into(),
-        config: Some(config),
-        sandbox_config: None,
-    };
-    node.runtime().create_container(request).await.unwrap().into_inner().container_id
+    node.create_as(sandbox, config).await.unwrap()
 }
 
 async fn exec(node: &Node, id: &str, cmd: &[&str]) -> (Vec<u8>, i32) {

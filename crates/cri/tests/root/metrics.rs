@@ -20,12 +20,7 @@ async fn metrics_are_as_described_and_measured() {
         ..Default::default()
     };
     config.linux = Some(cri::LinuxContainerConfig { resources: Some(resources), security_context: None });
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: sandbox.clone(),
-        config: Some(config),
-        sandbox_config: None,
-    };
-    let id = runtime.create_container(request).await.unwrap().into_inner().container_id;
+    let id = node.create_as(&sandbox, config).await.unwrap();
     node.start_container(&id).await;
     node.create(&sandbox, "waiting", &["sleep"]).await;
 

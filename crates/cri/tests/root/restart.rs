@@ -70,13 +70,8 @@ async fn what_was_half_made_is_removed() {
                     let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
                     let Ok(answer) = node.runtime().run_pod_sandbox(request).await else { return };
                     let sandbox = answer.into_inner().pod_sandbox_id;
-                    let request = cri::CreateContainerRequest {
-                        pod_sandbox_id: sandbox.clone(),
-                        config: Some(crate::support::container("main", &["sleep"])),
-                        sandbox_config: None,
-                    };
-                    let Ok(answer) = node.runtime().create_container(request).await else { return };
-                    let container_id = answer.into_inner().container_id;
+                    let config = crate::support::container("main", &["sleep"]);
+                    let Ok(container_id) = node.create_as(&sandbox, config).await else { return };
                     let _ = node.runtime().start_container(cri::StartContainerRequest { container_id }).await;
                     let request = cri::RemovePodSandboxRequest { pod_sandbox_id: sandbox };
                     let _ = node.runtime().remove_pod_sandbox(request).await;

@@ -28,12 +28,8 @@ async fn retries_join_or_get_what_is_there() {
     assert_eq!(create().await, first);
     tokio::join!(node.start_container(&first), node.start_container(&first));
     node.start_container(&first).await;
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: one.clone(),
-        config: Some(container("main", &["exit", "0"])),
-        sandbox_config: None,
-    };
-    assert_eq!(node.runtime().create_container(request).await.unwrap_err().code(), Code::AlreadyExists);
+    let another = node.create_as(&one, container("main", &["exit", "0"])).await;
+    assert_eq!(another.unwrap_err().code(), Code::AlreadyExists);
 
     let stop = || async {
         let request = cri::StopContainerRequest { container_id: first.clone(), timeout: 60 };

@@ -93,12 +93,7 @@ async fn what_fits_into_no_message_is_streamed() {
     for number in 0..18 {
         let mut config = container(&format!("c{number}"), &[]);
         config.annotations.insert("a".into(), "x".repeat(1 << 20));
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: sandbox.clone(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        runtime.create_container(request).await.unwrap();
+        node.create_as(&sandbox, config).await.unwrap();
     }
     let mut patient = runtime.clone().max_decoding_message_size(64 << 20);
     let error = patient.list_containers(cri::ListContainersRequest::default()).await.unwrap_err();

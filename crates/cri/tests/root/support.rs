@@ -147,12 +147,21 @@ impl Node {
 
     /// Creates a container.
     pub(crate) async fn create(&self, sandbox: &str, name: &str, args: &[&str]) -> String {
+        self.create_as(sandbox, container(name, args)).await.unwrap()
+    }
+
+    /// Asks for a container with this configuration.
+    pub(crate) async fn create_as(
+        &self,
+        sandbox: &str,
+        config: cri::ContainerConfig,
+    ) -> Result<String, tonic::Status> {
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: sandbox.into(),
-            config: Some(container(name, args)),
+            config: Some(config),
             sandbox_config: None,
         };
-        self.runtime().create_container(request).await.unwrap().into_inner().container_id
+        Ok(self.runtime().create_container(request).await?.into_inner().container_id)
     }
 
     /// Starts a container.

@@ -55,12 +55,7 @@ impl Node {
         change(&mut config, &mut context);
         let resources = None;
         config.linux = Some(cri::LinuxContainerConfig { security_context: Some(context), resources });
-        let request = cri::CreateContainerRequest {
-            pod_sandbox_id: sandbox.into(),
-            config: Some(config),
-            sandbox_config: None,
-        };
-        Ok(self.runtime().create_container(request).await?.into_inner().container_id)
+        self.create_as(sandbox, config).await
     }
 
     async fn inside(&self, container: &str, args: &[&str]) -> (i32, String) {

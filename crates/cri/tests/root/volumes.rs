@@ -14,15 +14,6 @@ fn volume(path: &str, sub_path: &str) -> cri::Mount {
     }
 }
 
-async fn create(node: &Node, sandbox: &str, config: cri::ContainerConfig) -> Result<String, tonic::Status> {
-    let request = cri::CreateContainerRequest {
-        pod_sandbox_id: sandbox.into(),
-        config: Some(config),
-        sandbox_config: None,
-    };
-    node.runtime().create_container(request).await.map(|created| created.into_inner().container_id)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_a_volume() {
     let node = Node::new().await;
@@ -35,7 +26,7 @@ async fn an_image_is_a_volume() {
             mounts: vec![volume("/vol", sub_path)],
             ..container(name, &[])
         };
-        let id = create(&node, &sandbox, config).await.unwrap();
+        let id = node.create_as(&sandbox, config).await.unwrap();
         let of_volume = |kind: &str| {
             let all = node.check().into_iter();
             all.filter(|one| one.kind == kind && one.owner.as_deref() == Some(&id)).count()
@@ -72,7 +63,7 @@ async fn what_cannot_be_a_volume_leaves_nothing() {
         ),
     ] {
         let config = cri::ContainerConfig { mounts: vec![mount], ..container("main", &["sleep"]) };
-        let status = create(&node, &sandbox, config).await.unwrap_err();
+        let status = node.create_as(&sandbox, config).await.unwrap_err();
         assert!(status.code() == code && status.message().starts_with(text), "{status:?}");
         assert_eq!(node.check().len(), before);
     }

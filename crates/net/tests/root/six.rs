@@ -4,13 +4,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::time::Duration;
 
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 use vaquita_net::{Config, Kind, Network, PortMapping, Protocol, Subnet6, inventory};
 use vaquita_sys::ns;
 
-use crate::world::{Host, Pod, eventually, ip, run, talk, talk_udp, tcp, unreachable};
+use crate::world::{Host, Pod, a_sender_follows, eventually, ip, run, talk, talk_udp, tcp, unreachable};
 use crate::{FREE, SUBNET};
 
 fn given(host: &Host, bridge: &str, subnet: &str, six: &str) -> Config {
@@ -118,24 +117,7 @@ fn a_sender_of_datagrams_follows_the_port_on_ipv6() {
         let outside = Network::open(given(&host, "out0", "192.0.2.0/24", "2001:db8::")).unwrap();
         let machine = Host::pod(&outside, "machine", &[]);
         let port = PortMapping { protocol: Protocol::Udp, ..tcp(53, 5353) };
-        let sender = machine.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 4000)).unwrap());
-        sender.connect((address("2001:db8::1"), 53)).unwrap();
-        while sender.send(b"0").is_ok() {
-            std::thread::yield_now();
-        }
-        for owner in ["first", "second", "third"] {
-            let pod = Host::pod(&network, owner, &[port]);
-            let socket = pod.run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 5353)).unwrap());
-            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            while sender.send(owner.as_bytes()).is_err() {}
-            let mut buffer = [0; 16];
-            let mut receive = || {
-                let length = socket.recv(&mut buffer).unwrap();
-                buffer[..length].to_vec()
-            };
-            while receive() != owner.as_bytes() {}
-            network.detach(owner).unwrap();
-        }
+        a_sender_follows(&network, &machine, address("2001:db8::1"), port);
     });
 }
 

@@ -115,6 +115,36 @@ pub(crate) fn talk(listener: &TcpListener, to: impl Into<IpAddr>, port: u16) -> 
     peer.ip().to_canonical()
 }
 
+/// Sends datagrams from a machine's port 4000 to port 53 of a host, and sees that each pod that gets the port in turn (its
+/// 5353, by `port`) gets them: the kernel remembers where a stream of datagrams went.
+pub(crate) fn a_sender_follows(network: &Network, machine: &Pod, to: IpAddr, port: PortMapping) {
+    let any = |port: u16| match to {
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+    };
+    let sender = machine.run(|| UdpSocket::bind(any(4000)).unwrap());
+    sender.connect((to, 53)).unwrap();
+    // Nobody has the port: the host refuses, and its kernel remembers a connection to itself.
+    while sender.send(b"0").is_ok() {
+        std::thread::yield_now();
+    }
+    for owner in ["first", "second", "third"] {
+        let pod = Host::pod(network, owner, &[port]);
+        let socket = pod.run(|| UdpSocket::bind(any(5353)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // An earlier datagram may have been refused, which the next send tells.
+        while sender.send(owner.as_bytes()).is_err() {}
+        let mut buffer = [0; 16];
+        let mut receive = || {
+            let length = socket.recv(&mut buffer).unwrap();
+            buffer[..length].to_vec()
+        };
+        // What was on its way when the port was opened may come first.
+        while receive() != owner.as_bytes() {}
+        network.detach(owner).unwrap();
+    }
+}
+
 /// Whether a connection is refused or never answered.
 pub(crate) fn unreachable(to: impl Into<IpAddr>, port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::new(to.into(), port), IN_VAIN).is_err()

@@ -1,32 +1,13 @@
 //! Plugins that are small scripts, in a test's own directories.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vaquita_cri::NetworkChoice;
+pub(crate) use vaquita_testing::cni::GOOD;
 
 use crate::support::Node;
-
-/// What every script begins with: it writes down what it was asked and told. VERSION is answered.
-const HEAD: &str = r#"#!/bin/sh
-me=${0##*/}
-dir=${0%/bin/*}
-if [ "$CNI_COMMAND" = VERSION ]; then
-    echo '{"cniVersion": "1.1.0", "supportedVersions": ["0.4.0", "1.0.0", "1.1.0"]}'
-    exit 0
-fi
-input=$(cat)
-printf '%s\n' "$input" >"$dir/$me.$CNI_COMMAND.stdin"
-env >"$dir/$me.$CNI_COMMAND.env"
-echo "$CNI_COMMAND $me $CNI_CONTAINERID" >>"$dir/log"
-"#;
-
-/// A script that succeeds.
-pub(crate) const GOOD: &str = r#"[ "$CNI_COMMAND" = ADD ] && echo '{"ips": [{"address": "10.1.0.2/24"}]}'
-exit 0
-"#;
 
 pub(crate) struct Plugins(PathBuf);
 
@@ -45,9 +26,7 @@ impl Plugins {
     }
 
     pub(crate) fn install(&self, name: &str, script: &str) {
-        let path = self.0.join("bin").join(name);
-        std::fs::write(&path, format!("{HEAD}{script}")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        vaquita_testing::cni::install(&self.0, name, script);
     }
 
     pub(crate) fn configure(&self, version: &str, plugins: &str) {
