@@ -296,10 +296,16 @@ impl PodNetwork {
     /// Removes what all pods of the built-in network share, when there is none.
     pub(crate) fn close(&self, config: &Config, paths: &Paths) -> Result<()> {
         let (Some(_), Some(network)) = (&self.builtin, &config.network) else { return Ok(()) };
-        let doing = || format!("take the pod network {} down", network.bridge);
-        // Opened anew, because ours is shared by whatever still ends.
-        let opened = Network::open(builtin_config(network, paths)).doing(doing)?;
-        opened.close().doing(doing).map(drop)
+        vaquita_net::close(&builtin_config(network, paths))
+            .doing(|| format!("take the pod network {} down", network.bridge))
+            .map(drop)
+    }
+
+    /// Waits a little for what the built-in network does later.
+    pub(crate) fn settle(&self) {
+        if let Some(builtin) = &self.builtin {
+            builtin.settle(PATIENCE);
+        }
     }
 
     /// What new pods get, in a word.

@@ -121,10 +121,11 @@ impl Server {
 
 /// Leaves nothing on the host when there is nothing to be kept for.
 async fn take_down(node: Arc<Node>) -> Result<()> {
-    if !node.tables.is_empty() {
-        return Ok(());
-    }
     blocking("take the node down", move || {
+        node.network.settle();
+        if !node.tables.is_empty() {
+            return Ok(());
+        }
         let mut failures = Failures::default();
         failures.note(node.network.close(&node.config, &node.paths));
         for cgroup in crate::check::shared_cgroups(&node.config.cgroup_root) {

@@ -75,7 +75,7 @@ pub(crate) fn ensure(config: &Config, subnet: Subnet, range6: Option<Range6>) ->
 }
 
 /// Two networks with leases of their own on one bridge would take each other's pods for leftovers.
-fn refuse_stranger(config: &Config, link: &Link) -> Result<(), Error> {
+pub(crate) fn refuse_stranger(config: &Config, link: &Link) -> Result<(), Error> {
     let stranger = !link.alias.is_empty() && link.alias != bridge_alias(config);
     if stranger && Path::new(&link.alias).exists() {
         let message = format!(
@@ -159,19 +159,24 @@ fn outer_mtu(socket: &Socket) -> Result<u32, Error> {
 }
 
 /// Refuses a subnet that a device of the host is in already: its hosts would be out of reach. A device in a larger subnet
-/// around ours is only told of, since nobody may live in our part of it.
+/// around ours is only told of, since nobody may live in our part of it; but the bridge of another network gives its pods
+/// all of its addresses. Once the bridge has its address it keeps it, or a restart would take the network from its pods.
 fn refuse_overlap(
     socket: &Socket,
     (subnet, range6): (Subnet, Option<Range6>),
     bridge: Option<u32>,
 ) -> Result<(), Error> {
-    for address in link::addresses(socket)? {
-        let (network, prefix, overlaps): (IpAddr, _, _) = match (address.ip, range6) {
+    let addresses = link::addresses(socket)?;
+    let in_place = |ip: IpAddr| addresses.iter().any(|one| Some(one.index) == bridge && one.ip == ip);
+    for address in &addresses {
+        let (network, prefix, overlaps, gateway): (IpAddr, _, _, IpAddr) = match (address.ip, range6) {
             (IpAddr::V4(ip), _) => {
-                (subnet.network().into(), subnet.prefix(), subnet.overlaps(ip, address.prefix))
+                let overlaps = subnet.overlaps(ip, address.prefix);
+                (subnet.network().into(), subnet.prefix(), overlaps, subnet.gateway().into())
             }
             (IpAddr::V6(ip), Some(range6)) => {
-                (range6.network().into(), range6.prefix(), range6.overlaps(ip, address.prefix))
+                let overlaps = range6.overlaps(ip, address.prefix);
+                (range6.network().into(), range6.prefix(), overlaps, range6.gateway().into())
             }
             (IpAddr::V6(_), None) => continue,
         };
@@ -186,12 +191,18 @@ fn refuse_overlap(
             address.prefix,
             device.map_or("a device", |link| link.name.as_str()),
         );
-        if address.prefix >= prefix {
+        if (address.prefix >= prefix || device.is_some_and(is_network)) && !in_place(gateway) {
             return Err(Error::new(Kind::Exists, message));
         }
         tracing::warn!("{message}");
     }
     Ok(())
+}
+
+/// Whether this is the bridge of a network, whose leases it names.
+fn is_network(link: &Link) -> bool {
+    let leases = Path::new(&link.alias);
+    link.kind == "bridge" && leases.is_absolute() && leases.is_dir()
 }
 
 #[cfg(test)]

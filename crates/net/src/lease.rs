@@ -91,14 +91,9 @@ impl Leases {
         Ok(leases)
     }
 
-    /// The directory's lock, shared with other processes; held until dropped.
+    /// As [`lock`].
     pub(crate) fn lock(&self) -> Result<OwnedFd, Error> {
-        let failed =
-            |errno: rustix::io::Errno| Error::kernel(&format!("lock {}", self.dir.display()), errno, None);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = open(&self.dir, flags, Mode::empty()).map_err(failed)?;
-        flock(&fd, FlockOperation::LockExclusive).map_err(failed)?;
-        Ok(fd)
+        lock(&self.dir)
     }
 
     /// Gives `owner` addresses and the host ports; on disk when this returns.
@@ -192,14 +187,6 @@ impl Leases {
         self.refresh(&mut self.held())
     }
 
-    /// Removes the directory with what is in it beside leases. The caller has the lock and has seen that no lease is left.
-    pub(crate) fn remove(&self) {
-        for name in [POOL, NEW] {
-            let _ = fs::remove_file(self.dir.join(name));
-        }
-        let _ = fs::remove_dir(&self.dir);
-    }
-
     /// Reads the files that are new, and forgets those that are gone.
     fn refresh(&self, held: &mut Held) -> Result<(), Error> {
         let mut before = std::mem::take(&mut held.by_ip);
@@ -260,6 +247,23 @@ impl Held {
             self.by_owner.remove(&known.lease.owner);
         }
     }
+}
+
+/// The directory's lock, shared with other processes; held until dropped.
+pub(crate) fn lock(dir: &Path) -> Result<OwnedFd, Error> {
+    let failed = |errno: rustix::io::Errno| Error::kernel(&format!("lock {}", dir.display()), errno, None);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = open(dir, flags, Mode::empty()).map_err(failed)?;
+    flock(&fd, FlockOperation::LockExclusive).map_err(failed)?;
+    Ok(fd)
+}
+
+/// Removes the directory with what is in it beside leases. The caller has the lock and has seen that no lease is left.
+pub(crate) fn remove(dir: &Path) {
+    for name in [POOL, NEW] {
+        let _ = fs::remove_file(dir.join(name));
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 /// The leases of a directory; empty when there is none. Needs no lock: a file is there whole or not at all.

@@ -31,4 +31,4 @@ mod subnet;
 pub use config::{Bandwidth, Config, PortMapping, Protocol, Subnet6};
 pub use error::{Error, Kind};
 pub use inventory::{Resource, ResourceKind, inventory};
-pub use network::{Attachment, Network, Report, loopback_up};
+pub use network::{Attachment, Network, Report, close, loopback_up};

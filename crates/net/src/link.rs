@@ -10,8 +10,8 @@ use netlink_bindings::rt_route::{OpGetrouteDump, OpNewrouteDo, Rtmsg};
 use netlink_bindings::traits::NetlinkRequest as _;
 use netlink_bindings::utils::{Pusher as _, finalize_nested_header, push_nested_header};
 
-use crate::Error;
 use crate::netlink::{Batch, CREATE_NEW, Socket};
+use crate::{Error, Kind};
 
 /// The name of a pod's link inside the pod.
 pub(crate) const POD_LINK: &str = "eth0";
@@ -254,6 +254,13 @@ pub(crate) fn delete(batch: &mut Batch, name: &str) {
     batch.push(RTM_DELLINK, 0, format!("RTM_DELLINK {name}"), |bytes| {
         OpDellinkDo::encode_request(bytes, &Ifinfomsg::new()).push_ifname_bytes(name.as_bytes());
     });
+}
+
+/// As [`delete`], at once. Nothing happens when there is none.
+pub(crate) fn remove(socket: &Socket, name: &str) -> Result<(), Error> {
+    let mut batch = Batch::new();
+    delete(&mut batch, name);
+    socket.run(&batch).or_else(|error| if error.kind() == Kind::NotFound { Ok(()) } else { Err(error) })
 }
 
 fn read_link(message: &[u8]) -> Link {

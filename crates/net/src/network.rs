@@ -4,15 +4,19 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::firewall::{Family, wire};
-use crate::lease::{Leases, OnDisk};
+use crate::firewall::{Change, Family, Request, wire};
+use crate::lease::{self, Leases, OnDisk};
 use crate::link::{self, POD_LINK, Veth};
 use crate::netlink::{Batch, Socket};
 use crate::subnet::{Addresses, Range6, Subnet};
 use crate::{Bandwidth, Config, Error, Kind, PortMapping, Subnet6, bridge, host, shaper};
 
+mod leaving;
 mod ports;
+
+use leaving::Leaving;
 
 /// The longest owner that fits as a comment of an nftables element, with its zero byte.
 const OWNER_ROOM: usize = 127;
@@ -32,6 +36,7 @@ pub struct Network {
     netfilter: Mutex<Socket>,
     /// Held while `route_localnet` is made to fit the leases.
     localnet: Mutex<()>,
+    leaving: Leaving,
 }
 
 /// What a pod got.
@@ -124,6 +129,7 @@ impl Network {
             bridge: Mutex::new(bridge),
             netfilter: Mutex::new(Socket::netfilter()?),
             localnet: Mutex::new(()),
+            leaving: Leaving::default(),
         };
         network.install()?;
         network.fit_localnet()?;
@@ -153,6 +159,9 @@ impl Network {
         ports::check(ports, self.range6.is_some())?;
         shaper::check(bandwidth)?;
         host::is_not_ours(netns)?;
+        if bandwidth.egress.is_some() {
+            self.leaving.take_back(&shaper::device_name(&bridge::link_name(owner)));
+        }
         let ips = self.leases.take(owner, ports, bandwidth)?;
         // Ports first: that somebody has one is found out before there is a link to delete.
         let failed = |error: Error| error.context(&format!("attach {owner} to {}", self.config.bridge));
@@ -175,15 +184,18 @@ impl Network {
     /// Takes back host ports and address of `owner`. Nothing happens when it has none.
     ///
     /// The link is not touched: it goes when the last reference to the pod's namespace does, which costs nobody anything,
-    /// while deleting it would wait some 40 ms for the kernel. (The device that limits what a pod sends is in the host's
-    /// namespace and must be deleted.)
+    /// while deleting it would wait some 40 ms for the kernel. The device that limits what a pod sends is in the host's
+    /// namespace and must be deleted, which is done in the background, and again until it is done. It says itself whose it
+    /// is, so [`Network::reconcile`] finds it should this process end before.
     ///
     /// # Errors
     /// What the kernel or file system said; the lease is then kept, and the call can be repeated.
     pub fn detach(&self, owner: &str) -> Result<(), Error> {
         let Some((ip, lease)) = self.leases.find(owner) else { return Ok(()) };
         self.close_ports(owner, lease.addresses(ip), &lease.ports)?;
-        self.lift_limits(owner, lease.bandwidth)?;
+        if lease.bandwidth.egress.is_some() {
+            self.leaving.add(shaper::device_name(&bridge::link_name(owner)))?;
+        }
         self.leases.release(owner)?;
         self.fit_localnet_after(&lease.ports)
     }
@@ -254,26 +266,18 @@ impl Network {
         Ok(chains.iter().filter(ours).map(sentence).collect())
     }
 
-    /// Removes bridge and tables when no lease is left; says whether it did.
-    ///
-    /// Forwarding stays as it is: others may rely on it by now.
+    /// Waits until what [`Network::detach`] has left for later is done, at most this long. What is not goes with the next
+    /// [`Network::reconcile`].
+    pub fn settle(&self, patience: Duration) {
+        self.leaving.settle(patience);
+    }
+
+    /// As [`close`], when nobody uses it any more.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// As [`close`].
     pub fn close(self) -> Result<bool, Error> {
-        let _lock = self.leases.lock()?;
-        if !self.leases.on_disk()?.is_empty() {
-            return Ok(false);
-        }
-        self.delete_tables(&Family::BOTH)?;
-        let route = Socket::route()?;
-        if link::find(&route, &self.config.bridge)?.is_some() {
-            let mut batch = Batch::new();
-            link::delete(&mut batch, &self.config.bridge);
-            route.run(&batch)?;
-        }
-        self.leases.remove();
-        Ok(true)
+        close(&self.config)
     }
 
     /// Makes the pod's link and everything inside the pod.
@@ -310,11 +314,7 @@ impl Network {
                 at = self.restore_bridge()?;
             } else if error.kind() == Kind::Exists && stale {
                 // The owner was attached before, and the kernel has not got round to destroying that link.
-                let mut batch = Batch::new();
-                link::delete(&mut batch, &name);
-                socket
-                    .run(&batch)
-                    .or_else(|error| if error.kind() == Kind::NotFound { Ok(()) } else { Err(error) })?;
+                link::remove(&socket, &name)?;
             } else {
                 return Err(error);
             }
@@ -436,6 +436,43 @@ impl Network {
 /// sent to them, so that a pod's first datagram would be lost. Asking for a link does it at once (Linux 6.8).
 fn settle(socket: &Socket, names: &[&str]) -> Result<(), Error> {
     names.iter().try_for_each(|name| link::find(socket, name).map(drop))
+}
+
+/// Removes bridge and tables of a network when no lease is left, and links that pods have left behind; says whether it did.
+///
+/// Makes nothing and asks for nothing else of the host: what could not be opened, since its subnet overlaps another's by now,
+/// can be removed. Forwarding stays as it is: others may rely on it by now.
+///
+/// # Errors
+/// `Busy` when the bridge is another network's; else what the kernel said.
+pub fn close(config: &Config) -> Result<bool, Error> {
+    bridge::check_name(&config.bridge)?;
+    let route = Socket::route()?;
+    let bridge = link::find(&route, &config.bridge)?.filter(|link| link.kind == "bridge");
+    if let Some(bridge) = &bridge {
+        bridge::refuse_stranger(config, bridge)?;
+    }
+    let _lock = match lease::lock(&config.leases) {
+        Err(error) if error.kind() == Kind::NotFound => None,
+        locked => Some(locked?),
+    };
+    if !lease::read_dir(&config.leases)?.is_empty() {
+        return Ok(false);
+    }
+    let netfilter = Socket::netfilter()?;
+    for family in Family::BOTH {
+        if wire::exists(&netfilter, family, &config.bridge)? {
+            let request = Request { family, change: Change::DeleteTable };
+            wire::commit(&netfilter, &config.bridge, &[request])?;
+        }
+    }
+    let links = link::list(&route)?;
+    let ports = bridge::ports(&links, &config.bridge, bridge.as_ref().map(|bridge| bridge.index));
+    for name in ports.map(|port| &port.name).chain(bridge.as_ref().map(|bridge| &bridge.name)) {
+        link::remove(&route, name)?;
+    }
+    lease::remove(&config.leases);
+    Ok(true)
 }
 
 /// Brings `lo` up in a network namespace; for pods without a network of their own.

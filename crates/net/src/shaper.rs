@@ -73,9 +73,7 @@ pub(crate) fn limit(socket: &Socket, name: &str, alias: &str, bandwidth: Bandwid
 
 /// Deletes the device. Nothing happens when there is none.
 pub(crate) fn remove(socket: &Socket, host_link: &str) -> Result<(), Error> {
-    let mut batch = Batch::new();
-    link::delete(&mut batch, &device_name(host_link));
-    socket.run(&batch).or_else(|error| if error.kind() == Kind::NotFound { Ok(()) } else { Err(error) })
+    link::remove(socket, &device_name(host_link))
 }
 
 fn limit_both(socket: &Socket, name: &str, alias: &str, bandwidth: Bandwidth) -> Result<(), Error> {

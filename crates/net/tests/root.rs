@@ -545,6 +545,43 @@ fn names_and_subnets_of_others_are_left_alone() {
     });
 }
 
+#[test]
+fn networks_that_overlap_are_not_made_and_yet_start_again_and_are_taken_down() {
+    let host = Host::new();
+    host.run(|| {
+        let (large, small) = (host.config("br0", SUBNET), host.config("br1", "10.201.7.0/24"));
+        drop(Network::open(large.clone()).unwrap());
+        let error = Network::open(small.clone()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Exists);
+        assert_eq!(
+            error.to_string(),
+            "subnet 10.201.7.0/24 of the pods overlaps 10.201.0.1/16 of br0; configure another subnet"
+        );
+        assert_eq!(inventory(&small).unwrap(), []);
+
+        // As both would be if they were made at the same moment, or the larger one's network were a stranger's.
+        let aside = host.leases("aside");
+        std::fs::rename(&large.leases, &aside).unwrap();
+        drop(Network::open(small.clone()).unwrap());
+        std::fs::rename(&aside, &large.leases).unwrap();
+        let pod = Host::pod(&Network::open(large.clone()).unwrap(), "a", &[]);
+        assert!(!vaquita_net::close(&large).unwrap(), "a pod is there");
+        for config in [&large, &small] {
+            drop(Network::open(config.clone()).unwrap());
+        }
+        let stranger = Config { leases: host.leases("elsewhere"), ..small.clone() };
+        assert_eq!(vaquita_net::close(&stranger).unwrap_err().kind(), Kind::Busy);
+        Network::open(large.clone()).unwrap().detach("a").unwrap();
+        drop(pod);
+        for config in [large, small] {
+            assert!(vaquita_net::close(&config).unwrap());
+            assert_eq!(inventory(&config).unwrap(), []);
+            assert!(!config.leases.exists());
+            assert!(vaquita_net::close(&config).unwrap(), "again");
+        }
+    });
+}
+
 /// `nft`, which is not ours, reads the table as we mean it.
 #[test]
 fn nft_lists_the_table_as_meant() {

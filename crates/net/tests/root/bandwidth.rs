@@ -8,7 +8,7 @@ use vaquita_net::{Bandwidth, Kind, Network, ResourceKind, inventory};
 use vaquita_sys::ns;
 
 use crate::SUBNET;
-use crate::world::{Host, Pod, eventually, run, talk};
+use crate::world::{Host, PATIENCE, Pod, eventually, run, talk};
 
 fn limited(network: &Network, owner: &str, ingress: Option<u64>, egress: Option<u64>) -> Pod {
     let netns = ns::new_netns().unwrap();
@@ -69,7 +69,8 @@ fn a_limit_is_a_token_bucket_on_the_hosts_side() {
         assert!(network.reconcile(&["slow".to_owned(), "free".to_owned()].into()).links.is_empty());
         assert_eq!(links("slow"), 2);
         network.detach("slow").unwrap();
-        assert!(links("slow") <= 1);
+        network.settle(PATIENCE);
+        assert!(links("slow") <= 1, "the device is gone, the link is the pod's");
         drop((pod, server));
         let pod = limited(&network, "slow", None, Some(1_000));
         network.detach("slow").unwrap();
@@ -109,5 +110,29 @@ fn a_limit_of_a_dead_pod_is_swept_and_one_that_fails_leaves_nothing() {
             (error.kind(), error.to_string()),
             (Kind::Invalid, "ingress bandwidth of 999 bit/s: must be 1k to 1P".into())
         );
+    });
+}
+
+#[test]
+fn a_pod_that_comes_back_keeps_its_new_device_and_what_is_left_at_the_end_is_taken_down() {
+    let host = Host::new();
+    host.run(|| {
+        let config = host.config("br0", SUBNET);
+        let network = Network::open(config.clone()).unwrap();
+        // The others keep the kernel busy for a while.
+        let owners: Vec<_> = (0..20).map(|number| format!("other{number}")).chain(["again".into()]).collect();
+        let pods: Vec<_> =
+            owners.iter().map(|owner| limited(&network, owner, None, Some(1_000_000))).collect();
+        owners.iter().for_each(|owner| network.detach(owner).unwrap());
+        drop(pods);
+        let pod = limited(&network, "again", None, Some(1_000_000));
+        network.settle(PATIENCE);
+        let device = format!("{}i", pod.at.host_link);
+        assert!(tc(&["qdisc", "show", "dev", &device]).contains("qdisc tbf 1: root"));
+
+        // Nothing was told to delete this one: its process ended before.
+        std::fs::remove_file(config.leases.join(pod.at.ip.to_string())).unwrap();
+        assert!(network.close().unwrap());
+        assert_eq!(inventory(&config).unwrap(), []);
     });
 }

@@ -14,7 +14,7 @@ use vaquita_sys::ns;
 use vaquita_testing::TempDir;
 
 /// Long enough for a loaded machine; what should work never takes it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// What must not arrive is waited for so long.
 const IN_VAIN: Duration = Duration::from_millis(400);
 
