@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vaquita_sys::Errno;
 
-use crate::systemd::{Bus, Placeholder, Scope};
+use crate::systemd::{Bus, Placeholder, Unit};
 use crate::{Cgroup, Error, Kind, Layout, Resources, Result};
 
 /// Who makes a container's group and keeps it.
@@ -21,7 +21,7 @@ pub enum Driver {
     /// This crate, by making directories.
     #[default]
     Cgroupfs,
-    /// systemd: a transient scope (systemd.scope(5)), asked for over D-Bus.
+    /// systemd: a transient scope or slice (systemd.scope(5), systemd.slice(5)), asked for over D-Bus.
     Systemd,
 }
 
@@ -58,8 +58,8 @@ pub struct Location {
     /// None for the container of an ordinary user to whom no group is delegated.
     path: Option<PathBuf>,
     /// The systemd unit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    scope: Option<Scope>,
+    #[serde(default, rename = "scope", skip_serializing_if = "Option::is_none")]
+    unit: Option<Unit>,
     /// Parents that were made for it and go with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     created_parents: Vec<PathBuf>,
@@ -71,7 +71,7 @@ pub struct Location {
 #[derive(Debug)]
 pub struct Placed {
     cgroup: Option<Cgroup>,
-    scope: Option<(Scope, Placeholder)>,
+    scope: Option<(Unit, Placeholder)>,
 }
 
 /// How long a removal waits for processes that have been killed.
@@ -91,7 +91,7 @@ impl Location {
             return Self::in_systemd(Bus::System, cgroups_path, id);
         }
         let path = cgroups_path::cgroupfs(cgroups_path, id, "/vaquita-oci".as_ref())?;
-        Ok(Self { driver, path: Some(path), scope: None, created_parents: Vec::new(), rootless: false })
+        Ok(Self { driver, path: Some(path), unit: None, created_parents: Vec::new(), rootless: false })
     }
 
     /// As [`Self::new`] with the systemd driver, for a systemd that is reached otherwise, and has its slices at the root.
@@ -99,10 +99,24 @@ impl Location {
     /// # Errors
     /// As there.
     pub fn in_systemd(bus: Bus, cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
-        let scope = cgroups_path::scope(cgroups_path, id, bus, "system.slice")?;
-        let path = Some(scope.path_below("/".as_ref())?);
+        let unit = cgroups_path::scope(cgroups_path, id, bus, "system.slice")?;
+        let path = Some(unit.path_below("/".as_ref())?);
         let driver = Driver::Systemd;
-        Ok(Self { driver, path, scope: Some(scope), created_parents: Vec::new(), rootless: false })
+        Ok(Self { driver, path, unit: Some(unit), created_parents: Vec::new(), rootless: false })
+    }
+
+    /// The place at `path`, from the root of each hierarchy, whose shape says who makes it: systemd, where it is that of a
+    /// scope or slice below the slices that its name stands for (`/a.slice/a-b.slice/c.scope`, `/a.slice/a-b.slice`), and
+    /// this crate elsewhere.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        Self::at_on(Bus::System, path)
+    }
+
+    pub(crate) fn at_on(bus: Bus, path: &Path) -> Self {
+        let unit = Unit::at(bus, path);
+        let driver = if unit.is_some() { Driver::Systemd } else { Driver::Cgroupfs };
+        Self { driver, path: Some(path.to_owned()), unit, created_parents: Vec::new(), rootless: false }
     }
 
     /// Where an ordinary user's container `id` has its group.
@@ -115,7 +129,7 @@ impl Location {
     /// # Errors
     /// As [`Self::new`]; `Unsupported` for systemd without v2; those of asking the user's systemd where it is.
     pub fn rootless(layout: &Layout, driver: Driver, cgroups_path: Option<&Path>, id: &str) -> Result<Self> {
-        let (path, scope) = match (driver, cgroups_path) {
+        let (path, unit) = match (driver, cgroups_path) {
             (Driver::Cgroupfs, None) => (rootless::writable(layout, id)?, None),
             (Driver::Cgroupfs, given) => {
                 let own = rootless::own_group(layout)?;
@@ -129,11 +143,11 @@ impl Location {
                         "an ordinary user's systemd can manage groups on a host with cgroup v2 alone: this one has v1",
                     ));
                 }
-                let scope = cgroups_path::scope(given, id, Bus::User, "user.slice")?;
-                (Some(scope.path_below(&scope.bus().manager_group()?)?), Some(scope))
+                let unit = cgroups_path::scope(given, id, Bus::User, "user.slice")?;
+                (Some(unit.path_below(&unit.bus().manager_group()?)?), Some(unit))
             }
         };
-        Ok(Self { driver, path, scope, created_parents: Vec::new(), rootless: true })
+        Ok(Self { driver, path, unit, created_parents: Vec::new(), rootless: true })
     }
 
     /// Where container `id` of a user namespace's root has its group: as [`Self::new`] where the hierarchies seen here are
@@ -171,11 +185,11 @@ impl Location {
     /// The name of its systemd unit.
     #[must_use]
     pub fn unit(&self) -> Option<&str> {
-        self.scope.as_ref().map(Scope::unit)
+        self.unit.as_ref().map(Unit::name)
     }
 
     /// Makes the group with its limits, or begins to ([`Cgroup::begin`]): [`Cgroup::finish`] does the rest. Save the location
-    /// afterwards, when [`Self::note_parents`] has told it which parents are new.
+    /// afterwards, when [`Self::note_parents`] has told it which parents are new. A slice that is there gets the limits.
     ///
     /// The rules for devices among the limits are told to systemd where it sets any (v1), but not applied: the runtime does
     /// that when the container's set-up is done, which has device nodes to make. Of the annotations those that begin with
@@ -194,15 +208,19 @@ impl Location {
         let Some(path) = &self.path else {
             return rootless::check_no_limits(resources).map(|()| Placed { cgroup: None, scope: None });
         };
-        check_unused(layout, path)?;
-        let placed = match &self.scope {
-            Some(scope) => {
-                scope.start(layout, path, resources, annotations).map(|(cgroup, placeholder)| Placed {
+        let placed = match &self.unit {
+            Some(unit) if unit.is_slice() => {
+                Placed { cgroup: Some(unit.start_slice(layout, path, resources)?), scope: None }
+            }
+            Some(unit) => {
+                check_unused(layout, path)?;
+                unit.start(layout, path, resources, annotations).map(|(cgroup, placeholder)| Placed {
                     cgroup: Some(cgroup),
-                    scope: Some((scope.clone(), placeholder)),
+                    scope: Some((unit.clone(), placeholder)),
                 })?
             }
             None => {
+                check_unused(layout, path)?;
                 let limits = Resources { devices: None, ..resources.clone() };
                 // An ordinary user's maker enters a user namespace meanwhile, where it could not go on.
                 let make = if self.rootless { Cgroup::create } else { Cgroup::begin };
@@ -240,9 +258,9 @@ impl Location {
     pub fn update(&self, layout: &Layout, resources: &Resources) -> Result<()> {
         let Some(group) = self.open(layout)? else { return rootless::check_no_limits(resources) };
         group.check_memory(resources)?;
-        if let Some(scope) = &self.scope {
+        if let Some(unit) = &self.unit {
             crate::settings::writes(resources, layout)?;
-            scope.change(layout, resources)?;
+            unit.change(layout, resources)?;
         }
         group.apply(resources)
     }
@@ -253,10 +271,10 @@ impl Location {
     /// # Errors
     /// `Denied`; those of systemd.
     pub fn admit(&self, group: &Cgroup, pid: i32) -> Result<()> {
-        match &self.scope {
+        match &self.unit {
             _ if group.takes_clones() => Ok(()),
-            Some(scope) => {
-                scope.attach(pid)?;
+            Some(unit) => {
+                unit.attach(pid)?;
                 // One below the scope's is the user's own business.
                 if self.path() == Some(group.path()) { Ok(()) } else { group.add(pid) }
             }
@@ -274,17 +292,17 @@ impl Location {
             Err(error) if error.kind() == Kind::NotFound => None,
             other => other?,
         };
-        if let Some(scope) = &self.scope {
+        if let Some(unit) = &self.unit {
             if let Some(group) = &group {
                 // Before systemd is asked, which would terminate them.
                 group.wait_empty(PATIENCE).map_err(|error| match error.kind() {
                     Kind::Timeout => {
-                        Error::refused(Kind::Busy, format!("cannot remove {}: {error}", scope.unit()))
+                        Error::refused(Kind::Busy, format!("cannot remove {}: {error}", unit.name()))
                     }
                     _ => error,
                 })?;
             }
-            scope.stop()?;
+            unit.stop()?;
         }
         group.map_or(Ok(()), |group| group.remove())?;
         let (Some(path), Some(outermost)) = (&self.path, self.created_parents.first()) else { return Ok(()) };

@@ -3,17 +3,21 @@
 //! systemd makes a scope around a process that is there, and removes it when no process is left in it. The container's
 //! first process shall be born in its group (`CLONE_INTO_CGROUP`), so an idle child takes that place until it is:
 //!
-//! 1. [`Scope`] is started around the idle child. This crate then opens the group, adds controllers and limits that
+//! 1. [`Unit`] is started around the idle child. This crate then opens the group, adds controllers and limits that
 //!    systemd has no word for, and hands it out like one that it made itself.
 //! 2. The runtime makes the first process in it.
 //! 3. [`Placed::settle`](crate::Placed::settle) ends the idle child. From here on the scope lives as long as the container.
 //!
 //! An ordinary user may mostly not clone into a group of its systemd, because a group above both is root's; there the first
 //! process is made outside, and systemd moves it in at the third step.
+//!
+//! Pods have a slice (systemd.slice(5)) around the scopes of their containers. It needs no process, and stays until it is
+//! stopped.
 
 mod connection;
 mod name;
 mod property;
+mod slice;
 mod wire;
 
 #[cfg(test)]
@@ -32,6 +36,7 @@ use crate::{Cgroup, Error, Kind, Layout, Resources, Result, Version};
 
 #[cfg(fuzzing)]
 pub use self::connection::talk;
+pub use self::name::{slice_below, slice_for, slice_path};
 pub use self::property::Property;
 
 /// Which systemd, and how it is reached.
@@ -58,11 +63,19 @@ impl Bus {
     }
 }
 
-/// A scope: a unit of processes that systemd did not start itself.
+/// Whether systemd runs as init of this host (sd_booted(3)).
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "a directory that systemd makes for this question")]
+pub fn is_running() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// A unit with a group: a scope, of processes that systemd did not start itself, or a slice, of other units.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Scope {
+pub struct Unit {
     bus: Bus,
+    /// The slice that it is in.
     slice: String,
     unit: String,
 }
@@ -75,7 +88,7 @@ pub(crate) struct Placeholder {
     pids: Option<i64>,
 }
 
-impl Scope {
+impl Unit {
     /// The scope `unit` in `slice`.
     ///
     /// # Errors
@@ -86,6 +99,27 @@ impl Scope {
         Ok(Self { bus, slice: slice.to_owned(), unit: unit.to_owned() })
     }
 
+    /// The unit whose group is at `path`, if that is the path of one: a scope in a slice, or a slice, below the slices that
+    /// its name stands for.
+    pub(crate) fn at(bus: Bus, path: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?;
+        let parent = path.parent()?;
+        let slice = match parent.file_name() {
+            Some(slice) => slice.to_str()?.to_owned(),
+            None => "-.slice".to_owned(),
+        };
+        let is_slice = slice_path(name).is_ok_and(|expanded| expanded == path);
+        let is_scope = name::check_scope(name).is_ok()
+            && name::expand_slice(&slice).is_ok_and(|expanded| Path::new("/").join(expanded) == parent);
+        (is_slice || is_scope).then(|| Self { bus, slice, unit: name.to_owned() })
+    }
+
+    /// Whether it is a slice.
+    #[must_use]
+    pub fn is_slice(&self) -> bool {
+        self.unit.ends_with(".slice")
+    }
+
     /// Which systemd has it.
     #[must_use]
     pub fn bus(&self) -> &Bus {
@@ -94,7 +128,7 @@ impl Scope {
 
     /// Its name.
     #[must_use]
-    pub fn unit(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.unit
     }
 
@@ -137,7 +171,10 @@ impl Scope {
     pub(crate) fn change(&self, layout: &Layout, resources: &Resources) -> Result<()> {
         let mut systemd = Connection::open(&self.bus)?;
         let version = property::systemd_version(&systemd.manager_text("Version")?);
-        let properties = property::of_limits(resources, version_of(layout), version)?;
+        self.change_by(&mut systemd, property::of_limits(resources, version_of(layout), version)?)
+    }
+
+    fn change_by(&self, systemd: &mut Connection, properties: Vec<Property>) -> Result<()> {
         if properties.is_empty() {
             return Ok(());
         }
@@ -176,7 +213,7 @@ impl Scope {
         }
     }
 
-    /// Stops the scope, and has systemd forget it. Gone already is fine.
+    /// Stops the unit, and has systemd forget it. Gone already is fine.
     pub(crate) fn stop(&self) -> Result<()> {
         self.stop_with(&mut Connection::open(&self.bus)?)
     }
@@ -201,7 +238,7 @@ impl Scope {
     }
 
     fn await_start(&self, systemd: &mut Connection, values: &[Value]) -> Result<()> {
-        let [Value::ObjectPath(job)] = values else { return Err(unexpected("StartTransientUnit")) };
+        let [Value::ObjectPath(job)] = values else { return Err(unexpected("a start")) };
         let result = systemd.job_result(job);
         if matches!(&result, Ok(result) if result == "done") {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::systemd::{Bus, Scope};
+use crate::systemd::{Bus, Unit};
 use crate::{Error, Kind, Result};
 
 /// The group for cgroupfs: `given`, or `id`, from `base` unless it is absolute.
@@ -26,9 +26,9 @@ pub(super) fn cgroupfs(given: Option<&Path>, id: &str, base: &Path) -> Result<Pa
 }
 
 /// The scope of `slice:prefix:name`. As runc reads it: an empty slice is the default one.
-pub(super) fn scope(given: Option<&Path>, id: &str, bus: Bus, default_slice: &str) -> Result<Scope> {
+pub(super) fn scope(given: Option<&Path>, id: &str, bus: Bus, default_slice: &str) -> Result<Unit> {
     let Some(given) = given.filter(|path| !path.as_os_str().is_empty()) else {
-        return Scope::new(bus, default_slice, &format!("vaquita-{id}.scope"));
+        return Unit::new(bus, default_slice, &format!("vaquita-{id}.scope"));
     };
     let text = given.to_str().unwrap_or_default();
     let parts: Vec<&str> = text.split(':').collect();
@@ -43,7 +43,7 @@ pub(super) fn scope(given: Option<&Path>, id: &str, bus: Bus, default_slice: &st
     }
     let slice = if slice.is_empty() { default_slice } else { slice };
     let unit = if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") };
-    Scope::new(bus, slice, &unit)
+    Unit::new(bus, slice, &unit)
 }
 
 #[cfg(test)]
@@ -65,9 +65,9 @@ mod tests {
             }
             if let Ok(scope) = scope(Some(Path::new(&text)), "id", Bus::System, "system.slice") {
                 let path = scope.path_below(Path::new("/m")).unwrap();
-                prop_assert!(path.starts_with("/m") && scope.unit().ends_with(".scope"), "{:?}", path);
+                prop_assert!(path.starts_with("/m") && scope.name().ends_with(".scope"), "{:?}", path);
                 prop_assert!(!path.components().any(|part| part == Component::ParentDir), "{:?}", path);
-                prop_assert!(!scope.unit().contains(['/', '\n', '\0']), "{:?}", scope.unit());
+                prop_assert!(!scope.name().contains(['/', '\n', '\0']), "{:?}", scope.name());
             }
         }
     }
@@ -91,7 +91,7 @@ mod tests {
     fn scopes() {
         let read = |given: Option<&str>| {
             let scope = scope(given.map(Path::new), "c1", Bus::System, "system.slice")?;
-            Ok::<_, Error>(format!("{} {}", scope.unit(), scope.path_below("/".as_ref())?.display()))
+            Ok::<_, Error>(format!("{} {}", scope.name(), scope.path_below("/".as_ref())?.display()))
         };
         assert_eq!(read(None).unwrap(), "vaquita-c1.scope /system.slice/vaquita-c1.scope");
         assert_eq!(read(Some(":docker:x")).unwrap(), "docker-x.scope /system.slice/docker-x.scope");

@@ -45,27 +45,39 @@ impl Property {
 
 /// What systemd is told of a scope that is not a limit.
 pub(super) fn of_scope(unit: &str, slice: &str, pid: u32, version: Version, systemd: u32) -> Vec<Property> {
-    let yes = || Value::Bool(true);
-    let io_accounting = if version == Version::V2 { "IOAccounting" } else { "BlockIOAccounting" };
     let mut all = vec![
         Property::new("Description", Value::Str(format!("vaquita container {unit}"))),
         Property::new("Slice", Value::str(slice)),
         // systemd shall not manage what is inside.
-        Property::new("Delegate", yes()),
+        Property::new("Delegate", Value::Bool(true)),
         Property::new("PIDs", Value::Array("u", vec![Value::U32(pid)])),
-        // Their controllers are switched on from the start: a group cannot join memory later in a sensible way.
-        Property::new("MemoryAccounting", yes()),
-        Property::new("CPUAccounting", yes()),
-        Property::new(io_accounting, yes()),
-        Property::new("TasksAccounting", yes()),
-        // The container's life is its runtime's business, in a shutdown too.
-        Property::new("DefaultDependencies", Value::Bool(false)),
     ];
+    of_both(version, systemd, &mut all);
+    all
+}
+
+/// The same of a slice in another.
+pub(super) fn of_slice(unit: &str, slice: &str, version: Version, systemd: u32) -> Vec<Property> {
+    let mut all = vec![
+        Property::new("Description", Value::Str(format!("vaquita pods {unit}"))),
+        Property::new("Wants", Value::Array("s", vec![Value::str(slice)])),
+    ];
+    of_both(version, systemd, &mut all);
+    all
+}
+
+fn of_both(version: Version, systemd: u32, all: &mut Vec<Property>) {
+    let io_accounting = if version == Version::V2 { "IOAccounting" } else { "BlockIOAccounting" };
+    // Their controllers are switched on from the start: a group cannot join memory later in a sensible way.
+    for name in ["MemoryAccounting", "CPUAccounting", io_accounting, "TasksAccounting"] {
+        all.push(Property::new(name, Value::Bool(true)));
+    }
+    // The container's life is its runtime's business, in a shutdown too.
+    all.push(Property::new("DefaultDependencies", Value::Bool(false)));
     if systemd >= 236 {
-        // A scope that failed is forgotten like one that did not.
+        // A unit that failed is forgotten like one that did not.
         all.push(Property::new("CollectMode", Value::str("inactive-or-failed")));
     }
-    all
 }
 
 /// The properties for the limits that are set, for the systemd of this version.

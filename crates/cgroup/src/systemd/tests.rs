@@ -82,6 +82,7 @@ fn answer(stream: &mut UnixStream, part: &Part, layout: &Layout, place: &Path, c
     let names = [
         "Description",
         "Slice",
+        "Wants",
         "Delegate",
         "PIDs",
         "DefaultDependencies",
@@ -111,10 +112,16 @@ fn answer(stream: &mut UnixStream, part: &Part, layout: &Layout, place: &Path, c
                 if *part.misplace.lock().unwrap() { place.with_extension("slice") } else { place.to_owned() };
             if result == "done" {
                 let group = Cgroup::create(layout, &place, &Resources::default()).unwrap();
-                group.add(pid_of(call)).unwrap();
+                if text.contains("PIDs\0") {
+                    group.add(pid_of(call)).unwrap();
+                }
             }
             reply(std::slice::from_ref(&job));
             removed(stream, job, result);
+        }
+        "StartUnit" => {
+            reply(std::slice::from_ref(&job));
+            removed(stream, job, "done");
         }
         "StopUnit" => {
             for place in [place.to_owned(), place.with_extension("slice")] {
@@ -215,6 +222,55 @@ fn a_scope_goes_from_the_making_to_the_removal() {
     dead.unwrap();
     assert_eq!(fake.asked(), ["StopUnit", "ResetFailedUnit"]);
     location.remove(&layout).unwrap();
+}
+
+#[test]
+fn a_slice_is_there_until_it_is_removed() {
+    require_root();
+    let layout = Layout::detect().unwrap();
+    let tag = unique("vqsd");
+    let _leaks = Leaks::of(&tag);
+    let path = PathBuf::from(format!("/{tag}.slice"));
+    let fake = Fake::new(&layout, "", &format!("{tag}.slice"));
+    let mut location = Location::at_on(fake.bus.clone(), &path);
+    assert_eq!(location.unit(), Some(format!("{tag}.slice").as_str()));
+    let limits = Resources { pids_limit: Some(9), ..Resources::default() };
+    let slice = location.create(&layout, &limits, &HashMap::new()).unwrap().into_cgroup().unwrap();
+    let limit = || slice.stats().unwrap().pids.unwrap().limit;
+    assert_eq!((slice.path(), limit()), (&*path, Some(9)));
+    assert_eq!(fake.asked(), ["Get", "StartTransientUnit Description Wants DefaultDependencies TasksMax"]);
+    // Another server, or the same one after a restart: with processes inside.
+    let inside = Idle::new().unwrap();
+    slice.add(inside.pid()).unwrap();
+    *fake.part.leftovers.lock().unwrap() = 1;
+    let limits = Resources { pids_limit: Some(7), ..Resources::default() };
+    location.create(&layout, &limits, &HashMap::new()).unwrap();
+    assert_eq!(limit(), Some(7));
+    let asked: Vec<_> = fake.asked().iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!(asked, ["Get", "StartTransientUnit", "StartUnit", "SetUnitProperties"]);
+    location.update(&layout, &Resources { pids_limit: Some(5), ..Resources::default() }).unwrap();
+    assert_eq!(
+        (limit(), fake.asked()),
+        (Some(5), vec!["Get".to_owned(), "SetUnitProperties TasksMax".to_owned()])
+    );
+    drop(inside);
+    location.remove(&layout).unwrap();
+    assert_eq!(location.open(&layout).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(fake.asked(), ["StopUnit", "ResetFailedUnit"]);
+}
+
+#[test]
+fn the_shape_of_a_path_says_who_makes_its_group() {
+    let unit = |path: &str| Location::at(path.as_ref()).unit().map(str::to_owned);
+    assert_eq!(unit("/a.slice/a-b.slice/cri-vaquita-1.scope").as_deref(), Some("cri-vaquita-1.scope"));
+    assert_eq!(unit("/a.slice/a-b.slice").as_deref(), Some("a-b.slice"));
+    assert_eq!(unit("/a.scope").as_deref(), Some("a.scope"));
+    for path in
+        ["/", "/vaquita/1/1", "/kubepods/burstable/pod1", "/b.slice/a-b.slice", "/a/x.scope", "/a.slice/x"]
+    {
+        assert_eq!(unit(path), None, "{path}");
+        assert_eq!(Location::at(path.as_ref()).driver(), Driver::Cgroupfs, "{path}");
+    }
 }
 
 #[test]
