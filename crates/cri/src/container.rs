@@ -3,13 +3,12 @@
 mod cdi;
 mod create;
 mod probe;
+mod update;
 pub(crate) mod volumes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use oci_spec::runtime::LinuxResources;
-use vaquita_cgroup::Cgroup;
 use vaquita_proto::cri;
 use vaquita_shim::SignalScope;
 use vaquita_shim::client::Client;
@@ -18,7 +17,9 @@ use crate::error::Doing;
 use crate::model::{Container, ContainerPhase, Ended, Reason, Sandbox, now};
 use crate::node::{Failures, Node, blocking};
 use crate::pod::found;
-use crate::{Error, Kind, Result, spec};
+use crate::{Error, Kind, Result};
+
+pub(crate) use update::update;
 
 /// How long a killed container may take to be gone: after that its processes hang in the kernel.
 const KILL: Duration = Duration::from_secs(60);
@@ -194,41 +195,6 @@ pub(crate) async fn reopen_log(node: &Arc<Node>, id: &str) -> Result<()> {
     container.expect_running("reopening the log")?;
     let sandbox = node.tables.sandbox(&container.record.sandbox)?;
     sandbox.open()?.reopen_log(container.id()).await.doing(|| format!("reopen the log of {id}"))
-}
-
-/// Sets other limits, all or none.
-pub(crate) async fn update(node: &Arc<Node>, id: &str, change: cri::LinuxContainerResources) -> Result<()> {
-    let container = node.tables.container(id)?;
-    let _lane = container.lane.lock().await;
-    if container.life().is_over() || container.life().removing {
-        return Err(Error::new(Kind::Precondition, format!("container {} has ended", container.id())));
-    }
-    let old = container.resources();
-    let new = spec::merged(&old, &change);
-    if new.oom_score_adj != old.oom_score_adj {
-        let message = format!(
-            "oom_score_adj: a running container keeps its {}; create it anew for {}",
-            old.oom_score_adj, new.oom_score_adj
-        );
-        return Err(Error::new(Kind::Unsupported, message));
-    }
-    let worker = node.clone();
-    let cgroup = container.record.cgroup.clone();
-    let limits = (spec::limits(&new, &node.host)?, spec::limits(&old, &node.host)?);
-    blocking("update the limits", move || {
-        let doing = || format!("set the limits of {}", cgroup.display());
-        let cgroup = Cgroup::open(&worker.layout, &cgroup).doing(doing)?;
-        let apply = |limits: &LinuxResources| cgroup.apply(&spec::cgroup_limits(limits));
-        let result = apply(&limits.0);
-        if result.is_err() {
-            // What was set before the failure goes back; the first error is the one to tell.
-            let _ = apply(&limits.1);
-        }
-        result.doing(doing)
-    })
-    .await?;
-    container.resources_changed(new);
-    node.paths.write_container(&container.record())
 }
 
 /// Why a container ended, for those who can see it no more: empty while it runs.

@@ -43,7 +43,17 @@ pub(crate) fn process(node: &Node, container: &Container, command: &[String], tt
     let path = node.paths.container(&record.sandbox, &record.id).join("config.json");
     let doing = || format!("read {}", path.display());
     let spec: Spec = serde_json::from_slice(&std::fs::read(&path).doing(doing)?).doing(doing)?;
-    serde_json::to_vec(&spec::exec_process(&spec, command, tty)?).doing(|| "write the process down")
+    let has_score = spec.process().as_ref().is_some_and(|process| process.oom_score_adj().is_some());
+    // Other runtimes do as they see fit.
+    let is_ours = match node.tables.sandbox(&record.sandbox) {
+        Ok(sandbox) => matches!(node.runtimes.find(&sandbox.record.runtime_handler), Ok(None)),
+        Err(_) => true,
+    };
+    let score = match has_score && is_ours {
+        true => Some(spec::oom_score_adj(&container.resources(), &node.host)?),
+        false => None,
+    };
+    serde_json::to_vec(&spec::exec_process(&spec, command, tty, score)?).doing(|| "write the process down")
 }
 
 async fn run(

@@ -20,6 +20,12 @@ pub(crate) struct Host {
     pub(crate) swap: bool,
     /// Huge pages can be limited.
     pub(crate) hugetlb: bool,
+    /// The sizes of huge pages that the kernel has, as cgroups name them: `2MB`.
+    pub(crate) huge_pages: Vec<String>,
+    /// The CPUs that are there.
+    pub(crate) cpus: List,
+    /// The memory nodes that are there.
+    pub(crate) memory_nodes: List,
     /// AppArmor is enabled.
     pub(crate) apparmor: bool,
     /// SELinux is enabled.
@@ -30,6 +36,17 @@ pub(crate) struct Host {
     pub(crate) lowest_oom_score_adj: i32,
     /// A container that asks for a lower one gets that one, and is not refused.
     pub(crate) restrict_oom_score_adj: bool,
+}
+
+/// A list of numbers in a file of the kernel, which may change at any time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct List(String);
+
+impl List {
+    /// What it is now; empty where the kernel has no such file.
+    pub(crate) fn read(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap_or_default()
+    }
 }
 
 /// A capability by the name that the CRI or the kernel has for it, with or without `CAP_`.
@@ -54,11 +71,49 @@ impl Host {
             cgroup_v2: layout.is_v2(),
             swap: layout.limits_swap(),
             hugetlb: layout.controller("hugetlb").is_some(),
+            huge_pages: huge_pages(),
+            cpus: List("/sys/devices/system/cpu/online".into()),
+            memory_nodes: List("/sys/devices/system/node/has_memory".into()),
             apparmor: says_yes("/sys/module/apparmor/parameters/enabled"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             oom_score_adj,
             lowest_oom_score_adj,
             restrict_oom_score_adj,
         })
+    }
+}
+
+/// From `/sys/kernel/mm/hugepages/hugepages-2048kB` and the like.
+fn huge_pages() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let mut sizes: Vec<u64> = entries
+        .filter_map(|entry| {
+            entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
+        })
+        .collect();
+    sizes.sort_unstable();
+    sizes.into_iter().map(page_size).collect()
+}
+
+/// As `hugetlb_cgroup` names a size (Linux, `mem_fmt`).
+fn page_size(kib: u64) -> String {
+    match kib {
+        0..1024 => format!("{kib}KB"),
+        1024..1_048_576 => format!("{}MB", kib >> 10),
+        _ => format!("{}GB", kib >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_huge_pages_as_cgroups_name_them() {
+        for (kib, name) in
+            [(64, "64KB"), (2048, "2MB"), (32768, "32MB"), (1 << 20, "1GB"), (16 << 20, "16GB")]
+        {
+            assert_eq!(page_size(kib), name);
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! From the CRI's configuration to an OCI specification. Pure: what has to be looked up was looked up before.
+//! From the CRI's configuration to an OCI specification. Pure: what has to be looked up was looked up before, but for the
+//! CPUs and memory nodes, which come and go.
 //!
 //! What we cannot do is refused with the name of the field; nothing that was asked for is left out in silence.
 
 mod bandwidth;
 pub(crate) mod cdi;
+mod cpuset;
 mod mounts;
 mod process;
 mod resources;
@@ -25,7 +27,7 @@ use crate::host::Host;
 use crate::{Error, Result};
 
 pub(crate) use bandwidth::bandwidth;
-pub(crate) use process::exec_process;
+pub(crate) use process::{exec_process, oom_score_adj};
 pub(crate) use resources::{cgroup_limits, limits, merged};
 pub(crate) use sandbox::{ports, request as sandbox_request};
 pub(crate) use security::{PidNamespace, capabilities, context, pid_namespace, refuse_unsupported};

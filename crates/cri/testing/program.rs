@@ -28,6 +28,16 @@ fn main() -> ExitCode {
             write(text.as_bytes())
         }
         ["read", path] => std::fs::read(path).map_or(ExitCode::FAILURE, |bytes| write(&bytes)),
+        // So many MiB that cannot be freed, and a word when they are there.
+        ["hold", count] => {
+            let memory = vec![b'y'; count.parse::<usize>().unwrap_or(0) << 20];
+            write(b"held\n");
+            loop {
+                std::thread::park();
+                std::hint::black_box(&memory);
+            }
+        }
+        ["list", path] => list(path),
         ["owners", ref paths @ ..] => owners(paths),
         ["make", path, uid] => match make(path, uid) {
             Ok(()) => ExitCode::SUCCESS,
@@ -58,6 +68,21 @@ fn owners(paths: &[&str]) -> ExitCode {
         Err(error) => format!("{path} {error}\n"),
     };
     write(paths.iter().map(line).collect::<String>().as_bytes())
+}
+
+/// Says of each entry of a directory its type and permissions.
+fn list(path: &str) -> ExitCode {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(path) else { return ExitCode::FAILURE };
+    let mut lines: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let mode = entry.metadata().ok()?.mode();
+            Some(format!("{} {mode:o}\n", entry.file_name().to_string_lossy()))
+        })
+        .collect();
+    lines.sort();
+    write(lines.concat().as_bytes())
 }
 
 /// Makes a file and gives it away.

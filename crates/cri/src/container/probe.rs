@@ -1,6 +1,8 @@
 //! What of the host goes into a container, looked up before anything is made.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxSeccomp};
@@ -11,8 +13,8 @@ use crate::error::Doing;
 use crate::host::Host;
 use crate::{Error, Result, spec};
 
-/// Where each mount comes from: the image volume that is known, or a path of the host. That must be there, and able to
-/// propagate as asked.
+/// Where each mount comes from: the image volume that is known, or a path of the host, which must be able to propagate as
+/// asked.
 pub(super) fn sources(config: &cri::ContainerConfig, volumes: &[Option<PathBuf>]) -> Result<Vec<PathBuf>> {
     let mut table = None;
     config
@@ -27,7 +29,7 @@ pub(super) fn sources(config: &cri::ContainerConfig, volumes: &[Option<PathBuf>]
             if !mount.host_path.starts_with('/') {
                 return Err(Error::invalid(format!("{field}: {:?} is not absolute", mount.host_path)));
             }
-            let path = std::fs::canonicalize(&mount.host_path)
+            let path = source(&mount.host_path)
                 .map_err(|error| Error::invalid(format!("{field}: {:?}: {error}", mount.host_path)))?;
             if mount.propagation != cri::MountPropagation::PropagationPrivate as i32 {
                 if table.is_none() {
@@ -41,6 +43,18 @@ pub(super) fn sources(config: &cri::ContainerConfig, volumes: &[Option<PathBuf>]
             Ok(path)
         })
         .collect()
+}
+
+/// A path of the host, symbolic links resolved. Where there is nothing, a directory is made, as containerd and CRI-O do,
+/// whatever the interface says: pods with a `hostPath` of no type count on it.
+fn source(path: &str) -> std::io::Result<PathBuf> {
+    match std::fs::canonicalize(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+            std::fs::canonicalize(path)
+        }
+        other => other,
+    }
 }
 
 /// Whether the mount that holds `path` passes on what is mounted below it.
@@ -206,16 +220,29 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_host_path_is_an_error() {
+    fn a_host_path_that_is_not_there_becomes_a_directory() {
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("not-there");
-        let config = mounted(cri::Mount { host_path: path.to_str().unwrap().into(), ..Default::default() });
-        assert!(sources(&config, &[None]).unwrap_err().to_string().contains("not-there"));
-        assert!(!path.exists());
+        let real = dir.path().canonicalize().unwrap();
+        let found = |path: &Path| {
+            let config =
+                mounted(cri::Mount { host_path: path.to_str().unwrap().into(), ..Default::default() });
+            sources(&config, &[None])
+        };
+        assert_eq!(found(&dir.path().join("not/there")).unwrap(), [real.join("not/there")]);
+        assert_eq!(real.join("not").metadata().unwrap().permissions().mode() & 0o7022, 0);
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        let config = mounted(cri::Mount { host_path: link.to_str().unwrap().into(), ..Default::default() });
-        assert_eq!(sources(&config, &[None]).unwrap(), [dir.path().canonicalize().unwrap()]);
+        assert_eq!(found(&link).unwrap(), [real]);
+        // Neither behind a link nor below a file is anything made.
+        let nowhere = dir.path().join("nowhere");
+        std::os::unix::fs::symlink(dir.path().join("gone"), &nowhere).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        for bad in [nowhere, dir.path().join("file/x")] {
+            let error = found(&bad).unwrap_err().to_string();
+            assert!(error.contains(bad.to_str().unwrap()), "{error}");
+        }
+        assert!(!dir.path().join("gone").exists());
     }
 
     #[test]

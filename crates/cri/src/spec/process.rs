@@ -4,6 +4,7 @@ use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec, User as 
 use vaquita_proto::cri;
 
 use super::Input;
+use crate::host::Host;
 use crate::{Error, Kind, Result};
 
 /// What shells look for programs in, where the image does not say.
@@ -23,12 +24,22 @@ pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityCont
         .set_capabilities(Some(sets(super::capabilities(config, input.host)?)))
         .set_rlimits(None)
         .set_no_new_privileges(Some(context.no_new_privs))
-        .set_oom_score_adj(oom_score_adj(input)?);
+        .set_oom_score_adj(match &config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
+            Some(resources) => Some(oom_score_adj(resources, input.host)?),
+            // A daemon that the kernel is to spare must not make containers that it spares.
+            None => (input.host.oom_score_adj < 0).then_some(0),
+        });
     Ok(process)
 }
 
-/// The process of a command in a container that runs: as the container's own, with another command line.
-pub(crate) fn exec_process(spec: &Spec, command: &[String], tty: bool) -> Result<Process> {
+/// The process of a command in a container that runs: as the container's own, with another command line, and with the
+/// `oom_score_adj` that the container has now.
+pub(crate) fn exec_process(
+    spec: &Spec,
+    command: &[String],
+    tty: bool,
+    oom_score_adj: Option<i32>,
+) -> Result<Process> {
     if command.is_empty() {
         return Err(Error::invalid("cmd: there is no command"));
     }
@@ -36,7 +47,7 @@ pub(crate) fn exec_process(spec: &Spec, command: &[String], tty: bool) -> Result
         .process()
         .clone()
         .ok_or_else(|| Error::new(Kind::Corrupt, "the container's specification has no process"))?;
-    process.set_args(Some(command.to_vec())).set_terminal(Some(tty)).set_oom_score_adj(None);
+    process.set_args(Some(command.to_vec())).set_terminal(Some(tty)).set_oom_score_adj(oom_score_adj);
     let environment = process.env_mut().get_or_insert_default();
     if tty && !environment.iter().any(|entry| entry.starts_with("TERM=")) {
         environment.push("TERM=xterm".into());
@@ -117,24 +128,21 @@ fn sets(capabilities: Capabilities) -> LinuxCapabilities {
     sets
 }
 
-fn oom_score_adj(input: &Input<'_>) -> Result<Option<i32>> {
-    let Some(resources) = input.config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) else {
-        // A daemon that the kernel is to spare must not make containers that it spares.
-        return Ok((input.host.oom_score_adj < 0).then_some(0));
-    };
+/// What is asked for, if it can be had.
+pub(crate) fn oom_score_adj(resources: &cri::LinuxContainerResources, host: &Host) -> Result<i32> {
     let asked = i32::try_from(resources.oom_score_adj)
         .ok()
         .filter(|score| (-1000..=1000).contains(score))
         .ok_or_else(|| {
             Error::invalid(format!("oom_score_adj: {} is not in -1000…1000", resources.oom_score_adj))
         })?;
-    let lowest = input.host.lowest_oom_score_adj;
-    if asked < lowest && !input.host.restrict_oom_score_adj {
+    let lowest = host.lowest_oom_score_adj;
+    if asked < lowest && !host.restrict_oom_score_adj {
         let message = format!(
             "oom_score_adj {asked} cannot be set: the daemon lacks CAP_SYS_RESOURCE; \
              with --restrict-oom-score-adj it uses {lowest} instead"
         );
         return Err(Error::new(Kind::Denied, message));
     }
-    Ok(Some(asked))
+    Ok(asked)
 }

@@ -7,11 +7,23 @@ use oci_spec::runtime::{
 };
 use vaquita_proto::cri;
 
+use super::cpuset;
 use crate::host::Host;
 use crate::{Error, Result};
 
 /// The limits for the cgroup. What is 0 or empty is not given.
+///
+/// # Errors
+/// The name of the field whose value the kernel would refuse, or which this host cannot limit.
 pub(crate) fn limits(asked: &cri::LinuxContainerResources, host: &Host) -> Result<LinuxResources> {
+    for (field, asked, available) in [
+        ("cpuset_cpus", &asked.cpuset_cpus, &host.cpus),
+        ("cpuset_mems", &asked.cpuset_mems, &host.memory_nodes),
+    ] {
+        if !asked.is_empty() {
+            cpuset::check(field, asked, &available.read())?;
+        }
+    }
     let mut resources = LinuxResources::default();
     resources.set_devices(None).set_cpu(Some(cpu(asked)?)).set_memory(Some(memory(asked, host)?));
     let pages = huge_pages(asked, host)?;
@@ -65,6 +77,22 @@ pub(crate) fn merged(
 }
 
 fn cpu(asked: &cri::LinuxContainerResources) -> Result<LinuxCpu> {
+    /// The shortest time that the kernel hands out, in microseconds (Linux, scheduler/sched-bwc.rst).
+    const LEAST: i64 = 1000;
+    /// The longest period, in microseconds.
+    const LONGEST: i64 = 1_000_000;
+    if (1..LEAST).contains(&asked.cpu_quota) {
+        return Err(Error::invalid(format!(
+            "resources.cpu_quota: {} microseconds are fewer than {LEAST}, the least that the kernel hands out",
+            asked.cpu_quota
+        )));
+    }
+    if asked.cpu_period > 0 && !(LEAST..=LONGEST).contains(&asked.cpu_period) {
+        return Err(Error::invalid(format!(
+            "resources.cpu_period: {} microseconds are not in {LEAST}…{LONGEST}",
+            asked.cpu_period
+        )));
+    }
     let positive = |name: &str, value: i64| match value {
         0 => Ok(None),
         1.. => Ok(Some(value.unsigned_abs())),
@@ -79,22 +107,38 @@ fn cpu(asked: &cri::LinuxContainerResources) -> Result<LinuxCpu> {
     Ok(cpu)
 }
 
-/// Where swap can be limited and nothing is said about it, there is none: a limit is a limit.
+/// Where swap can be limited and nothing is said about it, there is none: a limit is a limit. -1 is no limit.
 fn memory(asked: &cri::LinuxContainerResources, host: &Host) -> Result<LinuxMemory> {
-    let limit = Some(asked.memory_limit_in_bytes).filter(|limit| *limit != 0);
-    let swap =
-        Some(asked.memory_swap_limit_in_bytes).filter(|swap| *swap != 0).or(limit).filter(|_| host.swap);
-    if let (Some(limit), Some(swap)) = (limit, swap)
-        && swap >= 0
-        && swap < limit
-    {
-        return Err(Error::invalid(format!(
-            "resources.memory_swap_limit_in_bytes: {swap} counts memory and swap, so it cannot be below \
-             memory_limit_in_bytes, {limit}"
-        )));
+    const SWAP: &str = "resources.memory_swap_limit_in_bytes";
+    let bytes = |field: &str, value: i64| match value {
+        0 => Ok(None),
+        -1.. => Ok(Some(value)),
+        _ => {
+            Err(Error::invalid(format!("{field}: {value} is neither a number of bytes nor -1 for no limit")))
+        }
+    };
+    let limit = bytes("resources.memory_limit_in_bytes", asked.memory_limit_in_bytes)?;
+    let both = bytes(SWAP, asked.memory_swap_limit_in_bytes)?;
+    match (limit, both) {
+        (_, Some(both)) if both > 0 && !host.swap => {
+            return Err(Error::unsupported(format!(
+                "{SWAP}: this host cannot limit swap: its kernel does not count it (swapaccount=1)"
+            )));
+        }
+        (Some(limit @ 1..), Some(both @ 1..)) if both < limit => {
+            return Err(Error::invalid(format!(
+                "{SWAP}: {both} counts memory and swap, so it cannot be below memory_limit_in_bytes, {limit}"
+            )));
+        }
+        (None | Some(-1), Some(both @ 1..)) => {
+            return Err(Error::invalid(format!(
+                "{SWAP}: {both} counts memory and swap: it needs a memory_limit_in_bytes"
+            )));
+        }
+        _ => {}
     }
     let mut memory = LinuxMemory::default();
-    memory.set_limit(limit).set_swap(swap);
+    memory.set_limit(limit).set_swap(both.or(limit).filter(|_| host.swap));
     Ok(memory)
 }
 
@@ -105,11 +149,18 @@ fn huge_pages(asked: &cri::LinuxContainerResources, host: &Host) -> Result<Vec<L
         .iter()
         .filter(|limit| host.hugetlb || limit.limit > 0)
         .map(|limit| {
+            let size = &limit.page_size;
+            let refuse =
+                |why: String| Err(Error::unsupported(format!("resources.hugepage_limits[{size}]: {why}")));
             if !host.hugetlb {
-                return Err(Error::invalid(format!(
-                    "resources.hugepage_limits[{}]: this host has no hugetlb controller",
-                    limit.page_size
-                )));
+                return refuse("this host has no hugetlb controller".into());
+            }
+            // A limit for a size by another name would be a limit for nothing.
+            if !host.huge_pages.contains(size) {
+                return refuse(format!(
+                    "this host has no huge pages of that size, only {}",
+                    host.huge_pages.join(", ")
+                ));
             }
             let bytes = i64::try_from(limit.limit).unwrap_or(i64::MAX);
             LinuxHugepageLimitBuilder::default()

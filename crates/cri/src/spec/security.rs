@@ -45,6 +45,10 @@ pub(crate) fn refuse_unsupported(
             return Err(Error::unsupported(format!("{field}.selinux_relabel: SELinux is not supported yet")));
         }
     }
+    if cri::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy).is_err() {
+        let policy = context.supplemental_groups_policy;
+        return Err(Error::invalid(format!("supplemental_groups_policy: {policy} is unknown")));
+    }
     if let Some(capabilities) = &context.capabilities
         && let Some(name) = capabilities.add_ambient_capabilities.first()
     {

@@ -12,6 +12,9 @@ fn host() -> Host {
         cgroup_v2: true,
         swap: true,
         hugetlb: true,
+        huge_pages: vec!["2MB".into(), "1GB".into()],
+        cpus: Default::default(),
+        memory_nodes: Default::default(),
         apparmor: false,
         selinux: false,
         oom_score_adj: 0,
@@ -339,10 +342,10 @@ fn an_update_keeps_what_it_does_not_name() {
 fn an_exec_is_the_container_with_another_command() {
     let config = cri::ContainerConfig::default();
     let spec: Spec = serde_json::from_value(spec(&config)).unwrap();
-    let process = exec_process(&spec, &["/bin/true".into()], false).unwrap();
+    let process = exec_process(&spec, &["/bin/true".into()], false, Some(7)).unwrap();
     assert_eq!(process.args().as_deref(), Some(&["/bin/true".to_owned()][..]));
     assert_eq!(process.user().uid(), 1000);
-    assert!(exec_process(&spec, &[], false).is_err());
+    assert!(exec_process(&spec, &[], false, None).is_err());
 }
 
 /// T18, T34.
@@ -429,4 +432,77 @@ fn cve_2021_43816_nothing_is_relabelled() {
 
 fn plain() -> cri::PodSandboxConfig {
     cri::PodSandboxConfig::default()
+}
+
+/// Every limit that the kernel would refuse, or that this host cannot keep, is refused by the name of its field.
+#[test]
+fn limits_that_cannot_be_are_named() {
+    let host = host();
+    let of = |host: &Host, change: fn(&mut cri::LinuxContainerResources)| {
+        let mut asked = cri::LinuxContainerResources::default();
+        change(&mut asked);
+        limits(&asked, host)
+    };
+    for (change, field) in [
+        ((|asked| asked.cpu_quota = 999) as fn(&mut cri::LinuxContainerResources), "cpu_quota"),
+        (|asked| asked.cpu_period = 999, "cpu_period"),
+        (|asked| asked.cpu_period = 1_000_001, "cpu_period"),
+        (|asked| asked.cpu_period = -1, "cpu_period"),
+        (|asked| asked.cpu_shares = -1, "cpu_shares"),
+        (|asked| asked.memory_limit_in_bytes = -2, "memory_limit_in_bytes"),
+        (|asked| asked.memory_swap_limit_in_bytes = -2, "memory_swap_limit_in_bytes"),
+        (|asked| asked.memory_swap_limit_in_bytes = 5, "needs a memory_limit_in_bytes"),
+        (
+            |asked| (asked.memory_limit_in_bytes, asked.memory_swap_limit_in_bytes) = (6, 5),
+            "memory_swap_limit_in_bytes",
+        ),
+        (|asked| asked.hugepage_limits = vec![page("2M", 0)], "hugepage_limits[2M]"),
+        (|asked| asked.hugepage_limits = vec![page("2MB", 1), page("4MB", 0)], "only 2MB, 1GB"),
+        (|asked| asked.cpuset_cpus = "0-".into(), "cpuset_cpus"),
+        (|asked| asked.cpuset_mems = "x".into(), "cpuset_mems"),
+        (|asked| drop(asked.unified.insert("memory.max/../x".into(), "1".into())), "unified"),
+    ] {
+        let error = of(&host, change).unwrap_err().to_string();
+        assert!(error.contains(field) && error.contains("resources."), "{field}: {error}");
+    }
+    for change in [
+        (|asked| asked.cpu_quota = -1) as fn(&mut cri::LinuxContainerResources),
+        |asked| (asked.cpu_quota, asked.cpu_period) = (1000, 1000),
+        |asked| (asked.cpu_quota, asked.cpu_period) = (i64::from(i32::MAX), 1_000_000),
+        |asked| asked.cpu_shares = 1,
+        |asked| asked.hugepage_limits = vec![page("2MB", 0), page("1GB", u64::MAX)],
+        |asked| (asked.memory_limit_in_bytes, asked.memory_swap_limit_in_bytes) = (-1, -1),
+    ] {
+        of(&host, change).unwrap();
+    }
+}
+
+/// What kubelet means by a limit of swap, from the request to the files of v1 and v2.
+#[test]
+fn swap_as_kubelet_means_it() {
+    let with = |host: &Host, limit, swap| {
+        let asked = cri::LinuxContainerResources {
+            memory_limit_in_bytes: limit,
+            memory_swap_limit_in_bytes: swap,
+            ..Default::default()
+        };
+        limits(&asked, host).map(|limits| limits.memory().as_ref().and_then(|memory| memory.swap()))
+    };
+    let counts = Host { swap: true, ..host() };
+    let does_not = Host { swap: false, ..host() };
+    // No word of it: no swap above the limit; none anywhere, and there is nothing to limit.
+    assert_eq!(with(&counts, 5 << 20, 0).unwrap(), Some(5 << 20));
+    assert_eq!(with(&counts, 0, 0).unwrap(), None);
+    assert_eq!(with(&counts, 5 << 20, 8 << 20).unwrap(), Some(8 << 20));
+    assert_eq!(with(&counts, 5 << 20, -1).unwrap(), Some(-1));
+    // A kernel that does not count it: what was not asked for need not be, what was asked for cannot.
+    assert_eq!(with(&does_not, 5 << 20, 0).unwrap(), None);
+    assert_eq!(with(&does_not, 5 << 20, -1).unwrap(), None);
+    for swap in [5 << 20, 8 << 20] {
+        assert!(with(&does_not, 5 << 20, swap).unwrap_err().to_string().contains("swapaccount"));
+    }
+}
+
+fn page(size: &str, limit: u64) -> cri::HugepageLimit {
+    cri::HugepageLimit { page_size: size.into(), limit }
 }

@@ -281,7 +281,7 @@ async fn requests_without_sense_are_refused() {
             cri::ContainerConfig {
                 mounts: vec![cri::Mount {
                     container_path: "/m".into(),
-                    host_path: "/no/such/path".into(),
+                    host_path: "/proc/version/x".into(),
                     ..Default::default()
                 }],
                 ..container("x", &[])

@@ -5,6 +5,7 @@ mod api;
 mod cdi;
 mod cni;
 mod events;
+mod fields;
 mod handlers;
 mod kubelet;
 mod metrics;

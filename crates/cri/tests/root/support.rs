@@ -196,6 +196,22 @@ impl Node {
         }
     }
 
+    /// Runs the test's program in a container.
+    pub(crate) async fn inside(&self, container: &str, args: &[&str]) -> (i32, String) {
+        let cmd = ["/bin/vaquita"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
+        let request = cri::ExecSyncRequest { container_id: container.into(), cmd, timeout: 0 };
+        let answer = self.runtime().exec_sync(request).await.unwrap().into_inner();
+        (answer.exit_code, String::from_utf8(answer.stdout.to_vec()).unwrap())
+    }
+
+    /// The first process of a container.
+    pub(crate) async fn pid(&self, container: &str) -> i64 {
+        let request = cri::ContainerStatusRequest { container_id: container.into(), verbose: true };
+        let status = self.runtime().container_status(request).await.unwrap().into_inner();
+        let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
+        info["pid"].as_i64().unwrap()
+    }
+
     /// Stops a sandbox.
     pub(crate) async fn stop_pod(&self, id: &str) {
         self.runtime()

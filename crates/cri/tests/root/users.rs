@@ -58,26 +58,12 @@ impl Node {
         self.create_as(sandbox, config).await
     }
 
-    async fn inside(&self, container: &str, args: &[&str]) -> (i32, String) {
-        let cmd = ["/bin/vaquita"].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
-        let request = cri::ExecSyncRequest { container_id: container.into(), cmd, timeout: 0 };
-        let answer = self.runtime().exec_sync(request).await.unwrap().into_inner();
-        (answer.exit_code, String::from_utf8(answer.stdout.to_vec()).unwrap())
-    }
-
     /// Whose the files are, as the container sees it.
     async fn owners(&self, container: &str, paths: &[&str]) -> Vec<String> {
         let args: Vec<&str> = ["owners"].iter().chain(paths).copied().collect();
         let (code, text) = self.inside(container, &args).await;
         assert_eq!(code, 0, "{text}");
         text.lines().map(|line| line.split(' ').next_back().unwrap().to_owned()).collect()
-    }
-
-    async fn pid(&self, container: &str) -> i64 {
-        let request = cri::ContainerStatusRequest { container_id: container.into(), verbose: true };
-        let status = self.runtime().container_status(request).await.unwrap().into_inner();
-        let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
-        info["pid"].as_i64().unwrap()
     }
 }
 
