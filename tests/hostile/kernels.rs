@@ -1,6 +1,7 @@
 //! Older kernels: what has a fallback may be missing. Each is then answered `ENOSYS`, alone and all together.
 
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vaquita_testing::trace::Verdict;
 
 use crate::scene::{Scene, Verb, judge, name};
@@ -44,6 +45,7 @@ fn without_pidfd_open_there_is_an_error_that_names_it() {
 }
 
 fn live_without(numbers: &[i64]) {
+    limit_numbers();
     let names: Vec<_> = numbers.iter().map(|number| name(*number)).collect();
     let scene = Scene::new();
     let mut container = scene.container();
@@ -52,6 +54,16 @@ fn live_without(numbers: &[i64]) {
         assert_eq!(judge(&trace), Ok(true), "{verb:?} without {names:?}: {trace:?}");
     }
     assert_eq!(container.remove(), Vec::<String>::new(), "without {names:?}");
+}
+
+/// Lowers the limit of open files for all tests of this program: without close_range(2) each number up to it is closed, each of
+/// them a stop for the tracer, and some hosts allow a million.
+fn limit_numbers() {
+    const ENOUGH: u64 = 4096;
+    let limit = getrlimit(Resource::Nofile);
+    let lower = |value: Option<u64>| Some(value.unwrap_or(ENOUGH).min(ENOUGH));
+    let lowered = Rlimit { current: lower(limit.current), maximum: lower(limit.maximum) };
+    setrlimit(Resource::Nofile, lowered).unwrap();
 }
 
 /// What a kernel answers that lacks these calls.

@@ -33,6 +33,17 @@ pub fn require_root() {
     );
 }
 
+/// The running kernel's version, to its first two numbers, for what only newer ones can do.
+///
+/// # Panics
+/// When the kernel's release does not begin with two numbers.
+#[must_use]
+pub fn kernel() -> [u32; 2] {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map(|part| part.parse().expect("a release begins with numbers"));
+    [(); 2].map(|()| numbers.next().expect("a release begins with two numbers"))
+}
+
 /// A name that starts with `prefix` and that no other test on this host has: lower-case letters and digits,
 /// `prefix` and eight more, so that a prefix of up to seven fits a link's name (15 bytes).
 #[must_use]

@@ -250,7 +250,7 @@ fn nothing_is_made_in_the_hosts_mount_namespace() {
         assert!(error.to_string().ends_with("needs move_mount(2) and Linux 6.15"), "{error}");
         return;
     }
-    if kernel() < [6, 15] {
+    if vaquita_testing::kernel() < [6, 15] {
         assert_eq!(
             error.to_string(),
             "mounting proc on \"/proc\": move_mount: EINVAL (Invalid argument); without a mount namespace of its own a \
@@ -264,11 +264,4 @@ fn nothing_is_made_in_the_hosts_mount_namespace() {
     );
     let table = vaquita_sys::mount::mountinfo().unwrap();
     assert_eq!(table.iter().filter(|mount| mount.mount_point == std::path::Path::new("/")).count(), 1);
-}
-
-/// The running kernel's version, to the first two numbers.
-fn kernel() -> [u32; 2] {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let mut numbers = release.split('.').map(|part| part.parse().unwrap());
-    [numbers.next().unwrap(), numbers.next().unwrap()]
 }
