@@ -18,8 +18,16 @@ impl Labels {
     /// # Errors
     /// [`crate::Kind::Unsupported`] for a label of a security module that this kernel does not run.
     pub(crate) fn new(process: &ProcessPlan) -> Result<Self, Error> {
+        Self::of(process.apparmor.as_deref(), process.selinux.as_deref())
+    }
+
+    /// The same for an AppArmor profile and an SELinux label.
+    ///
+    /// # Errors
+    /// As [`Labels::new`].
+    pub(crate) fn of(apparmor: Option<&str>, selinux: Option<&str>) -> Result<Self, Error> {
         let mut labels = Vec::new();
-        if let Some(profile) = &process.apparmor {
+        if let Some(profile) = apparmor {
             if apparmor_runs() {
                 // apparmor(7), aa_change_onexec(2).
                 labels.push((label("self/attr/apparmor/exec"), format!("exec {profile}").into_bytes()));
@@ -29,14 +37,14 @@ impl Labels {
                 )));
             }
         }
-        if let Some(context) = &process.selinux {
+        if let Some(context) = selinux {
             if !is_there(SELINUX) {
                 return Err(Error::unsupported(format!(
                     "process.selinuxLabel: {context:?} needs SELinux, which this kernel does not run (no {SELINUX})"
                 )));
             }
             // selinux(8), setexeccon(3).
-            labels.push((label("self/attr/exec"), context.clone().into_bytes()));
+            labels.push((label("self/attr/exec"), context.as_bytes().to_vec()));
         }
         Ok(Self(labels))
     }

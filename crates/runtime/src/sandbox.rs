@@ -15,6 +15,7 @@ use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{Set, Signal};
 
 use crate::create::{StdioFds, begun, entry, with_the_api_there_is};
+use crate::lsm::Labels;
 use crate::plan::process::oom_score_adj;
 use crate::plan::sysctl::Sysctl;
 use crate::spawn::{self, Script, Spawned};
@@ -39,6 +40,10 @@ pub struct SandboxArgs<'a> {
     pub gid: u32,
     /// Seccomp profile; `None` is unconfined.
     pub seccomp: Option<LinuxSeccomp>,
+    /// The AppArmor profile of the process. `None`: what the caller's leads to.
+    pub apparmor: Option<String>,
+    /// The SELinux label of the process. `None`: what the caller's leads to.
+    pub selinux: Option<String>,
     /// The wish to be spared by the OOM killer, -1000 to 1000. `None`: as inherited.
     pub oom_score_adj: Option<i32>,
     /// As in [`crate::Context`].
@@ -88,7 +93,8 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     let stdio = null_stdio()?;
     let program = sealed_copy(c"pause", vaquita_pause::PROGRAM)?;
     let (arguments, environment) = (CStrArray::new(["pause"])?, CStrArray::new::<&str>([])?);
-    let procfs = if checked.sysctls.is_empty() { None } else { Some(Procfs::open()?) };
+    let is_needed = !checked.sysctls.is_empty() || !checked.labels.is_empty();
+    let procfs = if is_needed { Some(Procfs::open()?.above(spawn::first_free(&[]))?) } else { None };
 
     let begun = begun(args.cgroup, false)?;
     let by_clone = CloneFlags::NEWUSER | CloneFlags::NEWPID | CloneFlags::NEWTIME | CloneFlags::CLEAR_SIGHAND;
@@ -127,6 +133,7 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     // pause waits for these. One that comes before it does so is not lost, as it would be for process 1.
     let awaited = [Signal::CHLD, Signal::INT, Signal::TERM].into_iter().fold(Set::default(), Set::with);
     start.push(Step::BlockSignals(awaited));
+    start.extend(procfs.iter().flat_map(|procfs| checked.labels.steps(procfs)));
     start.extend([Step::SetGroups(&[]), Step::SetGid(args.gid), Step::SetUid(args.uid, none)]);
     start.extend([Step::SetCapabilities(none), Step::NoNewPrivs]);
     start.extend(checked.filter.as_ref().map(Step::Seccomp));
@@ -157,6 +164,7 @@ struct Checked {
     flags: CloneFlags,
     sysctls: Vec<Sysctl>,
     filter: Option<seccomp::Program>,
+    labels: Labels,
     oom_score_adj: Option<i32>,
     uid_map: String,
     gid_map: String,
@@ -187,6 +195,7 @@ impl Checked {
                 .map(|(name, value)| Sysctl::new(name, value, is_new))
                 .collect::<Result<_, _>>()?,
             filter: args.seccomp.as_ref().map(filter).transpose()?,
+            labels: Labels::of(args.apparmor.as_deref(), args.selinux.as_deref())?,
             oom_score_adj,
             uid_map: crate::plan::ids::text("uid_mappings", &args.uid_mappings)?,
             gid_map: crate::plan::ids::text("gid_mappings", &args.gid_mappings)?,

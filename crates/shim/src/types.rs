@@ -58,6 +58,10 @@ pub struct SandboxRequest {
     pub uid: u32,
     /// The group that pause runs as.
     pub gid: u32,
+    /// The AppArmor profile of the pause process; empty leaves it as the shim is.
+    pub apparmor: String,
+    /// The SELinux label of the pause process; empty leaves it as the shim is.
+    pub selinux: String,
     /// `oom_score_adj` of the pause process, if it shall differ from the daemon's.
     pub oom_score_adj: Option<i32>,
     /// Raise that to what this host allows, instead of failing. For hosts that lack `CAP_SYS_RESOURCE`.

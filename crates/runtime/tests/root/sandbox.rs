@@ -19,6 +19,8 @@ fn args<'a>() -> SandboxArgs<'a> {
         uid: 65535,
         gid: 65535,
         seccomp: Some(vaquita_runtime::seccomp::runtime_default(&[])),
+        apparmor: None,
+        selinux: None,
         oom_score_adj: None,
         restrict_oom_score_adj: false,
         uid_mappings: Vec::new(),
@@ -122,4 +124,27 @@ fn t24_sysctls_of_the_host_are_refused() {
     }
     let error = create(SandboxArgs { namespaces: vec![ns::Kind::Net], ..args() }).unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid, "a host name without a UTS namespace");
+}
+
+/// A kernel that runs the security module is asked for a label that it does not know.
+#[test]
+fn labels_are_refused_by_name() {
+    vaquita_testing::require_root();
+    let label = || Some("nobody-knows-this".to_owned());
+    for (args, field, place) in [
+        (
+            SandboxArgs { apparmor: label(), ..args() },
+            "process.apparmorProfile",
+            "/sys/module/apparmor/parameters/enabled",
+        ),
+        (SandboxArgs { selinux: label(), ..args() }, "process.selinuxLabel", "/sys/fs/selinux"),
+    ] {
+        let error = create(args).unwrap_err();
+        if std::path::Path::new(place).exists() {
+            assert!(error.to_string().contains(" to /proc/self/attr/"), "{error}");
+        } else {
+            assert_eq!(error.kind(), Kind::Unsupported);
+            assert!(error.to_string().starts_with(&format!("{field}: \"nobody-knows-this\"")), "{error}");
+        }
+    }
 }

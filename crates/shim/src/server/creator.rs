@@ -191,6 +191,8 @@ pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<M
         uid: request.uid,
         gid: request.gid,
         seccomp: None,
+        apparmor: Some(request.apparmor).filter(|profile| !profile.is_empty()),
+        selinux: Some(request.selinux).filter(|label| !label.is_empty()),
         oom_score_adj: request.oom_score_adj,
         restrict_oom_score_adj: request.restrict_oom_score_adj,
         uid_mappings: mappings(&request.uid_maps)?,

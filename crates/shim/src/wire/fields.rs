@@ -21,6 +21,8 @@ pub(super) fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
         sysctls,
         uid,
         gid,
+        apparmor,
+        selinux,
         oom_score_adj,
         restrict_oom_score_adj,
         uid_maps,
@@ -34,6 +36,8 @@ pub(super) fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
     });
     w.u32(*uid)
         .u32(*gid)
+        .text(apparmor)
+        .text(selinux)
         .option(*oom_score_adj, |w, adjustment| {
             w.i32(adjustment);
         })
@@ -54,6 +58,8 @@ pub(super) fn sandbox_request(r: &mut Reader<'_>) -> Result<SandboxRequest, Malf
         sysctls: r.list(MAX_LIST, |r| Ok((r.text(MAX_PATH)?.to_owned(), r.text(MAX_PATH)?.to_owned())))?,
         uid: r.u32()?,
         gid: r.u32()?,
+        apparmor: r.text(MAX_PATH)?.to_owned(),
+        selinux: r.text(MAX_PATH)?.to_owned(),
         oom_score_adj: r.option(Reader::i32)?,
         restrict_oom_score_adj: r.bool()?,
         uid_maps: id_maps(r)?,

@@ -215,10 +215,10 @@ fn sandbox_strategy() -> impl Strategy<Value = SandboxRequest> {
         let map = any::<[u32; 3]>();
         vec(map.prop_map(|[inside, outside, length]| IdMap { inside, outside, length }), 0..3)
     };
-    let names = (text(), text(), path_strategy());
+    let names = (text(), text(), path_strategy(), text(), text());
     (names, namespaces_strategy(), sysctls, any::<(u32, u32, Option<i32>, bool)>(), maps(), maps()).prop_map(
         |(names, new, sysctls, (uid, gid, oom_score_adj, restrict_oom_score_adj), uid_maps, gid_maps)| {
-            let (id, hostname, cgroup) = names;
+            let (id, hostname, cgroup, apparmor, selinux) = names;
             SandboxRequest {
                 id,
                 hostname,
@@ -227,6 +227,8 @@ fn sandbox_strategy() -> impl Strategy<Value = SandboxRequest> {
                 sysctls,
                 uid,
                 gid,
+                apparmor,
+                selinux,
                 oom_score_adj,
                 restrict_oom_score_adj,
                 uid_maps,
