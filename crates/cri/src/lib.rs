@@ -6,6 +6,7 @@
 //!
 //! [`check::inventory`] lists every kernel resource of ours with its owner, with or without a running server.
 
+mod apparmor;
 pub mod check;
 mod config;
 mod container;

@@ -8,6 +8,7 @@ use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_image::{Store, Unpacker};
 use vaquita_shim::client::Spawner;
 
+use crate::apparmor::AppArmor;
 use crate::error::Doing;
 use crate::host::Host;
 use crate::model::{Joins, SandboxKey, Tables};
@@ -24,6 +25,7 @@ pub(crate) struct Node {
     pub(crate) host: Host,
     pub(crate) tables: Tables,
     pub(crate) images: Store,
+    pub(crate) apparmor: AppArmor,
     /// Whether pods can have users of their own, and if not, why.
     pub(crate) users: std::result::Result<(), String>,
     pub(crate) network: PodNetwork,
@@ -90,6 +92,7 @@ impl Node {
             paths,
             tables: Tables::default(),
             images,
+            apparmor: AppArmor::default(),
             users,
             network,
             layout: Arc::new(layout),

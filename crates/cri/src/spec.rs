@@ -3,6 +3,7 @@
 //!
 //! What we cannot do is refused with the name of the field; nothing that was asked for is left out in silence.
 
+mod apparmor;
 mod bandwidth;
 pub(crate) mod cdi;
 mod cpuset;
@@ -26,10 +27,11 @@ use vaquita_shim::Namespaces;
 use crate::host::Host;
 use crate::{Error, Result};
 
+pub(crate) use apparmor::apparmor;
 pub(crate) use bandwidth::bandwidth;
 pub(crate) use process::{exec_process, oom_score_adj};
 pub(crate) use resources::{cgroup_limits, limits, merged};
-pub(crate) use sandbox::{ports, request as sandbox_request};
+pub(crate) use sandbox::{apparmor as sandbox_apparmor, ports, request as sandbox_request};
 pub(crate) use security::{PidNamespace, capabilities, context, pid_namespace, refuse_unsupported};
 pub(crate) use users::{Users, users};
 
@@ -52,6 +54,8 @@ pub(crate) struct Input<'a> {
     pub(crate) devices: &'a [(LinuxDevice, String)],
     /// The profile that it is confined by.
     pub(crate) seccomp: Option<LinuxSeccomp>,
+    /// The AppArmor profile that it is confined by; none leaves it as its maker is.
+    pub(crate) apparmor: Option<String>,
     /// The process whose PID namespace it joins.
     pub(crate) target: Option<i32>,
     /// Its cgroup.

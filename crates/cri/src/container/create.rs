@@ -261,6 +261,8 @@ impl Worker {
         let devices = probe::devices(&self.config)?;
         let edits = cdi::edits(&self.config, &self.node.config.cdi_spec_dirs)?;
         let seccomp = probe::seccomp(&self.config, &self.node.host)?;
+        let apparmor = spec::apparmor(&self.config, &self.node.host)?;
+        let apparmor = apparmor.map(|wanted| self.node.apparmor.profile(&wanted)).transpose()?.flatten();
         let snapshot = self.node.images.snapshot(id, &self.image.id)?;
         let rootfs = match &self.users {
             Some(users) => snapshot.mount_mapped(false, users.as_fd())?,
@@ -286,6 +288,7 @@ impl Worker {
             sources: &sources,
             devices: &devices,
             seccomp,
+            apparmor,
             target: self.target,
             cgroup,
             host: &self.node.host,

@@ -34,7 +34,8 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
     }
     let id = new_id()?;
     let cgroup = pod_cgroup(node, &config, &id)?;
-    let plan = plan(node, &config, &handler, (&id, &cgroup))?;
+    let mut plan = plan(node, &config, &handler, (&id, &cgroup))?;
+    plan.request.apparmor = apparmor(node, &config).await?;
     if plan.request.new.net {
         node.network.check().await?;
     }
@@ -54,6 +55,14 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
         Ok(()) => Ok(sandbox.id().to_owned()),
         Err(error) => Err(roll_back(node, &sandbox, error).await),
     }
+}
+
+/// The AppArmor profile of pause, empty where nobody asks for one.
+async fn apparmor(node: &Arc<Node>, config: &cri::PodSandboxConfig) -> Result<String> {
+    let Some(wanted) = spec::sandbox_apparmor(config, &node.host)? else { return Ok(String::new()) };
+    let node = node.clone();
+    let profile = blocking("look for the AppArmor profile", move || node.apparmor.profile(&wanted)).await?;
+    Ok(profile.unwrap_or_default())
 }
 
 /// A retry gets the sandbox that its first try made.

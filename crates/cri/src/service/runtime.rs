@@ -418,6 +418,8 @@ impl Service {
             "cgroupVersion": if self.node.host.cgroup_v2 { 2 } else { 1 },
             "network": network,
             "podNetwork": self.node.network.name(),
+            "apparmor": self.node.apparmor.describe(self.node.host.apparmor),
+            "selinux": self.node.host.selinux,
             "restrictOomScoreAdj": config.restrict_oom_score_adj,
             "execOutputLimit": exec::OUTPUT_LIMIT,
         });

@@ -23,6 +23,7 @@ pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityCont
         .set_cwd(working_dir(config, &input.image.working_dir).into())
         .set_capabilities(Some(sets(super::capabilities(config, input.host)?)))
         .set_rlimits(None)
+        .set_apparmor_profile(input.apparmor.clone())
         .set_no_new_privileges(Some(context.no_new_privs))
         .set_oom_score_adj(match &config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
             Some(resources) => Some(oom_score_adj(resources, input.host)?),

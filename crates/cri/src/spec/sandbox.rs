@@ -8,6 +8,7 @@ use vaquita_proto::cri;
 use vaquita_shim::{Namespaces, SandboxRequest};
 
 use super::{User, Users, security};
+use crate::apparmor::Wanted;
 use crate::host::Host;
 use crate::model::{is_hostname, namespaces};
 use crate::{Error, Result};
@@ -28,7 +29,7 @@ pub(crate) fn request(
         return Err(Error::invalid("windows: this is not Windows"));
     }
     security::refuse_selinux(context.selinux_options.as_ref(), host)?;
-    security::refuse_apparmor(context.apparmor.as_ref(), "", context.privileged, host)?;
+    super::apparmor::of_sandbox(&context, host)?;
     let users = super::users(config)?;
     let new = Namespaces { user: users.is_some(), ..new_namespaces(&namespaces(config))? };
     if new.uts && !is_hostname(&config.hostname) {
@@ -64,6 +65,12 @@ pub(crate) fn request(
         uid_maps: users.iter().map(|users| users.uids).collect(),
         gid_maps: users.iter().map(|users| users.gids).collect(),
     })
+}
+
+/// The AppArmor profile that the sandbox's own process asks for.
+pub(crate) fn apparmor(config: &cri::PodSandboxConfig, host: &Host) -> Result<Option<Wanted>> {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    context.map_or(Ok(None), |context| super::apparmor::of_sandbox(context, host))
 }
 
 fn new_namespaces(options: &cri::NamespaceOption) -> Result<Namespaces> {

@@ -59,7 +59,7 @@ pub(crate) fn refuse_unsupported(
         refuse_for_other_users(config)?;
     }
     refuse_selinux(context.selinux_options.as_ref(), host)?;
-    refuse_apparmor(context.apparmor.as_ref(), &context.apparmor_profile, context.privileged, host)?;
+    super::apparmor(config, host)?;
     same_as_sandbox(context.namespace_options.as_ref(), sandbox)?;
     pid_namespace(config, sandbox)?;
     capabilities(config, host)?;
@@ -99,36 +99,6 @@ pub(super) fn refuse_selinux(options: Option<&cri::SeLinuxOption>, host: &Host) 
     } else {
         Error::invalid("selinux_options: SELinux is not enabled on this host")
     })
-}
-
-/// Unconfined is what we give. The default profile is only there on hosts that have AppArmor, and not ours to load yet.
-pub(super) fn refuse_apparmor(
-    profile: Option<&cri::SecurityProfile>,
-    deprecated: &str,
-    privileged: bool,
-    host: &Host,
-) -> Result<()> {
-    use cri::security_profile::ProfileType;
-    let asked = match profile {
-        Some(profile) => match ProfileType::try_from(profile.profile_type) {
-            Ok(ProfileType::Unconfined) => None,
-            Ok(ProfileType::RuntimeDefault) => Some("runtime/default"),
-            Ok(ProfileType::Localhost) => Some(profile.localhost_ref.as_str()),
-            Err(_) => Some("?"),
-        },
-        None => Some(deprecated).filter(|name| !matches!(*name, "" | "unconfined")),
-    };
-    match asked {
-        None => Ok(()),
-        // A privileged container is confined by nothing.
-        Some(_) if privileged && host.apparmor => Ok(()),
-        Some(name) if host.apparmor => {
-            Err(Error::unsupported(format!("apparmor: profile {name:?}: not supported yet")))
-        }
-        Some(name) => Err(Error::invalid(format!(
-            "apparmor: profile {name:?} was asked for, but AppArmor is not enabled on this host"
-        ))),
-    }
 }
 
 /// Network and IPC are the sandbox's; a container cannot have the host's where the sandbox has its own.

@@ -76,6 +76,7 @@ fn spec_of(
         sources: &sources,
         devices: &[],
         seccomp: None,
+        apparmor: None,
         target: Some(42),
         cgroup: Path::new("/vaquita/pod/container"),
         host,

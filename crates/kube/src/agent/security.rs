@@ -73,7 +73,11 @@ pub(super) fn container(
     }
     let named = user.is_none() && image.uid.is_none();
     let seccomp = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
-    let app_armor = own.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref());
+    // In kubelet's order (`pkg/security/apparmor`, GetProfile).
+    let annotation =
+        context.pod.metadata.annotations.get(&format!("{}{}", AppArmorProfile::ANNOTATION, container.name));
+    let annotated = annotation.and_then(|value| AppArmorProfile::from_annotation(value));
+    let app_armor = own.app_armor_profile.as_ref().or(annotated.as_ref()).or(pod.app_armor_profile.as_ref());
     let se_linux = own.se_linux_options.as_ref().or(pod.se_linux_options.as_ref());
     let (masked, readonly) = if is_privileged(container) { (&[][..], &[][..]) } else { (MASKED, READONLY) };
     Ok(cri::LinuxContainerSecurityContext {
@@ -245,6 +249,46 @@ mod tests {
         for path in ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"] {
             assert!(context.readonly_paths.iter().any(|readonly| readonly == path), "{path}");
         }
+    }
+
+    /// The container's field, its annotation, the pod's field; and nothing where there is none of them.
+    #[test]
+    fn apparmor_profiles() {
+        use cri::security_profile::ProfileType::{Localhost, RuntimeDefault, Unconfined};
+        let image = ImageUser { uid: Some(0), name: String::new() };
+        let of = |pod: &str, annotation: &str, own: &str| {
+            let profile = |text: &str| {
+                if text.is_empty() { String::new() } else { format!("appArmorProfile: {{{text}}}") }
+            };
+            let spec = format!(
+                "securityContext: {{{}}}\ncontainers: [{{name: a, image: x, securityContext: {{{}}}}}]",
+                profile(pod),
+                profile(own)
+            );
+            let mut context = context(&spec);
+            if !annotation.is_empty() {
+                let key = format!("{}a", AppArmorProfile::ANNOTATION);
+                context.pod.metadata.annotations.insert(key, annotation.to_owned());
+            }
+            let made = container(&context, &context.pod.spec.containers[0], &image).unwrap();
+            made.apparmor.map(|profile| (profile.profile_type(), profile.localhost_ref))
+        };
+        let named = |name: &str| Some((Localhost, name.to_owned()));
+        assert_eq!(of("", "", ""), None);
+        assert_eq!(of("type: Unconfined", "", ""), Some((Unconfined, String::new())));
+        assert_eq!(of("type: Unconfined", "localhost/old", ""), named("old"));
+        assert_eq!(of("", "localhost/old", "type: RuntimeDefault"), Some((RuntimeDefault, String::new())));
+        assert_eq!(of("type: Unconfined", "", "type: Localhost, localhostProfile: x"), named("x"));
+    }
+
+    #[test]
+    fn selinux_options() {
+        let image = ImageUser { uid: Some(0), name: String::new() };
+        let made = of("seLinuxOptions: {level: s0}", "", &image).unwrap().selinux_options.unwrap();
+        assert_eq!((made.level.as_str(), made.r#type.as_str()), ("s0", ""));
+        let made = of("seLinuxOptions: {level: s0}", "seLinuxOptions: {type: t}", &image).unwrap();
+        let made = made.selinux_options.unwrap();
+        assert_eq!((made.level.as_str(), made.r#type.as_str()), ("", "t"));
     }
 
     #[test]

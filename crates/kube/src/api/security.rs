@@ -142,6 +142,26 @@ super::object! {
     }
 }
 
+impl AppArmorProfile {
+    /// What begins the key of the annotation that a container's profile was given by before there was a field for it; the
+    /// container's name follows.
+    pub const ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
+    /// The profile that the value of such an annotation names. `None`: it names none.
+    #[must_use]
+    pub fn from_annotation(value: &str) -> Option<Self> {
+        let of = |type_, localhost_profile| Some(Self { type_, localhost_profile });
+        match value {
+            "runtime/default" => of(AppArmorProfileType::RuntimeDefault, None),
+            "unconfined" => of(AppArmorProfileType::Unconfined, None),
+            _ => {
+                let name = value.strip_prefix("localhost/").filter(|name| !name.trim().is_empty())?;
+                of(AppArmorProfileType::Localhost, Some(name.to_owned()))
+            }
+        }
+    }
+}
+
 super::choice! {
     /// Where an AppArmor profile comes from.
     pub enum AppArmorProfileType {

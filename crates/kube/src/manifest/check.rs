@@ -57,6 +57,8 @@ impl Report {
 pub(super) fn pod(pod: &Pod) -> Report {
     let mut report = Report::default();
     metadata(&mut report, &pod.metadata, true);
+    let annotations = Path::default().field("metadata").field("annotations");
+    security::annotations(&mut report, &annotations, &pod.metadata.annotations, &pod.spec);
     pod::spec(&mut report, &Path::default().field("spec"), &pod.spec);
     report
 }

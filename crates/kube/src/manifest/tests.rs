@@ -147,6 +147,21 @@ fn metadata_of_a_server_is_refused() {
     insta::assert_snapshot!(problems(&text));
 }
 
+#[test]
+fn apparmor_by_annotation() {
+    let with = |name: &str, value: &str| {
+        let annotations = format!("{}{name}: {value}", crate::api::AppArmorProfile::ANNOTATION);
+        let text = container("")
+            .replace("  name: web\n", &format!("  name: web\n  annotations: {{{annotations}}}\n"));
+        read(&[("pod.yaml", &text)]).err().map(|all| all[0].to_string()).unwrap_or_default()
+    };
+    for good in ["localhost/x", "runtime/default", "unconfined"] {
+        assert_eq!(with("main", good), "");
+    }
+    assert!(with("main", "x").contains("\"x\" is none of runtime/default"), "{}", with("main", "x"));
+    assert!(with("other", "unconfined").contains("there is no container \"other\""));
+}
+
 proptest::proptest! {
     #[test]
     fn never_panics(text in "[ \\-:{}\\[\\]a-z0-9\n\"'&*|>#]{0,200}") {

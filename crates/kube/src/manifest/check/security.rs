@@ -1,6 +1,6 @@
 //! Security contexts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Report;
 use super::names::{range, relative};
@@ -101,6 +101,25 @@ fn app_armor(report: &mut Report, path: &Path, profile: Option<&AppArmorProfile>
         (_, true) => report.add(&path, "is required with type: Localhost"),
         (Some(_), false) => report.add(&path, "is for type: Localhost only"),
         (None, false) => {}
+    }
+}
+
+/// AppArmor profiles in their old form (`ValidateAppArmorPodAnnotations`).
+pub(super) fn annotations(
+    report: &mut Report,
+    path: &Path,
+    annotations: &BTreeMap<String, String>,
+    spec: &PodSpec,
+) {
+    for (key, value) in annotations {
+        let Some(container) = key.strip_prefix(AppArmorProfile::ANNOTATION) else { continue };
+        if !spec.init_containers.iter().chain(&spec.containers).any(|one| one.name == container) {
+            report.add(&path.key(key), format!("there is no container {container:?}"));
+        }
+        if AppArmorProfile::from_annotation(value).is_none() {
+            let message = format!("{value:?} is none of runtime/default, unconfined and localhost/NAME");
+            report.add(&path.key(key), message);
+        }
     }
 }
 
