@@ -30,7 +30,7 @@ const RECORDED: &[&str] = &[
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let sources = ["cri/v1.proto", "vaquita/v1.proto", "health/v1.proto"];
+    let sources = ["cri/v1.proto", "vaquita/v1.proto", "health/v1.proto", "otlp/trace.proto"];
     for source in sources {
         println!("cargo::rerun-if-changed={source}");
     }
@@ -38,6 +38,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .bytes(".runtime.v1.ExecSyncResponse")
+        .extern_path(
+            ".runtime.v1.ListPodSandboxMetricsResponse",
+            "crate::encoded::ListPodSandboxMetricsResponse",
+        )
+        .extern_path(
+            ".runtime.v1.StreamPodSandboxMetricsResponse",
+            "crate::encoded::StreamPodSandboxMetricsResponse",
+        )
         .btree_map(".")
         .field_attribute(".runtime.v1.ContainerConfig.windows", "#[serde(skip)]")
         .field_attribute(".runtime.v1.PodSandboxConfig.windows", "#[serde(skip)]")

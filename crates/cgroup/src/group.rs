@@ -72,10 +72,29 @@ impl Cgroup {
     /// # Errors
     /// `NotFound` when none has.
     pub fn open(layout: &Layout, path: &Path) -> Result<Self> {
+        Self::open_where(layout, path, |_| true)
+    }
+
+    /// As [`Self::open`], but with no other controllers of v1 than these: for who only wants to know something of them, and
+    /// often.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_for(layout: &Layout, path: &Path, controllers: &[&str]) -> Result<Self> {
+        Self::open_where(layout, path, |hierarchy| {
+            let wanted = |controller: &&str| hierarchy.controllers.contains(*controller);
+            hierarchy.version == Version::V2 || controllers.iter().any(wanted)
+        })
+    }
+
+    fn open_where(layout: &Layout, path: &Path, wanted: impl Fn(&Hierarchy) -> bool) -> Result<Self> {
         let parts = parts(path)?;
         let relative: PathBuf = parts.iter().collect();
         let mut dirs = Vec::new();
         for (hierarchy, entry) in layout.hierarchies().iter().enumerate() {
+            if !wanted(entry) {
+                continue;
+            }
             match open_dir(&entry.mount.join(&relative)) {
                 Ok(fd) => dirs.push(Dir { hierarchy, fd }),
                 Err(error) if error.kind() == Kind::NotFound => {}

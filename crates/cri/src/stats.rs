@@ -1,27 +1,59 @@
 //! What containers and pods use.
 
 pub(crate) mod network;
+mod sampler;
+mod samples;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use prost::bytes::Bytes;
 use vaquita_cgroup::{Cgroup, Layout, Pressure, PressureAverages, Stats};
 use vaquita_image::Usage;
 use vaquita_proto::cri;
 
 use crate::Result;
 use crate::model::{Container, ContainerPhase, Sandbox, SandboxPhase, now};
-use crate::node::{Node, blocking};
+use crate::node::Node;
+
+use self::network::Network;
+pub(crate) use self::sampler::{Measure, recent};
+use self::sampler::{Sampler, measured};
+pub(crate) use self::samples::Samples;
 
 /// How long a count of a writable layer's files is good for: counting walks the tree.
 const USAGE_AGE: Duration = Duration::from_secs(10);
+/// The least time that a rate is told from: shorter ones say nothing.
+const RATE_AGE: Duration = Duration::from_millis(100);
+/// The controllers of v1 whose figures are told here.
+const CONTROLLERS: [&str; 3] = ["cpuacct", "memory", "pids"];
 
-/// What was measured before: disk use, and CPU time to tell a rate from.
+/// What was measured before: disk use, CPU time to tell a rate from, and what is given out again.
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    disk: Mutex<HashMap<String, (Instant, Usage)>>,
-    cpu: Mutex<HashMap<String, (Instant, u64)>>,
+    disk: Mutex<HashMap<String, (Instant, Counted)>>,
+    cpu: Mutex<HashMap<String, Rate>>,
+    containers: Samples<Measured>,
+    pods: Samples<MeasuredPod>,
+    pub(crate) metrics: Samples<Bytes>,
+    sampler: Sampler,
+}
+
+/// A count of a writable layer's files, and when that was, in nanoseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counted {
+    time: i64,
+    pub(crate) usage: Usage,
+}
+
+/// CPU time at a time, and nanoseconds of it per second before that.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    at: Instant,
+    usage_ns: u64,
+    rate: Option<u64>,
 }
 
 impl Cache {
@@ -29,69 +61,200 @@ impl Cache {
     pub(crate) fn forget(&self, id: &str) {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         self.cpu.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.containers.forget(id);
+        self.pods.forget(id);
+        self.metrics.forget(id);
     }
 
     /// Nanoseconds of CPU per second since the time before; none the first time.
-    fn rate(&self, id: &str, usage_ns: u64) -> Option<u64> {
-        let now = Instant::now();
-        let before =
-            self.cpu.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), (now, usage_ns));
-        let (then, before) = before?;
-        let elapsed = now.duration_since(then).as_nanos();
-        let used = u128::from(usage_ns.saturating_sub(before));
-        (elapsed > 0).then(|| u64::try_from(used * 1_000_000_000 / elapsed).unwrap_or(u64::MAX))
+    fn rate(&self, id: &str, now: Instant, usage_ns: u64) -> Option<u64> {
+        let mut all = self.cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(before) = all.get_mut(id) else {
+            all.insert(id.to_owned(), Rate { at: now, usage_ns, rate: None });
+            return None;
+        };
+        let elapsed = now.saturating_duration_since(before.at);
+        if elapsed >= RATE_AGE {
+            let used = u128::from(usage_ns.saturating_sub(before.usage_ns));
+            let rate = u64::try_from(used * 1_000_000_000 / elapsed.as_nanos()).unwrap_or(u64::MAX);
+            *before = Rate { at: now, usage_ns, rate: Some(rate) };
+        }
+        before.rate
     }
 
     /// What the writable layer of a container holds.
-    pub(crate) fn disk(&self, node: &Node, id: &str) -> Option<Usage> {
+    pub(crate) fn disk(&self, node: &Node, id: &str) -> Option<Counted> {
         let recent = self.disk.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-        if let Some((when, usage)) = recent
+        if let Some((when, counted)) = recent
             && when.elapsed() < USAGE_AGE
         {
-            return Some(usage);
+            return Some(counted);
         }
-        let usage = node.images.usage(id).ok()?;
-        self.disk
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id.to_owned(), (Instant::now(), usage));
-        Some(usage)
+        let counted = Counted { time: now(), usage: node.images.usage(id).ok()? };
+        let mut all = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(id.to_owned(), (Instant::now(), counted));
+        Some(counted)
     }
 }
 
-/// The use of these containers, those left out that have nothing to be measured.
+/// A container at a time, in nanoseconds since 1970.
+#[derive(Debug)]
+pub(crate) struct Measured {
+    time: i64,
+    group: Option<Group>,
+    disk: Option<Counted>,
+}
+
+/// A pod at a time, in nanoseconds since 1970.
+#[derive(Debug)]
+pub(crate) struct MeasuredPod {
+    time: i64,
+    group: Option<Group>,
+    network: Option<Network>,
+}
+
+/// A cgroup, and nanoseconds of CPU that it used per second.
+#[derive(Debug)]
+struct Group {
+    stats: Stats,
+    rate: Option<u64>,
+}
+
+impl Group {
+    fn read(node: &Node, id: &str, path: &Path) -> Option<Self> {
+        let stats = measure(&node.layout, path)?;
+        let rate = stats.cpu.as_ref().and_then(|cpu| node.usage.rate(id, Instant::now(), cpu.usage_ns));
+        Some(Self { stats, rate })
+    }
+}
+
+/// Containers that run come with figures of their cgroup; others with their disk use alone.
+#[derive(Debug)]
+pub(crate) struct Containers;
+
+impl Measure for Containers {
+    type Of = Container;
+    type Value = Measured;
+
+    fn samples(node: &Node) -> &Samples<Measured> {
+        &node.usage.containers
+    }
+
+    fn all(node: &Node) -> Vec<Arc<Container>> {
+        let mut all = node.tables.containers();
+        all.retain(|container| container.life().phase == ContainerPhase::Running);
+        all
+    }
+
+    fn id(of: &Container) -> &str {
+        of.id()
+    }
+
+    fn tag(_: &Node, of: &Container) -> u64 {
+        u64::from(of.life().phase == ContainerPhase::Running)
+    }
+
+    fn read(node: &Node, of: &Container) -> Measured {
+        let running = of.life().phase == ContainerPhase::Running;
+        let time = now();
+        let group = running.then(|| Group::read(node, of.id(), &of.record.cgroup)).flatten();
+        Measured { time, group, disk: node.usage.disk(node, of.id()) }
+    }
+}
+
+/// Pods that are ready come with figures of their cgroup.
+#[derive(Debug)]
+pub(crate) struct Pods;
+
+impl Measure for Pods {
+    type Of = Sandbox;
+    type Value = MeasuredPod;
+
+    fn samples(node: &Node) -> &Samples<MeasuredPod> {
+        &node.usage.pods
+    }
+
+    fn all(node: &Node) -> Vec<Arc<Sandbox>> {
+        let mut all = node.tables.sandboxes();
+        all.retain(|sandbox| sandbox.life().phase == SandboxPhase::Ready);
+        all
+    }
+
+    fn id(of: &Sandbox) -> &str {
+        of.id()
+    }
+
+    fn tag(_: &Node, of: &Sandbox) -> u64 {
+        u64::from(of.life().phase == SandboxPhase::Ready)
+    }
+
+    fn read(node: &Node, of: &Sandbox) -> MeasuredPod {
+        let ready = of.life().phase == SandboxPhase::Ready;
+        let time = now();
+        let group = ready.then(|| Group::read(node, of.id(), &of.record.cgroup)).flatten();
+        MeasuredPod { time, group, network: network::of(of) }
+    }
+}
+
+/// What a container uses at this moment.
+pub(crate) async fn container(node: &Arc<Node>, container: Arc<Container>) -> Result<cri::ContainerStats> {
+    let measured = measured::<Containers>(node, vec![container.clone()]).await?;
+    Ok(container_stats(node, &container, &measured[0]))
+}
+
+/// What a sandbox with its containers uses at this moment.
+pub(crate) async fn sandbox(node: &Arc<Node>, sandbox: Arc<Sandbox>) -> Result<cri::PodSandboxStats> {
+    let containers = running(node, &sandbox);
+    let pod = measured::<Pods>(node, vec![sandbox.clone()]).await?;
+    let measured = measured::<Containers>(node, containers.clone()).await?;
+    let of_containers = containers.iter().zip(&measured);
+    let of_containers = of_containers.map(|(container, measured)| container_stats(node, container, measured));
+    Ok(sandbox_stats(&sandbox, &pod[0], of_containers.collect()))
+}
+
+/// What containers used a moment ago.
 pub(crate) async fn containers(
     node: &Arc<Node>,
     containers: Vec<Arc<Container>>,
 ) -> Result<Vec<cri::ContainerStats>> {
-    let node = node.clone();
-    blocking("measure containers", move || {
-        Ok(containers.iter().map(|container| container_stats(&node, container)).collect())
-    })
-    .await
+    let measured = recent::<Containers>(node, &containers).await?;
+    let all = containers.iter().zip(&measured);
+    Ok(all.map(|(container, measured)| container_stats(node, container, measured)).collect())
 }
 
-/// The use of these sandboxes, with their containers.
+/// What sandboxes with their containers used a moment ago.
 pub(crate) async fn sandboxes(
     node: &Arc<Node>,
     sandboxes: Vec<Arc<Sandbox>>,
 ) -> Result<Vec<cri::PodSandboxStats>> {
-    let node = node.clone();
-    blocking("measure pods", move || {
-        Ok(sandboxes.iter().map(|sandbox| sandbox_stats(&node, sandbox)).collect())
-    })
-    .await
+    let inside: Vec<_> = sandboxes.iter().map(|sandbox| running(node, sandbox)).collect();
+    let containers: Vec<_> = inside.iter().flatten().cloned().collect();
+    let pods = recent::<Pods>(node, &sandboxes).await?;
+    let measured = recent::<Containers>(node, &containers).await?;
+    let mut of_containers = containers
+        .iter()
+        .zip(&measured)
+        .map(|(container, measured)| container_stats(node, container, measured));
+    let all = sandboxes.iter().zip(&pods).zip(&inside);
+    Ok(all
+        .map(|((sandbox, pod), inside)| {
+            sandbox_stats(sandbox, pod, of_containers.by_ref().take(inside.len()).collect())
+        })
+        .collect())
 }
 
-/// Containers that run come with figures of their cgroup; others with their disk use alone.
-fn container_stats(node: &Node, container: &Container) -> cri::ContainerStats {
+/// The containers of a sandbox that run.
+pub(crate) fn running(node: &Node, sandbox: &Sandbox) -> Vec<Arc<Container>> {
+    let mut containers = node.tables.containers_of(sandbox.id());
+    containers.retain(|container| container.life().phase == ContainerPhase::Running);
+    containers
+}
+
+fn container_stats(node: &Node, container: &Container, measured: &Measured) -> cri::ContainerStats {
     let record = &container.record;
-    let running = container.life().phase == ContainerPhase::Running;
-    let stats = Some(&record.cgroup).filter(|_| running).and_then(|path| measure(&node.layout, path));
-    let time = now();
-    let info = node.images.fs_info();
-    let fs_id = cri::FilesystemIdentifier { mountpoint: info.mountpoint.to_string_lossy().into_owned() };
-    let disk = node.usage.disk(node, container.id());
+    let Measured { time, group, disk } = measured;
+    let stats = group.as_ref().map(|group| &group.stats);
+    let mountpoint = || node.images.mountpoint().to_string_lossy().into_owned();
     cri::ContainerStats {
         attributes: Some(cri::ContainerAttributes {
             id: container.id().to_owned(),
@@ -99,36 +262,32 @@ fn container_stats(node: &Node, container: &Container) -> cri::ContainerStats {
             labels: record.config.labels.clone(),
             annotations: record.config.annotations.clone(),
         }),
-        cpu: stats.as_ref().and_then(|stats| cpu(node, container.id(), stats, time)),
-        memory: stats.as_ref().and_then(|stats| memory(stats, time)),
-        writable_layer: disk.map(|usage| cri::FilesystemUsage {
-            timestamp: time,
-            fs_id: Some(fs_id),
-            used_bytes: value(usage.bytes),
-            inodes_used: value(usage.inodes),
+        cpu: group.as_ref().and_then(|group| cpu(group, *time)),
+        memory: stats.and_then(|stats| memory(stats, *time)),
+        writable_layer: disk.map(|counted| cri::FilesystemUsage {
+            timestamp: counted.time,
+            fs_id: Some(cri::FilesystemIdentifier { mountpoint: mountpoint() }),
+            used_bytes: value(counted.usage.bytes),
+            inodes_used: value(counted.usage.inodes),
         }),
-        swap: stats.as_ref().and_then(|stats| stats.memory.as_ref()).map(|memory| cri::SwapUsage {
-            timestamp: time,
+        swap: stats.and_then(|stats| stats.memory.as_ref()).map(|memory| cri::SwapUsage {
+            timestamp: *time,
             swap_available_bytes: swap_limit(&container.resources())
                 .and_then(|limit| value(limit.saturating_sub(memory.swap))),
             swap_usage_bytes: value(memory.swap),
         }),
-        io: stats.as_ref().and_then(|stats| stats.io_pressure).map(|pressure| io(pressure, time)),
+        io: stats.and_then(|stats| stats.io_pressure).map(|pressure| io(pressure, *time)),
     }
 }
 
-fn sandbox_stats(node: &Node, sandbox: &Sandbox) -> cri::PodSandboxStats {
+fn sandbox_stats(
+    sandbox: &Sandbox,
+    measured: &MeasuredPod,
+    containers: Vec<cri::ContainerStats>,
+) -> cri::PodSandboxStats {
     let record = &sandbox.record;
-    let ready = sandbox.life().phase == SandboxPhase::Ready;
-    let stats = Some(&record.cgroup).filter(|_| ready).and_then(|path| measure(&node.layout, path));
-    let time = now();
-    let containers = node
-        .tables
-        .containers_of(sandbox.id())
-        .iter()
-        .filter(|container| container.life().phase == ContainerPhase::Running)
-        .map(|container| container_stats(node, container))
-        .collect();
+    let MeasuredPod { time, group, network } = measured;
+    let stats = group.as_ref().map(|group| &group.stats);
     cri::PodSandboxStats {
         attributes: Some(cri::PodSandboxAttributes {
             id: sandbox.id().to_owned(),
@@ -137,30 +296,29 @@ fn sandbox_stats(node: &Node, sandbox: &Sandbox) -> cri::PodSandboxStats {
             annotations: record.config.annotations.clone(),
         }),
         linux: Some(cri::LinuxPodSandboxStats {
-            cpu: stats.as_ref().and_then(|stats| cpu(node, sandbox.id(), stats, time)),
-            memory: stats.as_ref().and_then(|stats| memory(stats, time)),
-            network: network::of(sandbox).map(|network| network.usage(time)),
+            cpu: group.as_ref().and_then(|group| cpu(group, *time)),
+            memory: stats.and_then(|stats| memory(stats, *time)),
+            network: network.as_ref().map(|network| network.usage(*time)),
             process: stats
-                .as_ref()
                 .and_then(|stats| stats.pids)
-                .map(|pids| cri::ProcessUsage { timestamp: time, process_count: value(pids.current) }),
+                .map(|pids| cri::ProcessUsage { timestamp: *time, process_count: value(pids.current) }),
             containers,
-            io: stats.as_ref().and_then(|stats| stats.io_pressure).map(|pressure| io(pressure, time)),
+            io: stats.and_then(|stats| stats.io_pressure).map(|pressure| io(pressure, *time)),
         }),
         windows: None,
     }
 }
 
-fn measure(layout: &Layout, path: &std::path::Path) -> Option<Stats> {
-    Cgroup::open(layout, path).and_then(|cgroup| cgroup.stats()).ok()
+fn measure(layout: &Layout, path: &Path) -> Option<Stats> {
+    Cgroup::open_for(layout, path, &CONTROLLERS).and_then(|cgroup| cgroup.stats()).ok()
 }
 
-fn cpu(node: &Node, id: &str, stats: &Stats, timestamp: i64) -> Option<cri::CpuUsage> {
+fn cpu(Group { stats, rate }: &Group, timestamp: i64) -> Option<cri::CpuUsage> {
     let cpu = stats.cpu.as_ref()?;
     Some(cri::CpuUsage {
         timestamp,
         usage_core_nano_seconds: value(cpu.usage_ns),
-        usage_nano_cores: node.usage.rate(id, cpu.usage_ns).and_then(value),
+        usage_nano_cores: rate.and_then(value),
         psi: stats.cpu_pressure.map(psi),
     })
 }
@@ -213,12 +371,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_needs_two_measurements() {
-        let cache = Cache::default();
-        assert_eq!(cache.rate("a", 5), None);
-        assert!(cache.rate("a", 5).is_some_and(|rate| rate == 0));
+    fn a_rate_needs_two_measurements_and_time_between_them() {
+        let (cache, start) = (Cache::default(), Instant::now());
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        assert_eq!(cache.rate("a", start, 5), None);
+        assert_eq!(cache.rate("a", at(1), 500_000), None);
+        assert_eq!(cache.rate("a", at(200), 100_000_005), Some(500_000_000));
+        assert_eq!(cache.rate("a", at(201), 200_000_000), Some(500_000_000));
+        assert_eq!(cache.rate("a", at(400), 100_000_005), Some(0));
         cache.forget("a");
-        assert_eq!(cache.rate("a", 5), None);
+        assert_eq!(cache.rate("a", at(500), 5), None);
     }
 
     #[test]

@@ -320,6 +320,12 @@ impl Store {
         self.0.snapshot_usage(id)
     }
 
+    /// Where its filesystem is: its directory.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.0.layout.path
+    }
+
     /// Disk used by images: from memory.
     #[must_use]
     pub fn fs_info(&self) -> FsInfo {

@@ -164,10 +164,10 @@ impl Measured {
 }
 
 fn disk(node: &Node, container: &Container) -> Option<Disk> {
-    let usage = node.usage.disk(node, container.id())?;
-    let path = node.images.fs_info().mountpoint;
-    let number = std::fs::metadata(&path).ok()?.st_dev();
-    let fs = rustix::fs::statvfs(&path).ok()?;
+    let usage = node.usage.disk(node, container.id())?.usage;
+    let path = node.images.mountpoint();
+    let number = std::fs::metadata(path).ok()?.st_dev();
+    let fs = rustix::fs::statvfs(path).ok()?;
     Some(Disk {
         device: device(rustix::fs::major(number), rustix::fs::minor(number)),
         used: usage.bytes,

@@ -149,5 +149,6 @@ pub(crate) async fn forget(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<(
     let dir = node.paths.pod(sandbox.id());
     blocking("remove the pod's directory", move || crate::paths::remove_dir(&dir)).await?;
     node.tables.forget_sandbox(sandbox.id());
+    node.usage.forget(sandbox.id());
     Ok(())
 }

@@ -27,7 +27,7 @@ impl RuntimeService for Service {
     type StreamContainersStream = Pieces<cri::Container, cri::StreamContainersResponse>;
     type StreamContainerStatsStream = Pieces<cri::ContainerStats, cri::StreamContainerStatsResponse>;
     type StreamPodSandboxStatsStream = Pieces<cri::PodSandboxStats, cri::StreamPodSandboxStatsResponse>;
-    type StreamPodSandboxMetricsStream = Pieces<cri::PodSandboxMetrics, cri::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Pieces<bytes::Bytes, cri::StreamPodSandboxMetricsResponse>;
     type GetContainerEventsStream =
         Pin<Box<dyn Stream<Item = Result<cri::ContainerEventResponse, Status>> + Send>>;
 
@@ -223,7 +223,7 @@ impl RuntimeService for Service {
         request: Request<cri::ContainerStatsRequest>,
     ) -> Answer<cri::ContainerStatsResponse> {
         let container = self.node.tables.container(&request.into_inner().container_id)?;
-        let stats = stats::containers(&self.node, vec![container]).await?.pop();
+        let stats = Some(stats::container(&self.node, container).await?);
         Ok(Response::new(cri::ContainerStatsResponse { stats }))
     }
 
@@ -250,7 +250,7 @@ impl RuntimeService for Service {
         request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
         let sandbox = self.node.tables.sandbox(&request.into_inner().pod_sandbox_id)?;
-        let stats = stats::sandboxes(&self.node, vec![sandbox]).await?.pop();
+        let stats = Some(stats::sandbox(&self.node, sandbox).await?);
         Ok(Response::new(cri::PodSandboxStatsResponse { stats }))
     }
 

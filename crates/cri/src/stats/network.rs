@@ -43,8 +43,8 @@ pub(crate) fn of(sandbox: &Sandbox) -> Option<Network> {
 }
 
 impl Network {
-    pub(super) fn usage(self, timestamp: i64) -> cri::NetworkUsage {
-        let mut interfaces: Vec<_> = self.interfaces.into_iter().map(usage).collect();
+    pub(super) fn usage(&self, timestamp: i64) -> cri::NetworkUsage {
+        let mut interfaces: Vec<_> = self.interfaces.iter().map(usage).collect();
         cri::NetworkUsage {
             timestamp,
             default_interface: self.default.map(|index| interfaces.remove(index)),
@@ -53,14 +53,14 @@ impl Network {
     }
 }
 
-fn usage(interface: Interface) -> cri::NetworkInterfaceUsage {
+fn usage(interface: &Interface) -> cri::NetworkInterfaceUsage {
     let at = |column: usize| value(interface.counters[column]);
     cri::NetworkInterfaceUsage {
         rx_bytes: at(0),
         rx_errors: at(2),
         tx_bytes: at(8),
         tx_errors: at(10),
-        name: interface.name,
+        name: interface.name.clone(),
     }
 }
 

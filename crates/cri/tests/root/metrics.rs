@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message as _;
+use prost::bytes::Bytes;
 use vaquita_proto::cri;
 
 use crate::support::{IMAGE, Node, container, pod};
@@ -32,7 +34,7 @@ async fn metrics_are_as_described_and_measured() {
         .map(|descriptor| (descriptor.name, descriptor.label_keys))
         .collect();
     let request = cri::ListPodSandboxMetricsRequest {};
-    let pods = runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics;
+    let pods = decoded(runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics);
     assert_eq!(pods.len(), 1);
     assert_eq!(pods[0].pod_sandbox_id, sandbox);
     assert_eq!(pods[0].container_metrics.len(), 1, "one only waits");
@@ -73,9 +75,13 @@ async fn metrics_are_as_described_and_measured() {
     let request = cri::StreamPodSandboxMetricsRequest {};
     let mut stream = runtime.stream_pod_sandbox_metrics(request).await.unwrap().into_inner();
     let message = stream.message().await.unwrap().unwrap();
-    assert_eq!(message.pod_sandbox_metrics.len(), 1);
+    assert_eq!(decoded(message.pod_sandbox_metrics)[0].container_metrics[0].container_id, id);
     assert!(stream.message().await.unwrap().is_none());
     node.finish().await;
+}
+
+fn decoded(pods: Vec<Bytes>) -> Vec<cri::PodSandboxMetrics> {
+    pods.into_iter().map(|pod| cri::PodSandboxMetrics::decode(pod).unwrap()).collect()
 }
 
 /// The host's interfaces are not the pod's.
@@ -97,7 +103,7 @@ async fn a_pod_in_the_network_of_the_host_has_no_network_figures() {
     let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
     let id = runtime.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
     let request = cri::ListPodSandboxMetricsRequest {};
-    let pods = runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics;
+    let pods = decoded(runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics);
     assert_eq!(pods[0].metrics, []);
     let stats = runtime.pod_sandbox_stats(cri::PodSandboxStatsRequest { pod_sandbox_id: id }).await.unwrap();
     let linux = stats.into_inner().stats.unwrap().linux.unwrap();
@@ -142,5 +148,58 @@ async fn a_pod_gets_other_limits_and_remembers_them() {
     node.stop_pod(&sandbox).await;
     let error = runtime.update_pod_sandbox_resources(ask(&sandbox, 1 << 30)).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::FailedPrecondition, "{error}");
+    node.finish().await;
+}
+
+/// Lists may tell what was measured a moment ago, with the time of that; it never goes back, and what is new is in there.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_recent_and_one_object_is_measured_at_once() {
+    let node = Node::new().await;
+    let mut runtime = node.runtime();
+    let sandbox = node.run("sampled").await;
+    let id = node.launch(&sandbox, "first", &["sleep"]).await;
+    let now = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        i64::try_from(now.as_nanos()).unwrap()
+    };
+    let begin = now();
+    let (mut last, mut times) = (begin, BTreeSet::new());
+    // More than one measurement, some of them given out again.
+    while times.len() < 4 {
+        let request = cri::ListContainerStatsRequest::default();
+        let stats = runtime.list_container_stats(request).await.unwrap().into_inner().stats;
+        let cpu = stats[0].cpu.unwrap();
+        assert!((last..=now()).contains(&cpu.timestamp), "{} after {last}", cpu.timestamp);
+        assert!(now() - cpu.timestamp < 2_100_000_000, "too old");
+        assert_eq!(stats[0].memory.as_ref().unwrap().timestamp, cpu.timestamp);
+        let disk = stats[0].writable_layer.as_ref().unwrap();
+        assert!((begin..=now()).contains(&disk.timestamp), "the time at which the files were counted");
+        last = cpu.timestamp;
+        times.insert(last);
+        let request = cri::ListPodSandboxStatsRequest::default();
+        let pods = runtime.list_pod_sandbox_stats(request).await.unwrap().into_inner().stats;
+        let linux = pods[0].linux.as_ref().unwrap();
+        assert!(linux.containers[0].cpu.as_ref().unwrap().timestamp >= last);
+        assert!(linux.network.as_ref().unwrap().timestamp <= now());
+    }
+    let before = now();
+    let request = cri::ContainerStatsRequest { container_id: id.clone() };
+    let one = runtime.container_stats(request).await.unwrap().into_inner().stats.unwrap().cpu.unwrap();
+    assert!((before..=now()).contains(&one.timestamp));
+    let request = cri::ListContainerStatsRequest::default();
+    let stats = runtime.list_container_stats(request).await.unwrap().into_inner().stats;
+    assert!(stats[0].cpu.as_ref().unwrap().timestamp >= one.timestamp, "the list knows of it");
+
+    let metrics = |mut runtime: cri::runtime_service_client::RuntimeServiceClient<_>| async move {
+        let request = cri::ListPodSandboxMetricsRequest {};
+        decoded(runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics)
+    };
+    assert_eq!(metrics(node.runtime()).await[0].container_metrics.len(), 1);
+    node.launch(&sandbox, "second", &["sleep"]).await;
+    assert_eq!(metrics(node.runtime()).await[0].container_metrics.len(), 2);
+    let request = cri::ListContainerStatsRequest::default();
+    assert_eq!(runtime.list_container_stats(request).await.unwrap().into_inner().stats.len(), 2);
+    node.stop_pod(&sandbox).await;
+    assert_eq!(metrics(node.runtime()).await.len(), 0);
     node.finish().await;
 }
