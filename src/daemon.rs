@@ -37,6 +37,8 @@ fn run(node: &Node, args: options::Daemon, ready: &mut Ready) -> Result<ExitCode
         idle_exit: args.idle_exit,
         streaming: args.streaming(),
         metrics_address: args.metrics_address,
+        otlp_endpoint: args.otlp_endpoint.clone(),
+        otlp_sampling_per_million: args.otlp_sampling_per_million,
         ..node.config()?
     };
     log::start(args.log_format, &args.log_level)?;

@@ -489,6 +489,14 @@ pub(crate) struct Daemon {
     /// the state directory [default: none]
     #[arg(long, hide_env = true, env = "VAQUITA_METRICS_ADDRESS", value_name = "ADDRESS:PORT")]
     pub(crate) metrics_address: Option<SocketAddr>,
+    /// OpenTelemetry collector that gets a span for each request of a trace that its client records: OTLP over gRPC without
+    /// TLS, as http://127.0.0.1:4317 [default: none]
+    #[arg(long, hide_env = true, env = "VAQUITA_OTLP_ENDPOINT", value_name = "URL")]
+    pub(crate) otlp_endpoint: Option<String>,
+    /// How many of a million requests without a trace begin one
+    #[arg(long, hide_env = true, env = "VAQUITA_OTLP_SAMPLING_PER_MILLION", value_name = "NUMBER")]
+    #[arg(default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), requires = "otlp_endpoint")]
+    pub(crate) otlp_sampling_per_million: u32,
     /// How the log is written to standard error
     #[arg(
         long,

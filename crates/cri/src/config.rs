@@ -48,6 +48,10 @@ pub struct Config {
     pub streaming: StreamingConfig,
     /// A loopback address on which the metrics of this process are served, as on `metrics.sock` in `state`.
     pub metrics_address: Option<SocketAddr>,
+    /// Where an OpenTelemetry collector takes spans by OTLP over gRPC, as `http://127.0.0.1:4317`. `None`: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// How many of a million requests begin a trace, of those that belong to none. A client that has a trace decides by itself.
+    pub otlp_sampling_per_million: u32,
     /// End when for two seconds there has been no pod and no connection.
     pub idle_exit: bool,
 }
@@ -71,6 +75,8 @@ impl Default for Config {
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             streaming: StreamingConfig::default(),
             metrics_address: None,
+            otlp_endpoint: None,
+            otlp_sampling_per_million: 0,
             idle_exit: false,
         }
     }

@@ -36,6 +36,8 @@ pub(crate) struct Node {
     pub(crate) streaming: vaquita_streaming::Server,
     pub(crate) usage: crate::stats::Cache,
     pub(crate) telemetry: crate::telemetry::Telemetry,
+    /// Where spans go, if anywhere.
+    pub(crate) spans: Option<crate::telemetry::Spans>,
     /// The id of the demo image once it is made: our executable does not change while we run.
     pub(crate) demo: tokio::sync::Mutex<Option<String>>,
 }
@@ -59,6 +61,8 @@ impl Node {
         for dir in [&config.root, &config.state, &paths.pods()] {
             private_dir(dir)?;
         }
+        let telemetry = crate::telemetry::Telemetry::default();
+        let spans = crate::telemetry::Spans::start(&config, &telemetry.spans)?;
         let streaming = vaquita_streaming::Server::bind(&config.streaming)?;
         let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
         let claimed = claim_cgroup(&layout, &config)?;
@@ -101,7 +105,8 @@ impl Node {
             running: Running::default(),
             streaming,
             usage: crate::stats::Cache::default(),
-            telemetry: crate::telemetry::Telemetry::default(),
+            telemetry,
+            spans,
             demo: tokio::sync::Mutex::default(),
             config,
         }))

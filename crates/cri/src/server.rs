@@ -8,6 +8,7 @@ mod socket;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::transport::Server as Transport;
 use vaquita_proto::cri::image_service_server::ImageServiceServer;
@@ -34,6 +35,9 @@ const HEADERS: u32 = 16 << 10;
 /// The most calls of one connection that were taken back before they were looked at, and that had to be refused
 /// (CVE-2023-44487, RUSTSEC-2024-0003): beyond that it is closed.
 const TAKEN_BACK: usize = 64;
+
+/// How long a collector may take for the last spans.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// A node that has taken up everything that was running, and answers on its socket.
 #[derive(Debug)]
@@ -121,6 +125,9 @@ impl Server {
 
 /// Leaves nothing on the host when there is nothing to be kept for.
 async fn take_down(node: Arc<Node>) -> Result<()> {
+    if let Some(spans) = &node.spans {
+        spans.flush(LAST_SPANS).await;
+    }
     blocking("take the node down", move || {
         node.network.settle();
         if !node.tables.is_empty() {

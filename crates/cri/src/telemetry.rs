@@ -1,7 +1,10 @@
 //! What is told of the daemon itself, in the format of Prometheus.
 
+mod about;
 mod http;
 mod rpc;
+mod spans;
+mod trace;
 
 use std::fmt::Debug;
 use std::sync::atomic::AtomicU64;
@@ -15,8 +18,10 @@ use prometheus_client::registry::Registry;
 
 use crate::node::Node;
 
+pub(crate) use about::{about_container, about_sandbox};
 pub(crate) use http::Listeners;
 pub(crate) use rpc::Observe;
+pub(crate) use spans::Spans;
 
 /// Upper bounds of the latencies, in seconds.
 const BOUNDS: [f64; 14] =
@@ -30,6 +35,8 @@ pub(crate) struct Telemetry {
     running: Gauge,
     pulls: Family<Outcome, Counter>,
     streams: Family<Kind, Gauge>,
+    /// Spans, by what has become of them.
+    pub(crate) spans: Family<Outcome, Counter>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +60,7 @@ struct Method {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-struct Outcome {
+pub(crate) struct Outcome {
     result: &'static str,
 }
 
@@ -107,6 +114,11 @@ impl Telemetry {
         all.register("cri_requests_running", "Requests that are not answered yet", self.running.clone());
         all.register("image_pulls", "Pulls that have ended, by result", self.pulls.clone());
         all.register("open_streams", "Clients connected by exec and attach", self.streams.clone());
+        all.register(
+            "trace_spans",
+            "Spans for a collector of traces, by what became of them",
+            self.spans.clone(),
+        );
         let version = Family::<Version, Gauge>::default();
         version.get_or_create(&Version { version: env!("CARGO_PKG_VERSION") }).set(1);
         all.register("build_info", "The version; always 1", version);

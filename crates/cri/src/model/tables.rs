@@ -7,6 +7,7 @@ use vaquita_proto::cri::ContainerEventType::{ContainerCreatedEvent, ContainerDel
 
 use super::sandbox::SandboxKey;
 use super::{Container, Events, Sandbox, by_prefix};
+use crate::telemetry::{about_container, about_sandbox};
 use crate::{Error, Kind, Result};
 
 /// The two tables. The lock is held for a look-up or a copy of pointers, never while anything waits.
@@ -57,12 +58,17 @@ impl Tables {
     /// The sandbox with this id, or with the only id that begins so.
     pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
         self.read(|inner| by_prefix(&inner.sandboxes, id).cloned())
+            .inspect(|sandbox| about_sandbox(sandbox.id()))
             .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no sandbox {id:?}")))
     }
 
     /// The container with this id, or with the only id that begins so.
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
         self.read(|inner| by_prefix(&inner.containers, id).cloned())
+            .inspect(|container| {
+                about_container(container.id());
+                about_sandbox(&container.record.sandbox);
+            })
             .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no container {id:?}")))
     }
 

@@ -13,6 +13,7 @@ use vaquita_proto::cri::runtime_service_server::RuntimeService;
 use super::batches::{Batches, batches};
 use super::{Service, answer, missing};
 use crate::model::{Container, Happened, now};
+use crate::telemetry::{about_container, about_sandbox};
 use crate::{container, exec, metrics, pod, stats, streaming};
 
 /// What an RPC answers.
@@ -48,6 +49,7 @@ impl RuntimeService for Service {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Status::invalid_argument("config: is missing"))?;
         let pod_sandbox_id = pod::run(&self.node, config, request.runtime_handler).await?;
+        about_sandbox(&pod_sandbox_id);
         Ok(Response::new(cri::RunPodSandboxResponse { pod_sandbox_id }))
     }
 
@@ -112,7 +114,10 @@ impl RuntimeService for Service {
         &self,
         request: Request<cri::CreateContainerRequest>,
     ) -> Answer<cri::CreateContainerResponse> {
-        let container_id = container::create(&self.node, request.into_inner()).await?;
+        let request = request.into_inner();
+        about_sandbox(&request.pod_sandbox_id);
+        let container_id = container::create(&self.node, request).await?;
+        about_container(&container_id);
         Ok(Response::new(cri::CreateContainerResponse { container_id }))
     }
 

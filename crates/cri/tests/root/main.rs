@@ -15,5 +15,6 @@ mod retries;
 mod streams;
 mod support;
 mod telemetry;
+mod traces;
 mod users;
 mod volumes;
