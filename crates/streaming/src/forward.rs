@@ -53,6 +53,9 @@ pub(crate) trait Forward: Send {
     /// Says that this was all. Nothing may be sent after it.
     fn finish(&mut self);
 
+    /// Sends something that says nothing and that clients do not answer, if there is something.
+    fn nudge(&mut self);
+
     /// What is to be sent; whoever sends it takes it out.
     fn output(&mut self) -> &mut BytesMut;
 }

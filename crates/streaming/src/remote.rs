@@ -73,6 +73,9 @@ pub(crate) trait Remote: Send {
     /// Says how it ended, and that this was all. Nothing may be sent after it.
     fn finish(&mut self, outcome: &Outcome);
 
+    /// Sends something that says nothing and that clients do not answer.
+    fn nudge(&mut self);
+
     /// What is to be sent; whoever sends it takes it out.
     fn output(&mut self) -> &mut BytesMut;
 }

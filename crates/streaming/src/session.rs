@@ -9,6 +9,11 @@ use std::time::Duration;
 pub(crate) use forward::forward;
 pub(crate) use remote::remote;
 
+/// How often a client is nudged whose input is stuck. The end of its connection is behind the input; but the kernel of one
+/// that has closed its end resets the connection when it gets anything (RFC 1122, section 4.2.2.13), and so do, one after
+/// the other, those of the proxies in between.
+const NUDGE: Duration = Duration::from_secs(2);
+
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {

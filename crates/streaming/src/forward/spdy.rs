@@ -147,6 +147,10 @@ impl Forward for SpdyForward {
         self.connection.go_away();
     }
 
+    fn nudge(&mut self) {
+        self.connection.nudge();
+    }
+
     fn output(&mut self) -> &mut BytesMut {
         self.connection.output()
     }

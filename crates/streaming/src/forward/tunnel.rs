@@ -72,6 +72,10 @@ impl<P: Forward> Forward for Tunnel<P> {
         self.codec.close(CloseCode::Normal);
     }
 
+    fn nudge(&mut self) {
+        self.codec.nudge();
+    }
+
     fn output(&mut self) -> &mut BytesMut {
         self.wrap();
         self.codec.output()

@@ -108,6 +108,10 @@ impl Forward for WebSocketForward {
         self.codec.close(CloseCode::Normal);
     }
 
+    fn nudge(&mut self) {
+        self.codec.nudge();
+    }
+
     fn output(&mut self) -> &mut BytesMut {
         self.codec.output()
     }

@@ -115,6 +115,10 @@ impl Remote for SpdyRemote {
         self.connection.go_away();
     }
 
+    fn nudge(&mut self) {
+        self.connection.nudge();
+    }
+
     fn output(&mut self) -> &mut BytesMut {
         self.connection.output()
     }

@@ -110,6 +110,10 @@ impl Remote for WebSocketRemote {
         self.codec.close(CloseCode::Normal);
     }
 
+    fn nudge(&mut self) {
+        self.codec.nudge();
+    }
+
     fn output(&mut self) -> &mut BytesMut {
         self.codec.output()
     }

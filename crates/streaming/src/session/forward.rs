@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::Patience;
 use super::wire::{Over, Wire};
+use super::{NUDGE, Patience};
 use crate::forward::{Event, Forward};
 use crate::server::Watch;
 use crate::streams::CHUNKS;
@@ -94,6 +94,10 @@ where
                 },
                 Some((number, output)) = output.recv(), if !self.wire.is_full() => self.output(number, output),
                 () = super::remote::deliver(&mut self.stuck), if self.stuck.is_some() => {}
+                () = tokio::time::sleep(NUDGE), if self.stuck.is_some() && self.wire.is_flushed() => {
+                    self.protocol.nudge();
+                    self.wire.nudge(self.protocol.output());
+                }
                 Some(_) = self.tasks.join_next() => {}
                 () = tokio::time::sleep_until(expiry.unwrap_or_else(tokio::time::Instant::now)),
                     if expiry.is_some() => {}

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::sleep;
 
-use super::Patience;
 use super::wire::{Over, Wire};
+use super::{NUDGE, Patience};
 use crate::Wanted;
 use crate::remote::{Channel, Event, Outcome, Remote, Resizes};
 use crate::server::Watch;
@@ -72,7 +73,7 @@ struct Session<S> {
 
 impl<S: AsyncRead + AsyncWrite> Session<S> {
     async fn wait_until_ready(&mut self) -> Result<(), Over> {
-        let limit = tokio::time::sleep(self.patience.creation);
+        let limit = sleep(self.patience.creation);
         tokio::pin!(limit);
         loop {
             self.take_events()?;
@@ -111,6 +112,10 @@ impl<S: AsyncRead + AsyncWrite> Session<S> {
                     None => output_ended = true,
                 },
                 () = deliver(&mut self.stuck), if self.stuck.is_some() => {}
+                () = sleep(NUDGE), if self.stuck.is_some() && self.wire.is_flushed() => {
+                    self.protocol.nudge();
+                    self.wire.nudge(self.protocol.output());
+                }
                 outcome = work.as_mut(), if is_working => {
                     self.phase = Phase::Ended(outcome);
                     // Whatever still holds an end of it has nothing to say any more.

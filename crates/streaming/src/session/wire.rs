@@ -27,6 +27,8 @@ pub(super) struct Wire<S> {
     /// Ready when the connection is, though nobody reads or writes.
     broken: Pin<Box<dyn Future<Output = ()> + Send>>,
     last_moved: Instant,
+    /// Whether what waits to be sent says nothing.
+    is_nudge: bool,
 }
 
 /// The connection is over: the client closed it, or an error did.
@@ -38,17 +40,24 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
         let (reader, writer) = tokio::io::split(socket);
         let (input, output) = (BytesMut::new(), BytesMut::new());
         let broken: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(watch.broken());
-        Self { reader, writer, input, output, broken, last_moved: Instant::now() }
+        Self { reader, writer, input, output, broken, last_moved: Instant::now(), is_nudge: false }
     }
 
     /// Takes over what a protocol wants to send.
     pub(super) fn send(&mut self, bytes: &mut BytesMut) {
+        self.is_nudge &= bytes.is_empty();
         if self.output.is_empty() {
             std::mem::swap(&mut self.output, bytes);
         } else {
             self.output.extend_from_slice(bytes);
             bytes.clear();
         }
+    }
+
+    /// Takes over what says nothing: it is no sign of life.
+    pub(super) fn nudge(&mut self, bytes: &mut BytesMut) {
+        self.is_nudge = self.output.is_empty();
+        self.output.unsplit(bytes.split());
     }
 
     /// Whether the backend has to wait.
@@ -72,6 +81,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
             },
             written = self.writer.write_buf(&mut self.output), if !self.output.is_empty() => match written {
                 Ok(0) | Err(_) => return Err(Over),
+                Ok(_) if self.is_nudge => return Ok(()),
                 Ok(_) => {}
             },
             () = &mut self.broken => return Err(Over),

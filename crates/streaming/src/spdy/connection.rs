@@ -168,6 +168,14 @@ impl Connection {
         frame::go_away(&mut self.out, self.last);
     }
 
+    /// Sends data of no bytes on any stream that is open. A ping would do, but clients answer it, and those that wait for
+    /// us to read do not read themselves before they have sent the answer.
+    pub(crate) fn nudge(&mut self) {
+        if let Some((stream, _)) = self.streams.iter().find(|(_, state)| state.sends) {
+            frame::data(&mut self.out, *stream, &[], false);
+        }
+    }
+
     /// What is to be sent; whoever sends it takes it out.
     pub(crate) fn output(&mut self) -> &mut BytesMut {
         &mut self.out
@@ -198,6 +206,7 @@ mod tests {
         GoAway,
         Accept(u32),
         OurData(u32),
+        OurNudge,
         OurEnd(u32),
         OurReset(u32),
     }
@@ -211,6 +220,7 @@ mod tests {
             Just(Step::GoAway),
             id.clone().prop_map(Step::Accept),
             id.clone().prop_map(Step::OurData),
+            Just(Step::OurNudge),
             id.clone().prop_map(Step::OurEnd),
             id.prop_map(Step::OurReset),
         ]
@@ -251,6 +261,7 @@ mod tests {
                     Step::GoAway => input.extend(frame(7, 0, &[0; 8])),
                     Step::Accept(id) => connection.accept(id),
                     Step::OurData(id) => connection.write(id, b"xyz"),
+                    Step::OurNudge => connection.nudge(),
                     Step::OurEnd(id) => connection.end(id),
                     Step::OurReset(id) => {
                         connection.reset(id, ResetCode::Cancel);

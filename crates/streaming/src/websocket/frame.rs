@@ -100,6 +100,11 @@ impl Codec {
         self.closed = true;
     }
 
+    /// Sends an answer to no ping, to which nothing is answered (RFC 6455, section 5.5.3).
+    pub(crate) fn nudge(&mut self) {
+        self.frame(PONG, &[]);
+    }
+
     /// What is to be sent; whoever sends it takes it out.
     pub(crate) fn output(&mut self) -> &mut BytesMut {
         &mut self.out

@@ -3,8 +3,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 use vaquita_streaming::{Attach, Config, Exec, Kind, Request, Server, Wanted};
 
 use crate::forward;
@@ -147,6 +149,48 @@ async fn a_client_that_is_killed_with_more_to_send_is_noticed() {
         spdy.socket.set_zero_linger().unwrap();
     }
     drop((exec, ports));
+    running.someone_left().await;
+}
+
+/// The end of its connection waits behind what nobody takes, so that only its kernel can tell.
+#[tokio::test]
+async fn a_client_that_closes_with_more_to_send_is_noticed() {
+    let running = Running::new();
+    let mut exec = running.spdy(&running.exec(&["sleep"], ALL), &["v4.channel.k8s.io"]).await;
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        exec.open(&[("streamtype", kind)]).await;
+        exec.frame().await.unwrap();
+    }
+    let mut websocket = running.websocket(&running.exec(&["sleep"], ALL), Some("v5.channel.k8s.io")).await;
+    // What is received and not read would make the kernel reset it without our doing.
+    assert!(websocket.next().await.unwrap().is_ok());
+    let enough = Duration::from_secs(1);
+    let sent = async { while exec.data(3, &[1; 256 << 10], false).await.is_ok() {} };
+    assert!(tokio::time::timeout(enough, sent).await.is_err());
+    let sent = async { while websocket.send(Message::binary(vec![0; 256 << 10])).await.is_ok() {} };
+    assert!(tokio::time::timeout(enough, sent).await.is_err());
+    drop((exec, websocket));
+    running.someone_left().await;
+    while running.backend.abandoned.load(Ordering::SeqCst) < 2 {
+        running.someone_left().await;
+    }
+}
+
+/// It is nudged all the while.
+#[tokio::test]
+async fn a_client_whose_input_is_stuck_stays_and_is_idle() {
+    let config = Config { idle_timeout: Duration::from_secs(5), ..Config::default() };
+    let running = Running::with(&config);
+    let mut spdy = running.spdy(&running.exec(&["sleep"], ALL), &["v4.channel.k8s.io"]).await;
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        spdy.open(&[("streamtype", kind)]).await;
+        spdy.frame().await.unwrap();
+    }
+    let sent = async { while spdy.data(3, &[1; 256 << 10], false).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_secs(1), sent).await.is_err());
+    let nudge = spdy.frame().await.unwrap();
+    assert!(matches!(&nudge, Frame::Data(_, bytes, false) if bytes.is_empty()), "{nudge:?}");
+    assert_eq!(running.backend.abandoned.load(Ordering::SeqCst), 0);
     running.someone_left().await;
 }
 
