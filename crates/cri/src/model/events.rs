@@ -1,11 +1,11 @@
 //! What happens to sandboxes and containers, for those who want to be told.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use vaquita_proto::cri::ContainerEventType;
 
-use super::now;
+use super::{Sandbox, now};
 
 /// How many events wait for a client that is slow. One that falls further behind is cut off, and has to list.
 const QUEUE: usize = 1024;
@@ -21,6 +21,8 @@ pub(crate) struct Happened {
     pub(crate) kind: ContainerEventType,
     /// Nanoseconds since 1970.
     pub(crate) at: i64,
+    /// The sandbox, where this was its end and nobody can look it up any more.
+    pub(crate) last: Option<Arc<Sandbox>>,
 }
 
 /// Tells clients what happens, each of them everything in order. Never waits for one.
@@ -39,11 +41,28 @@ impl Events {
 
     /// Tells all who listen. Called where the change is made, under its lock: the order of events is that of changes.
     pub(crate) fn tell(&self, id: &str, sandbox: &str, kind: ContainerEventType) {
+        self.send(|| Happened {
+            id: id.to_owned(),
+            sandbox: sandbox.to_owned(),
+            kind,
+            at: now(),
+            last: None,
+        });
+    }
+
+    /// The same of a sandbox that is forgotten now. kubelet ignores what is told of a sandbox without its status.
+    pub(crate) fn tell_end(&self, sandbox: Arc<Sandbox>) {
+        let id = sandbox.id().to_owned();
+        let kind = ContainerEventType::ContainerDeletedEvent;
+        self.send(|| Happened { sandbox: id.clone(), id, kind, at: now(), last: Some(sandbox) });
+    }
+
+    fn send(&self, happened: impl FnOnce() -> Happened) {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if listeners.is_empty() {
             return;
         }
-        let happened = Happened { id: id.to_owned(), sandbox: sandbox.to_owned(), kind, at: now() };
+        let happened = happened();
         listeners.retain(|listener| listener.try_send(happened.clone()).is_ok());
     }
 }

@@ -119,8 +119,8 @@ impl Tables {
     /// Forgets a sandbox.
     pub(crate) fn forget_sandbox(&self, id: &str) {
         self.write(|inner| {
-            if inner.sandboxes.remove(id).is_some() {
-                self.events.tell(id, id, ContainerDeletedEvent);
+            if let Some(sandbox) = inner.sandboxes.remove(id) {
+                self.events.tell_end(sandbox);
             }
         });
     }

@@ -113,6 +113,8 @@ pub(super) fn container_status(container: &Container, image: Option<&Image>) -> 
     if let Some(name) = image.and_then(|image| image.repo_tags.first()) {
         spec.image.clone_from(name);
     }
+    // kubelet shows this one as the image's id in a pod's status: the same on every node, as containerd has it.
+    let digest = image.and_then(|image| image.repo_digests.first());
     cri::ContainerStatus {
         id: record.id.clone(),
         metadata: record.config.metadata.clone(),
@@ -122,7 +124,7 @@ pub(super) fn container_status(container: &Container, image: Option<&Image>) -> 
         finished_at,
         exit_code,
         image: Some(spec),
-        image_ref: record.image.clone(),
+        image_ref: digest.unwrap_or(&record.image).clone(),
         reason: reason.to_owned(),
         message: message.to_owned(),
         labels: record.config.labels.clone(),

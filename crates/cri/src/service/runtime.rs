@@ -396,7 +396,7 @@ impl Service {
 
     /// An event with the pod as it is now, which is not older than the event.
     fn event(&self, happened: Happened) -> cri::ContainerEventResponse {
-        let sandbox = self.node.tables.sandbox(&happened.sandbox).ok();
+        let sandbox = happened.last.or_else(|| self.node.tables.sandbox(&happened.sandbox).ok());
         let containers = self.node.tables.containers_of(&happened.sandbox);
         cri::ContainerEventResponse {
             container_id: happened.id,

@@ -30,6 +30,9 @@ async fn everything_that_happens_is_told_in_order() {
         assert_eq!((&event.container_id, event.container_event_type()), (id, kind), "{event:#?}");
         assert!(event.created_at >= before, "{event:#?}");
         before = event.created_at;
+        // One without it is nothing to kubelet: also the last shows the sandbox that is gone.
+        let shown = event.pod_sandbox_status.unwrap();
+        assert_eq!((&shown.id, shown.metadata.unwrap().name.as_str()), (&sandbox, "told"));
     }
     drop(stream);
     node.finish().await;

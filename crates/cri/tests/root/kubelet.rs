@@ -109,7 +109,9 @@ impl Kubelet {
         let id = call!(self, runtime.create_container, name, request).container_id;
         call!(self, runtime.start_container, name, cri::StartContainerRequest { container_id: id.clone() });
         let status = self.container_status(name, &id).await;
-        assert_eq!((status.image_ref, status.metadata.unwrap().name.as_str()), (image.id, "main"));
+        assert_eq!((status.image_id, status.metadata.unwrap().name.as_str()), (image.id, "main"));
+        // What becomes `imageID` in the pod's status.
+        assert_eq!(status.image_ref, image.repo_digests[0]);
         (sandbox, id)
     }
 

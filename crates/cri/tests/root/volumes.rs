@@ -38,7 +38,7 @@ async fn an_image_is_a_volume() {
         let status = node.exited(&id).await;
         assert_eq!(status.exit_code, 7, "{status:?}");
         let spec = status.mounts[0].image.clone().unwrap();
-        assert_eq!((spec.image.as_str(), spec.image_ref), (IMAGE, status.image_ref));
+        assert_eq!((spec.image.as_str(), spec.image_ref), (IMAGE, status.image_id));
     }
     node.finish().await;
 }
