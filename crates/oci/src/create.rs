@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::io::Errno;
 use vaquita_cgroup::{Cgroup, Layout, Location, Placed, Resources};
-use vaquita_runtime::{Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document, owner};
+use vaquita_runtime::{
+    Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document, hook, owner,
+};
 use vaquita_sys::ns;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::socket::Listener;
@@ -17,7 +19,7 @@ use crate::extra::Extra;
 use crate::rootless::Groups;
 use crate::state::{CONFIG, FILES, Init, Record, START, STATE, stand_in};
 use crate::store::Directory;
-use crate::{Container, Error, Host, Id, console, hooks, rootless};
+use crate::{Container, Error, Host, Id, console, rootless};
 
 /// How a container is made.
 #[derive(Debug, Default)]
@@ -234,9 +236,9 @@ fn make_in(
         Start::Here => None,
     };
     let (record, id) = (&container.record, container.id());
-    let rendezvous = hooks::has_any(spec).then(|| Rendezvous {
+    let rendezvous = hook::has_any(spec).then(|| Rendezvous {
         root: &record.rootfs,
-        meet: Box::new(|pid, pidfd| hooks::early(spec, record, id, (pid, pidfd))),
+        meet: Box::new(|pid, pidfd| hook::early(spec, &record.about(id), (pid, pidfd))),
     });
     let args = CreateArgs {
         rootfs,

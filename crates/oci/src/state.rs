@@ -9,6 +9,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vaquita_cgroup::{Cgroup, Layout, Location};
+use vaquita_runtime::hook::About;
 use vaquita_sys::process::{Look, look, open_pidfd};
 
 use crate::store::Directory;
@@ -277,14 +278,12 @@ impl Record {
 
     /// The state as the specification has it, which hooks and agents get.
     pub(crate) fn state(&self, id: &Id, status: Status, pid: i32) -> Value {
-        json!({
-            "ociVersion": SPEC_VERSION,
-            "id": id.as_str(),
-            "status": status.as_str(),
-            "pid": pid,
-            "bundle": self.bundle,
-            "annotations": self.annotations,
-        })
+        self.about(id).state(status.as_str(), pid)
+    }
+
+    /// What hooks are told.
+    pub(crate) fn about<'a>(&'a self, id: &'a Id) -> About<'a> {
+        About { version: SPEC_VERSION, id: id.as_str(), bundle: &self.bundle, annotations: &self.annotations }
     }
 }
 

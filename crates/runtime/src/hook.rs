@@ -1,7 +1,6 @@
 //! Hooks: programs that are run at points of a container's life (runtime-spec, config.md, "POSIX-platform Hooks").
 //!
-//! Which hooks run when, and what follows from a failure, is the caller's business; here is how one is run, in each of
-//! three places:
+//! How one is run, in each of three places:
 //!
 //! | hooks | where | function |
 //! |---|---|---|
@@ -9,11 +8,15 @@
 //! | `createContainer` | the container's namespaces, a program of the host | [`run_inside`] |
 //! | `startContainer` | the container's namespaces, a program of the container | [`run_as_container`] |
 //!
-//! Those before the start that need the host's tree run at a [`crate::Rendezvous`].
+//! Those before the start that need the host's tree run at a [`crate::Rendezvous`]. [`early`], [`start_container`],
+//! [`poststart`] and [`poststop`] run all hooks of a point of the container's life; what follows from a failure is the
+//! caller's business.
 //!
 //! Each gets the container's state on standard input, has its `env` as its whole environment and no other descriptor
 //! than 0 to 2, and is killed when its `timeout` is over. It fails when it ends with another status than 0; the end of
 //! what it wrote is then part of the error. It is the first process of a session of its own, with umask 022.
+
+mod order;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -40,6 +43,8 @@ use crate::plan::process::{ProcessPlan, ProgramFile, c_string};
 use crate::spawn::{self, Guard, Script, Spawned};
 use crate::steps::Step;
 use crate::{Context, Error, Kind, ParentOf, Stdio};
+
+pub use order::{About, early, has_any, has_late, poststart, poststop, start_container};
 
 /// The container that a hook is a program of.
 #[derive(Debug)]

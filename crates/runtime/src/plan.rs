@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Hooks, Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 use vaquita_cgroup::DeviceRule;
 use vaquita_sys::mount::Propagation;
 use vaquita_sys::ns;
@@ -131,7 +131,7 @@ impl Plan {
             process: ProcessPlan::new(process, Some(linux), context)?,
             mounts,
             namespaces,
-            has_hooks: spec.hooks().as_ref().is_some_and(has_hooks),
+            has_hooks: crate::hook::has_any(spec),
         })
     }
 
@@ -294,14 +294,6 @@ fn refuse_foreign(spec: &Spec) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-fn has_hooks(hooks: &Hooks) -> bool {
-    let prestart = hooks.prestart();
-    let (created, started) = (hooks.create_container(), hooks.start_container());
-    [prestart, hooks.create_runtime(), created, started, hooks.poststart(), hooks.poststop()]
-        .iter()
-        .any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
 /// A short text as a C string; plans hold no NUL where this is used.

@@ -31,6 +31,8 @@ pub enum Kind {
     Invalid,
     /// The program could not be executed; all else was in order.
     Exec(Errno),
+    /// A hook of the specification failed or took too long.
+    Hook,
     /// A system call failed with this error.
     Kernel(Errno),
     /// No such sandbox, container, exec session or pod directory.
@@ -125,6 +127,7 @@ impl From<vaquita_runtime::Error> for Error {
     fn from(error: vaquita_runtime::Error) -> Self {
         let kind = match error.kind() {
             vaquita_runtime::Kind::Exec(errno) => Kind::Exec(errno),
+            vaquita_runtime::Kind::Hook => Kind::Hook,
             vaquita_runtime::Kind::Invalid => Kind::Invalid,
             vaquita_runtime::Kind::Kernel(errno) => Kind::Kernel(errno),
             vaquita_runtime::Kind::NotFound => Kind::NotFound,

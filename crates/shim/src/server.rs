@@ -26,6 +26,7 @@ mod deletion;
 mod elsewhere;
 mod exits;
 mod external;
+mod hooks;
 mod output;
 mod requests;
 mod setup;

@@ -98,6 +98,9 @@ pub struct CreateRequest {
     pub log_limit: u64,
     /// The OCI runtime that makes the container. Without it the shim does.
     pub runtime: Option<OciRuntime>,
+    /// The specification has hooks for the start of the container or its end, or a class of resctrl: what the shim does for
+    /// a container of its own beside processes and cgroup.
+    pub has_late_work: bool,
 }
 
 /// An OCI runtime that is a program of its own, such as runc or crun.

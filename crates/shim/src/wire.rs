@@ -189,8 +189,9 @@ impl<'a> Request<'a> {
     pub fn code(&self) -> u8 {
         match self {
             Self::CreateSandbox(_) => 0x01,
-            Self::Create(request) if request.runtime.is_none() && request.log_limit == 0 => 0x02,
             // As much as shims of an older version know, and then more.
+            Self::Create(request) if request.has_late_work => 0x11,
+            Self::Create(request) if request.runtime.is_none() && request.log_limit == 0 => 0x02,
             Self::Create(_) => 0x0f,
             Self::Start(_) => 0x03,
             Self::Signal { .. } => 0x04,
@@ -227,7 +228,8 @@ impl<'a> Request<'a> {
             Self::CreateSandbox(request) => put_sandbox_request(w, request),
             Self::Create(request) => {
                 put_create_request(w, request);
-                if self.code() == 0x0f {
+                // What the last code says beside needs no words.
+                if self.code() != 0x02 {
                     put_create_extension(w, request);
                 }
             }
@@ -293,9 +295,10 @@ impl<'a> Request<'a> {
                 stdout: r.bool()?,
                 stderr: r.bool()?,
             }),
-            0x0f => {
+            code @ (0x0f | 0x11) => {
                 let request = create_request(r)?;
-                Self::Create(create_extension(r, request)?)
+                let request = create_extension(r, request)?;
+                Self::Create(CreateRequest { has_late_work: code == 0x11, ..request })
             }
             0x0e => Self::Resize { id: r.text(MAX_ID)?, width: r.u16()?, height: r.u16()? },
             0x10 => Self::Userns,

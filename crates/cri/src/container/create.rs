@@ -50,7 +50,7 @@ pub(super) async fn run(
         }
     }
     let bundle = node.paths.container(sandbox.id(), &record.id);
-    let request = CreateRequest {
+    let mut request = CreateRequest {
         id: record.id.clone(),
         bundle: bundle.clone(),
         cgroup: record.cgroup.clone(),
@@ -62,6 +62,7 @@ pub(super) async fn run(
         restrict_oom_score_adj: node.host.restrict_oom_score_adj,
         log_limit: node.config.container_log_limit.unwrap_or_default(),
         runtime: runtime.cloned(),
+        has_late_work: false,
     };
     let users = if request.join.user {
         Some(shim.userns().await.doing(|| "find the user namespace of the pod")?)
@@ -79,7 +80,7 @@ pub(super) async fn run(
         volumes,
         target,
         users,
-        runs_hooks: request.runtime.is_some(),
+        is_built_in: request.runtime.is_none(),
     };
     let prepared = {
         let id = record.id.clone();
@@ -95,6 +96,7 @@ pub(super) async fn run(
     };
     let made = async {
         let prepared = prepared?;
+        request.has_late_work = prepared.has_late_work && request.runtime.is_none();
         let created = shim.create(&request, prepared.rootfs).await;
         drop(prepared.volumes);
         let created = created.doing(|| format!("create container {:?}", metadata.name))?;
@@ -240,8 +242,8 @@ struct Worker {
     target: Option<i32>,
     /// The pod's user namespace, if it has one of its own.
     users: Option<OwnedFd>,
-    /// Whether the pod's runtime runs the hooks of a specification.
-    runs_hooks: bool,
+    /// Whether the built-in runtime makes the container.
+    is_built_in: bool,
 }
 
 /// What the blocking part makes, beside `config.json`.
@@ -250,6 +252,8 @@ struct Prepared {
     /// To be kept until the container's process is made.
     volumes: Volumes,
     user: cri::LinuxContainerUser,
+    /// The specification asks for something at the start or the end.
+    has_late_work: bool,
 }
 
 impl Worker {
@@ -296,7 +300,7 @@ impl Worker {
         })?;
         let context = spec::cdi::Context {
             look: &probe::device,
-            runs_hooks: self.runs_hooks,
+            is_built_in: self.is_built_in,
             has_own_users: self.users.is_some(),
         };
         edits.apply(&mut spec, &context)?;
@@ -305,6 +309,8 @@ impl Worker {
         Ok(Prepared {
             rootfs,
             volumes,
+            has_late_work: vaquita_runtime::hook::has_late(&spec)
+                || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some()),
             user: cri::LinuxContainerUser {
                 uid: user.uid.into(),
                 gid: user.gid.into(),

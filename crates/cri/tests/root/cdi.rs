@@ -1,5 +1,8 @@
 //! Devices by the Container Device Interface.
 
+use std::path::Path;
+
+use serde_json::{Value, json};
 use tonic::Code;
 use vaquita_cri::OciRuntime;
 use vaquita_proto::cri;
@@ -114,23 +117,176 @@ async fn devices_that_are_not_there_leave_nothing() {
     node.finish().await;
 }
 
+/// A CDI file of version 1.1.0 with one device, `v.com/c=d`.
+fn write_device(dir: &Path, edits: &Value) {
+    let devices = json!([{"name": "d", "containerEdits": edits}]);
+    let text = json!({"cdiVersion": "1.1.0", "kind": "v.com/c", "devices": devices}).to_string();
+    std::fs::write(dir.join("run/a.json"), text).unwrap();
+}
+
+fn shell(name: &str, script: &str, more: Value) -> Value {
+    let mut hook = json!({"hookName": name, "path": "/bin/sh", "args": ["sh", "-c", script]});
+    hook.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    hook
+}
+
+impl Node {
+    async fn sandbox_of(&self, name: &str, handler: &str) -> String {
+        let request =
+            cri::RunPodSandboxRequest { config: Some(pod(name)), runtime_handler: handler.to_owned() };
+        self.runtime().run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
+    }
+
+    async fn remove_container(&self, id: &str) {
+        let request = cri::RemoveContainerRequest { container_id: id.into() };
+        self.runtime().remove_container(request).await.unwrap();
+    }
+}
+
+/// In the order of a container's life, each told how the container stands, by whatever makes the container.
 #[tokio::test(flavor = "multi_thread")]
-async fn hooks_are_run_by_a_runtime_that_runs_them() {
+async fn hooks_run_in_their_order() {
     let (node, dir) = node().await;
-    let marker = dir.path().join("marker");
-    let file = format!(
-        r#"{{"cdiVersion": "0.3.0", "kind": "v.com/c", "devices": [{{"name": "d", "containerEdits": {{"hooks": [
-            {{"hookName": "createRuntime", "path": "/usr/bin/touch", "args": ["touch", "{}"]}}]}}}}]}}"#,
-        marker.display()
-    );
-    std::fs::write(dir.path().join("run/a.json"), file).unwrap();
-    let own = node.run("own").await;
-    let error = create(&node, &own, &["sleep"], &["v.com/c=d"]).await.unwrap_err();
-    assert!(error.code() == Code::Unimplemented && error.message().contains("/usr/bin/touch"), "{error:?}");
-    let request = cri::RunPodSandboxRequest { config: Some(pod("runc")), runtime_handler: "runc".to_owned() };
-    let sandbox = node.runtime().run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
-    assert!(!marker.exists());
-    create(&node, &sandbox, &["exit", "0"], &["v.com/c=d"]).await.unwrap();
-    assert!(marker.exists());
+    let list = dir.path().join("list");
+    let write = format!("echo \"$1 $(cat)\" >> {}", list.display());
+    let names = ["createRuntime", "createContainer", "poststart", "poststop"];
+    let mut hooks: Vec<Value> = names
+        .map(|name| {
+            json!({"hookName": name, "path": "/bin/sh", "args": ["sh", "-c", write, "sh", name], "env": ["PATH=/bin"]})
+        })
+        .into();
+    // One of the container's own programs.
+    hooks.push(json!({"hookName": "startContainer", "path": "/bin/vaquita", "args": ["vaquita", "make", "/made", "0"]}));
+    write_device(dir.path(), &json!({"hooks": hooks}));
+    for handler in ["", "runc"] {
+        let is_ours = handler.is_empty();
+        let sandbox = node.sandbox_of(&format!("hooks{handler}"), handler).await;
+        let seen = || -> Vec<(String, Value)> {
+            let text = std::fs::read_to_string(&list).unwrap_or_default();
+            let line = |line: &str| {
+                let (name, state) = line.split_once(' ').unwrap();
+                (name.to_owned(), serde_json::from_str(state).unwrap())
+            };
+            text.lines().map(line).collect()
+        };
+        let id = create(&node, &sandbox, &["sleep"], &["v.com/c=d"]).await.unwrap();
+        if is_ours {
+            // runc 1.1 takes its creation for a start.
+            assert_eq!(seen().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names[..2]);
+        }
+        node.start_container(&id).await;
+        assert_eq!(seen().len(), 3, "those after the start end before the call does");
+        assert_eq!(node.inside(&id, &["read", "/made"]).await, (0, "made".to_owned()));
+        let pid = node.pid(&id).await;
+        node.remove_container(&id).await;
+        let seen = seen();
+        assert_eq!(seen.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), names);
+        for ((name, state), status) in seen.iter().zip(["creating", "creating", "running", "stopped"]) {
+            assert_eq!(state["id"], id, "{name} {handler:?}");
+            if is_ours {
+                assert_eq!(state["status"], status, "{name}");
+                assert_eq!(state["pid"], if name == "poststop" { 0 } else { pid }, "{name}");
+            }
+        }
+        std::fs::remove_file(&list).unwrap();
+    }
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_fails_ends_what_it_belongs_to() {
+    let (node, dir) = node().await;
+    let sandbox = node.run("failing").await;
+    let before = node.check().len();
+    let gone = dir.path().join("gone");
+    let farewell =
+        shell("poststop", &format!("touch {}; exit 1", gone.display()), json!({"env": ["PATH=/bin"]}));
+    let touched = || std::fs::remove_file(&gone).is_ok();
+
+    for (hook, text) in [
+        (
+            shell("createRuntime", "echo no such gadget >&2; exit 3", json!({})),
+            "ended with status 3: no such gadget",
+        ),
+        (shell("createContainer", "kill -9 $$", json!({})), "was ended by signal 9"),
+        (
+            shell("createRuntime", "while :; do :; done", json!({"timeout": 1})),
+            "within its timeout of 1 seconds",
+        ),
+        (json!({"hookName": "createRuntime", "path": "/no/such/hook"}), "/no/such/hook"),
+    ] {
+        write_device(dir.path(), &json!({"hooks": [hook, farewell]}));
+        let error = create(&node, &sandbox, &["sleep"], &["v.com/c=d"]).await.unwrap_err();
+        assert!(error.message().contains(text), "{error:?}");
+        assert_eq!(node.check().len(), before);
+        assert!(touched(), "{text}");
+    }
+
+    let hook =
+        json!({"hookName": "startContainer", "path": "/bin/vaquita", "args": ["vaquita", "exit", "3"]});
+    let late = shell("poststart", "exit 1", json!({}));
+    write_device(dir.path(), &json!({"hooks": [hook, late, farewell]}));
+    let id = create(&node, &sandbox, &["sleep"], &["v.com/c=d"]).await.unwrap();
+    let error = node
+        .runtime()
+        .start_container(cri::StartContainerRequest { container_id: id.clone() })
+        .await
+        .unwrap_err();
+    assert!(error.message().contains("startContainer") && error.message().contains("status 3"), "{error:?}");
+    let status = node.exited(&id).await;
+    assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"));
+    assert!(!touched());
+    node.remove_container(&id).await;
+    assert!(touched());
+    assert_eq!(node.check().len(), before);
+
+    // Those after the start and at the end may fail.
+    write_device(dir.path(), &json!({"hooks": [late, farewell]}));
+    let id = create(&node, &sandbox, &["sleep"], &["v.com/c=d"]).await.unwrap();
+    node.start_container(&id).await;
+    assert_eq!(node.status(&id).await.state(), cri::ContainerState::ContainerRunning);
+    node.remove_container(&id).await;
+    assert!(touched());
+    assert_eq!(node.check().len(), before);
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_of_the_host_becomes_the_containers() {
+    let (node, dir) = node().await;
+    let link = vaquita_testing::unique("cd");
+    let ip = |args: &[&str]| std::process::Command::new("ip").args(args).status().unwrap();
+    let peer = format!("{link}p");
+    assert!(ip(&["link", "add", &link, "type", "veth", "peer", "name", &peer]).success());
+    let _gone = vaquita_testing::Defer::new(|| {
+        // Where the pod has taken the other end with it there is nothing to delete.
+        let there = std::fs::read_to_string("/proc/net/dev").unwrap().contains(&peer);
+        assert!(!there || ip(&["link", "del", &peer]).success());
+    });
+    write_device(dir.path(), &json!({"netDevices": [{"hostInterfaceName": link, "name": "fast0"}]}));
+    let sandbox = node.run("links").await;
+    let id = create(&node, &sandbox, &["sleep"], &["v.com/c=d"]).await.unwrap();
+    node.start_container(&id).await;
+    let (_, text) = node.inside(&id, &["read", "/proc/self/net/dev"]).await;
+    assert!(text.contains("fast0:") && text.contains("eth0:"), "{text}");
+    let links = std::fs::read_to_string("/proc/net/dev").unwrap();
+    assert!(links.contains(&peer) && !links.contains(&format!("{link}:")), "{links}");
+    let runc = node.sandbox_of("runc", "runc").await;
+    let error = create(&node, &runc, &["sleep"], &["v.com/c=d"]).await.unwrap_err();
+    assert!(error.code() == Code::Unimplemented && error.message().contains("netDevices"), "{error:?}");
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_that_the_host_does_not_have_is_refused() {
+    let (node, dir) = node().await;
+    let sandbox = node.run("class").await;
+    let before = node.check().len();
+    write_device(dir.path(), &json!({"intelRdt": {"closID": "vaquita-test", "schemata": ["MB:0=50"]}}));
+    let has_resctrl = std::fs::read_to_string("/proc/mounts").unwrap().contains(" resctrl ");
+    assert!(!has_resctrl, "this test is for hosts without");
+    let error = create(&node, &sandbox, &["sleep"], &["v.com/c=d"]).await.unwrap_err();
+    assert!(error.code() == Code::Unimplemented && error.message().contains("intelRdt"), "{error:?}");
+    assert_eq!(node.check().len(), before);
     node.finish().await;
 }

@@ -180,7 +180,11 @@ impl Server {
         match container.phase {
             Phase::Creating => Err("is not made yet"),
             Phase::Stopped(_) => Err("has ended"),
-            Phase::Created(_) | Phase::Launching | Phase::Starting(_) | Phase::Running => Ok(()),
+            Phase::Created(_)
+            | Phase::Preparing(_)
+            | Phase::Launching
+            | Phase::Starting(_)
+            | Phase::Running => Ok(()),
         }
         .map_err(|why| Error::new(Kind::State, format!("container {} {why}", container.id)))
     }

@@ -58,7 +58,8 @@ pub(super) struct Container {
     pub(super) elsewhere: Elsewhere,
 }
 
-/// What another runtime has of a container.
+/// What there is of a container beside its processes, its cgroup and what the shim holds: with another runtime, or with
+/// whom the hooks of its end will tell.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Elsewhere {
     Nothing,
@@ -76,6 +77,8 @@ pub(super) enum Phase {
     Created(Option<StartHandle>),
     /// Another runtime is starting it.
     Launching,
+    /// Hooks run before it is started.
+    Preparing(StartHandle),
     /// Was released, and has not executed its program yet.
     Starting(Start),
     /// Its program runs.
@@ -146,7 +149,7 @@ impl Container {
     pub(super) fn state(&self) -> Option<ContainerState> {
         let (status, exit) = match &self.phase {
             Phase::Creating => return None,
-            Phase::Created(_) => (Status::Created, None),
+            Phase::Created(_) | Phase::Preparing(_) => (Status::Created, None),
             Phase::Launching | Phase::Starting(_) | Phase::Running => (Status::Running, None),
             Phase::Stopped(exit) => (Status::Stopped, Some(exit.clone())),
         };

@@ -3,7 +3,7 @@
 //! The copy may allocate, parse JSON and wait as much as it likes; its memory goes with it. What it makes is a child of
 //! the shim (`CLONE_PARENT`), of which it sends pid and descriptors back, or why there is none.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
@@ -13,13 +13,15 @@ use rustix::event::epoll;
 use rustix::fs::{FileType, Mode, OFlags, Uid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use vaquita_cgroup::{Cgroup, Layout, Resources};
-use vaquita_runtime::{Context, CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Stdio, document, sandbox};
+use vaquita_runtime::{
+    CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Rendezvous, Stdio, document, hook, sandbox,
+};
 use vaquita_sys::ns;
 use vaquita_sys::process::fork_worker;
 
-use super::Server;
 use super::connection::Asker;
 use super::container::kinds;
+use super::{Server, hooks};
 use crate::transport::{self, Outgoing};
 use crate::wire::{Failure, Response};
 use crate::{CreateRequest, Error, IdMap, Kind, Namespaces, OciRuntime, SandboxRequest};
@@ -48,6 +50,13 @@ pub(super) enum Purpose {
     },
     /// What follows is done by other runtimes, whose containers these are.
     Start {
+        id: String,
+    },
+    /// Hooks of containers that the shim makes.
+    BeforeStart {
+        id: String,
+    },
+    AfterStart {
         id: String,
     },
     Signal {
@@ -84,6 +93,22 @@ pub(super) struct Target {
     pub(super) uid_maps: Vec<IdMap>,
     pub(super) restrict_oom_score_adj: bool,
     pub(super) runtime: Option<OciRuntime>,
+    /// It has hooks for its start or its end, or a class of resctrl.
+    pub(super) has_late_work: bool,
+}
+
+impl Target {
+    pub(super) fn of(request: &CreateRequest, uid_maps: &[IdMap]) -> Self {
+        Self {
+            bundle: request.bundle.clone(),
+            cgroup_path: request.cgroup.clone(),
+            join: request.join,
+            uid_maps: uid_maps.to_vec(),
+            restrict_oom_score_adj: request.restrict_oom_score_adj,
+            runtime: request.runtime.clone(),
+            has_late_work: request.has_late_work,
+        }
+    }
 }
 
 impl Purpose {
@@ -91,9 +116,12 @@ impl Purpose {
     pub(super) fn container(&self) -> Option<&str> {
         match self {
             Self::Sandbox => None,
-            Self::Container { id } | Self::Start { id } | Self::Signal { id } | Self::Erase { id } => {
-                Some(id)
-            }
+            Self::Container { id }
+            | Self::Start { id }
+            | Self::BeforeStart { id }
+            | Self::AfterStart { id }
+            | Self::Signal { id }
+            | Self::Erase { id } => Some(id),
             Self::Exec { container, .. } => Some(container),
         }
     }
@@ -139,6 +167,8 @@ impl Server {
         let done = |result: Result<Option<Made>, Error>| result.map(drop);
         match &job.purpose {
             Purpose::Start { id } => self.started_elsewhere(job.asker, id, done(result)),
+            Purpose::BeforeStart { id } => self.hooks_before_start_ended(job.asker, id, done(result)),
+            Purpose::AfterStart { .. } => self.hooks_after_start_ended(job.asker, done(result)),
             Purpose::Signal { id } => self.signalled_elsewhere(job.asker, id, done(result)),
             Purpose::Erase { id } => self.erased_elsewhere(id, done(result)),
             Purpose::Sandbox => self.sandbox_made(job.asker, made(result)),
@@ -218,13 +248,13 @@ pub(super) fn make_container(
     (streams, uid_maps): (Streams, &[IdMap]),
     join: Vec<(ns::Kind, OwnedFd)>,
 ) -> Result<Made, Error> {
-    let spec = read_spec(&request.bundle)?;
-    let context = Context {
-        bundle: request.bundle,
-        restrict_oom_score_adj: request.restrict_oom_score_adj,
-        ..Context::default()
-    };
-    let plan = Plan::new(&spec, &context)?;
+    let mut spec = read_spec(&request.bundle)?;
+    hooks::limit(&mut spec);
+    let target = Target::of(&request, uid_maps);
+    if spec.linux().as_ref().is_some_and(|linux| linux.net_devices().is_some()) {
+        name_namespaces(&mut spec, request.join);
+    }
+    let plan = Plan::new(&spec, &target.context(&request.id))?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     // The rules for devices follow when the process has made its own.
     let resources =
@@ -237,6 +267,16 @@ pub(super) fn make_container(
         }
         Streams::Terminal => terminal(spec.process().as_ref()),
     };
+    let told = hooks::Told::new(&request.id, &target, &spec);
+    let root = request.bundle.join("rootfs");
+    let rendezvous = match hook::has_any(&spec) {
+        true => {
+            make_place(&root)?;
+            let meet = |pid, pidfd: BorrowedFd<'_>| hook::early(&spec, &told.about(), (pid, pidfd));
+            Some(Rendezvous { root: &root, meet: Box::new(meet) })
+        }
+        false => None,
+    };
     let args = CreateArgs {
         rootfs,
         stdio,
@@ -245,7 +285,7 @@ pub(super) fn make_container(
         extra_fds: Vec::new(),
         new_keyring: true,
         parent: ParentOf::CallersParent,
-        rendezvous: None,
+        rendezvous,
         start_socket: None,
         no_pivot: false,
     };
@@ -260,7 +300,11 @@ pub(super) fn make_container(
             }
         }
     });
-    let created = remove_on_error(made, &cgroup)?;
+    let made = remove_on_error(made, &cgroup);
+    if made.is_err() && request.has_late_work {
+        let _ = hooks::at_the_end(&request.id, &target);
+    }
+    let created = made?;
     let mut others = vec![created.start.into_fd()];
     others.extend(created.console);
     Ok(Made { pid: created.pid.as_raw_nonzero().get(), pidfd: created.pidfd, others })
@@ -268,7 +312,7 @@ pub(super) fn make_container(
 
 /// Runs a process in a container. The other descriptors are its start handle and, if it has a terminal, the master side.
 pub(super) fn make_exec(
-    container: &Target,
+    (id, container): (&str, &Target),
     layout: &Layout,
     process: &[u8],
     init: OwnedFd,
@@ -277,12 +321,7 @@ pub(super) fn make_exec(
     let process: ProcessSpec = document::parse("process", process)?;
     let mut spec = read_spec(&container.bundle)?;
     name_namespaces(&mut spec, container.join);
-    let context = Context {
-        bundle: container.bundle.clone(),
-        restrict_oom_score_adj: container.restrict_oom_score_adj,
-        ..Context::default()
-    };
-    let plan = ExecPlan::new(&process, &spec, &context)?;
+    let plan = ExecPlan::new(&process, &spec, &container.context(id))?;
     let cgroup = Cgroup::open(layout, &container.cgroup_path)?;
     let stdio = if process.terminal().unwrap_or_default() {
         if stdio.iter().any(Option::is_some) {
@@ -312,6 +351,16 @@ pub(super) fn make_exec(
     let mut others = vec![execed.started.into_fd()];
     others.extend(execed.console);
     Ok(Made { pid: execed.pid.as_raw_nonzero().get(), pidfd: execed.pidfd, others })
+}
+
+/// Where the root is until the container has it: hooks look for it there.
+fn make_place(root: &Path) -> Result<(), Error> {
+    match std::fs::create_dir(root) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io(error, format_args!("make {}", root.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Namespaces that the container has joined count as its own, whether its specification names them or not.

@@ -49,6 +49,11 @@ impl Deletion {
         }
     }
 
+    /// Others have to end first, which may take as long as they say.
+    pub(super) fn prolong(&mut self) {
+        self.deadline_ms = i64::MAX;
+    }
+
     /// Something has changed.
     pub(super) fn look_again(&mut self) {
         self.next_ms = 0;
@@ -168,7 +173,16 @@ impl Server {
         if container.process.is_some() || !container.execs.is_empty() {
             return Step::Wait;
         }
+        // Hooks hear of what is gone; another runtime removes more than the cgroup.
+        let hooks_are_last = container.target.runtime.is_none();
+        if hooks_are_last {
+            match remove(container.cgroup.as_ref()) {
+                Step::Done => self.containers[at].cgroup = None,
+                other => return other,
+            }
+        }
         match self.erase_elsewhere(at) {
+            Ok(true) if hooks_are_last => Step::Done,
             Ok(true) => remove(self.containers[at].cgroup.as_ref()),
             Ok(false) => Step::Wait,
             Err(error) => Step::Failed(error),

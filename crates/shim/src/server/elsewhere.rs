@@ -1,4 +1,5 @@
-//! What is asked of containers that another runtime makes: begun here, done by copies (`external`).
+//! What is asked of containers that another runtime makes: begun here, done by copies (`external`). To be told of their
+//! ends is also for the hooks of those that the shim makes.
 
 use vaquita_sys::signal::Signal;
 
@@ -6,7 +7,7 @@ use super::connection::Asker;
 use super::container::{Elsewhere, ExecPhase, Phase, Process};
 use super::creator::{Made, Purpose, Target};
 use super::requests::send;
-use super::{Server, complain, external, now_ns};
+use super::{Server, complain, external, hooks, now_ns};
 use crate::wire::Response;
 use crate::{Error, Kind, OciRuntime};
 
@@ -67,7 +68,8 @@ impl Server {
         }
     }
 
-    /// Whether no other runtime has anything of a container any more; it is told to forget it, if it was not yet.
+    /// Whether no other runtime has anything of a container any more, and no hook has to hear of its end; they are told, if
+    /// they were not yet.
     pub(super) fn erase_elsewhere(&mut self, at: usize) -> Result<bool, Error> {
         match self.containers[at].elsewhere {
             Elsewhere::Nothing => return Ok(true),
@@ -75,8 +77,21 @@ impl Server {
             Elsewhere::Something => {}
         }
         let id = self.containers[at].id.clone();
-        self.begin_call(Asker::NOBODY, at, Purpose::Erase { id }, external::delete)?;
-        self.containers[at].elsewhere = Elsewhere::Leaving;
+        let target = self.containers[at].target.clone();
+        let purpose = Purpose::Erase { id: id.clone() };
+        self.begin_job(Asker::NOBODY, purpose, Vec::new(), move |_| {
+            match &target.runtime {
+                Some(how) => external::delete(&target, how, &id),
+                None => hooks::at_the_end(&id, &target),
+            }
+            .map(|()| None)
+        })?;
+        let container = &mut self.containers[at];
+        container.elsewhere = Elsewhere::Leaving;
+        if let Some(deletion) = container.deletion.as_mut().filter(|_| container.target.runtime.is_none()) {
+            // As long as its hooks are allowed to take.
+            deletion.prolong();
+        }
         Ok(false)
     }
 
@@ -84,7 +99,7 @@ impl Server {
     /// reason to keep the rest.
     pub(super) fn erased_elsewhere(&mut self, id: &str, result: Result<(), Error>) {
         if let Err(error) = result {
-            complain(format_args!("container {id} is deleted without its runtime: {error}"));
+            complain(format_args!("container {id} is deleted without its runtime or hooks: {error}"));
         }
         if let Ok(at) = self.find(id) {
             let container = &mut self.containers[at];

@@ -140,6 +140,8 @@ impl Server {
         let (asker, result) = self.await_start(start);
         if result.is_err() {
             self.containers[at].started_at_ns = 0;
+        } else if self.containers[at].target.has_late_work {
+            return self.tell_after_hooks(asker, at);
         }
         self.reply_result(asker, result);
     }

@@ -158,14 +158,7 @@ impl Server {
             if request.tty { (Streams::Terminal, Vec::new(), Stdin::Closed) } else { self.pipes(&request)? };
         let container = Container {
             id: request.id.clone(),
-            target: Target {
-                bundle: request.bundle.clone(),
-                cgroup_path: request.cgroup.clone(),
-                join: request.join,
-                uid_maps: self.uid_maps(request.join),
-                restrict_oom_score_adj: request.restrict_oom_score_adj,
-                runtime: request.runtime.clone(),
-            },
+            target: Target::of(&request, &self.uid_maps(request.join)),
             cgroup: None,
             created_at_ns: now_ns(),
             started_at_ns: 0,
@@ -177,7 +170,10 @@ impl Server {
             open_stdin: request.stdin,
             execs: Vec::new(),
             deletion: None,
-            elsewhere: if request.runtime.is_some() { Elsewhere::Something } else { Elsewhere::Nothing },
+            elsewhere: match request.runtime.is_some() || request.has_late_work {
+                true => Elsewhere::Something,
+                false => Elsewhere::Nothing,
+            },
         };
         self.begin_creation(asker, request, rootfs, streams, join)?;
         self.containers.push(container);
@@ -287,7 +283,7 @@ impl Server {
             container.cgroup = cgroup;
             container.phase = Phase::Stopped(Exit::default());
         } else {
-            if container.elsewhere == Elsewhere::Something {
+            if container.target.runtime.is_some() {
                 // A runtime that died may have left a process.
                 let _ = cgroup.as_ref().map(vaquita_cgroup::Cgroup::kill);
             }
@@ -321,19 +317,16 @@ impl Server {
 
     fn start(&mut self, asker: Asker, id: &str) -> Result<(), Error> {
         let at = self.find(id)?;
-        let token = self.new_token();
         let phase = std::mem::replace(&mut self.containers[at].phase, Phase::Running);
         let Phase::Created(handle) = phase else {
             self.containers[at].phase = phase;
             return Err(Error::new(Kind::State, format!("container {id} is not waiting to be started")));
         };
         let Some(handle) = handle else { return self.start_elsewhere(asker, at) };
-        let released = self.watch(&handle, token).and_then(|()| Ok(handle.release()?));
-        // Without having been released it ends by itself when the handle goes.
-        released?;
-        self.containers[at].started_at_ns = now_ns();
-        self.containers[at].phase = Phase::Starting(Start { token, handle, asker });
-        Ok(())
+        match self.containers[at].target.has_late_work {
+            true => self.start_after_hooks(asker, at, handle),
+            false => self.release(asker, at, handle),
+        }
     }
 
     fn signal(&mut self, asker: Asker, id: &str, number: i32, scope: SignalScope) -> Result<(), Error> {
@@ -383,7 +376,7 @@ impl Server {
             let stdio = present.map(|present| if present { fds.next() } else { None });
             match &target.runtime {
                 Some(how) => external::make_exec(&target, how, container, process, stdio),
-                None => creator::make_exec(&target, &layout, process, init, stdio),
+                None => creator::make_exec((container, &target), &layout, process, init, stdio),
             }
             .map(Some)
         })?;

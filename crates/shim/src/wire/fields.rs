@@ -85,6 +85,7 @@ pub(super) fn put_create_request(w: &mut Writer, request: &CreateRequest) {
         // What came later is not for the shims that do not know it.
         log_limit: _,
         runtime: _,
+        has_late_work: _,
     } = request;
     w.text(id);
     put_path(w, bundle);
@@ -107,6 +108,7 @@ pub(super) fn create_request(r: &mut Reader<'_>) -> Result<CreateRequest, Malfor
         restrict_oom_score_adj: r.bool()?,
         log_limit: 0,
         runtime: None,
+        has_late_work: false,
     })
 }
 
@@ -233,6 +235,7 @@ pub(super) fn put_failure(w: &mut Writer, failure: &Failure) {
         Kind::Unavailable => (9, 0),
         Kind::Unsupported => (10, 0),
         Kind::Exec(errno) => (11, errno.raw_os_error()),
+        Kind::Hook => (12, 0),
     };
     w.u8(kind).i32(errno).text(&failure.message);
 }
@@ -251,6 +254,7 @@ pub(super) fn failure(r: &mut Reader<'_>) -> Result<Failure, Malformed> {
         8 => Kind::Timeout,
         9 => Kind::Unavailable,
         10 => Kind::Unsupported,
+        12 => Kind::Hook,
         11 if (1..4096).contains(&errno) => Kind::Exec(Errno::from_raw_os_error(errno)),
         _ => return Err(Malformed("an unknown kind of failure")),
     };

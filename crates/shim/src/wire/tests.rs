@@ -187,6 +187,7 @@ fn kind_strategy() -> impl Strategy<Value = Kind> {
             Kind::Corrupt,
             Kind::Denied,
             Kind::Exists,
+            Kind::Hook,
             Kind::Invalid,
             Kind::NotFound,
             Kind::State,
@@ -242,14 +243,14 @@ fn create_strategy() -> impl Strategy<Value = CreateRequest> {
     let paths = (path_strategy(), path_strategy(), option::of(path_strategy()));
     let runtime = (path_strategy(), any::<bool>())
         .prop_map(|(program, systemd_cgroup)| OciRuntime { program, systemd_cgroup });
-    let later = (option::of(runtime), prop_oneof![Just(0), any::<u64>()]);
+    let later = (option::of(runtime), prop_oneof![Just(0), any::<u64>()], any::<bool>());
     (text(), paths, any::<[bool; 4]>(), namespaces_strategy(), later).prop_map(
         |(
             id,
             (bundle, cgroup, log_path),
             [stdin, stdin_once, tty, restrict_oom_score_adj],
             join,
-            (runtime, log_limit),
+            (runtime, log_limit, has_late_work),
         )| {
             CreateRequest {
                 id,
@@ -263,6 +264,7 @@ fn create_strategy() -> impl Strategy<Value = CreateRequest> {
                 restrict_oom_score_adj,
                 log_limit,
                 runtime,
+                has_late_work,
             }
         },
     )

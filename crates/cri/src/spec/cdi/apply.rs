@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, HookBuilder, Hooks, LinuxDevice, LinuxDeviceType, Mount, Spec};
+use oci_spec::runtime::{
+    Hook, HookBuilder, Hooks, LinuxDevice, LinuxDeviceType, LinuxIntelRdt, LinuxNetDevice, Mount, Spec,
+};
 
 use super::Edits;
-use super::document;
+use super::document::{self, IntelRdt};
 use crate::spec::{mounts, security};
 use crate::{Error, Result};
 
@@ -13,8 +15,8 @@ use crate::{Error, Result};
 pub(crate) struct Context<'a> {
     /// Looks a device node of the host up.
     pub(crate) look: &'a dyn Fn(&Path) -> Result<LinuxDevice>,
-    /// Whether what makes the container runs hooks.
-    pub(crate) runs_hooks: bool,
+    /// Whether the built-in runtime makes the container.
+    pub(crate) is_built_in: bool,
     /// Whether the container has users of its own, so that the nodes in it are those of the host.
     pub(crate) has_own_users: bool,
 }
@@ -23,19 +25,19 @@ impl Edits {
     /// Does all that the edits say, but for the groups, which belong to the user: see [`Edits::groups`].
     ///
     /// # Errors
-    /// `Unsupported` for hooks that nobody would run, for classes of Intel RDT, and for owners and modes of nodes in a
-    /// container with users of its own; `Invalid` for nodes that the host does not have.
+    /// `Unsupported` for what the pod's runtime may not know, and for owners and modes of nodes in a container with users of
+    /// its own; `Invalid` for nodes that the host does not have.
     pub(crate) fn apply(&self, spec: &mut Spec, context: &Context<'_>) -> Result<()> {
-        if self.intel_rdt.is_some() {
-            return Err(Error::unsupported("CDI_devices: intelRdt: not supported yet"));
-        }
+        self.refuse_for_other_runtimes(context)?;
         self.apply_environment(spec);
         for node in self.device_nodes.iter().flatten() {
             add_device(spec, node, context)
                 .map_err(|error| error.within(format!("CDI_devices: deviceNodes: {:?}", node.path)))?;
         }
         self.apply_mounts(spec).map_err(|error| error.within("CDI_devices"))?;
-        self.apply_hooks(spec, context)
+        self.apply_links(spec);
+        self.apply_class(spec)?;
+        self.apply_hooks(spec)
     }
 
     fn apply_environment(&self, spec: &mut Spec) {
@@ -64,19 +66,58 @@ impl Edits {
         Ok(())
     }
 
-    fn apply_hooks(&self, spec: &mut Spec, context: &Context<'_>) -> Result<()> {
-        let Some(first) = self.hooks.iter().flatten().next() else { return Ok(()) };
-        if !context.runs_hooks {
-            return Err(Error::unsupported(format!(
-                "CDI_devices: hooks: {} {:?}: the built-in runtime runs no hooks for pods: name another OCI runtime as the \
-                 pod's runtime handler (--runtime)",
-                first.hook_name, first.path
-            )));
+    fn apply_hooks(&self, spec: &mut Spec) -> Result<()> {
+        if self.hooks.iter().flatten().next().is_none() {
+            return Ok(());
         }
         let all = spec.hooks_mut().get_or_insert_default();
         for asked in self.hooks.iter().flatten() {
             list(all, &asked.hook_name)?.get_or_insert_default().push(hook(asked)?);
         }
+        Ok(())
+    }
+
+    /// Other runtimes leave out what they do not know and say nothing.
+    fn refuse_for_other_runtimes(&self, context: &Context<'_>) -> Result<()> {
+        let new = [
+            ("netDevices", self.net_devices.iter().flatten().next().is_some()),
+            ("intelRdt: schemata or enableMonitoring", self.intel_rdt.as_ref().is_some_and(IntelRdt::is_new)),
+        ];
+        match new.iter().find(|(_, is_asked)| *is_asked && !context.is_built_in) {
+            Some((name, _)) => Err(Error::unsupported(format!(
+                "CDI_devices: {name}: only the built-in runtime is known to do that: not for pods of another runtime handler"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn apply_links(&self, spec: &mut Spec) {
+        let Some(asked) = self.net_devices.as_ref().filter(|asked| !asked.is_empty()) else { return };
+        let linux = spec.linux_mut().get_or_insert_default();
+        let mut all = linux.net_devices().clone().unwrap_or_default();
+        for device in asked {
+            let mut made = LinuxNetDevice::default();
+            made.set_name(Some(device.name.clone()));
+            all.insert(device.host_interface_name.clone(), made);
+        }
+        linux.set_net_devices(Some(all));
+    }
+
+    fn apply_class(&self, spec: &mut Spec) -> Result<()> {
+        let Some(asked) = &self.intel_rdt else { return Ok(()) };
+        if asked.enable_cmt.unwrap_or(false) || asked.enable_mbm.unwrap_or(false) {
+            return Err(Error::unsupported(
+                "CDI_devices: intelRdt: enableCMT and enableMBM, which CDI 1.1.0 has dropped: use enableMonitoring",
+            ));
+        }
+        let mut class = LinuxIntelRdt::default();
+        class
+            .set_clos_id(asked.clos_id.clone())
+            .set_l3_cache_schema(asked.l3_cache_schema.clone())
+            .set_mem_bw_schema(asked.mem_bw_schema.clone())
+            .set_schemata(asked.schemata.clone())
+            .set_enable_monitoring(asked.enable_monitoring);
+        spec.linux_mut().get_or_insert_default().set_intel_rdt(Some(class));
         Ok(())
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 /// How a file is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,7 +43,36 @@ pub(crate) struct Edits {
     pub(super) mounts: Option<Vec<Mount>>,
     pub(super) hooks: Option<Vec<Hook>>,
     pub(super) additional_gids: Option<Vec<u32>>,
-    pub(super) intel_rdt: Option<IgnoredAny>,
+    pub(super) intel_rdt: Option<IntelRdt>,
+    pub(super) net_devices: Option<Vec<NetDevice>>,
+}
+
+/// A class of service, as the OCI specification has it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IntelRdt {
+    #[serde(rename = "closID")]
+    pub(super) clos_id: Option<String>,
+    #[serde(rename = "l3CacheSchema")]
+    pub(super) l3_cache_schema: Option<String>,
+    #[serde(rename = "memBwSchema")]
+    pub(super) mem_bw_schema: Option<String>,
+    pub(super) schemata: Option<Vec<String>>,
+    #[serde(rename = "enableMonitoring")]
+    pub(super) enable_monitoring: Option<bool>,
+    /// Both up to 1.0.0, and never of any effect.
+    #[serde(rename = "enableCMT")]
+    pub(super) enable_cmt: Option<bool>,
+    #[serde(rename = "enableMBM")]
+    pub(super) enable_mbm: Option<bool>,
+}
+
+/// A link of the host that becomes the container's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct NetDevice {
+    pub(super) host_interface_name: String,
+    pub(super) name: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -91,7 +119,7 @@ const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// The versions that we know, in ascending order.
-const VERSIONS: [&str; 7] = ["0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0"];
+const VERSIONS: [&str; 8] = ["0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0", "1.1.0"];
 
 impl Document {
     /// Reads a file and checks all of it.
@@ -186,6 +214,12 @@ impl Document {
                 "additionalGids or intelRdt",
                 edits().any(|edits| edits.additional_gids.is_some() || edits.intel_rdt.is_some()),
             ),
+            ("1.1.0", "netDevices", edits().any(|edits| edits.net_devices.is_some())),
+            (
+                "1.1.0",
+                "schemata or enableMonitoring in intelRdt",
+                edits().filter_map(|edits| edits.intel_rdt.as_ref()).any(IntelRdt::is_new),
+            ),
         ];
         match uses.iter().find(|(since, _, used)| *used && place(since) > Some(known)) {
             Some((since, what, _)) => {
@@ -212,7 +246,9 @@ impl Edits {
         extend(&mut self.mounts, &more.mounts);
         extend(&mut self.hooks, &more.hooks);
         extend(&mut self.additional_gids, &more.additional_gids);
-        self.intel_rdt = self.intel_rdt.or(more.intel_rdt);
+        extend(&mut self.net_devices, &more.net_devices);
+        // A process is in one class.
+        self.intel_rdt = more.intel_rdt.clone().or_else(|| self.intel_rdt.take());
     }
 
     fn is_empty(&self) -> bool {
@@ -224,6 +260,7 @@ impl Edits {
             && none(&self.mounts)
             && none(&self.hooks)
             && none(&self.additional_gids)
+            && none(&self.net_devices)
             && self.intel_rdt.is_none()
     }
 
@@ -247,10 +284,28 @@ impl Edits {
             }
             environment(&hook.env)?;
         }
+        for device in self.net_devices.iter().flatten() {
+            let (from, to) = (&device.host_interface_name, &device.name);
+            if from.is_empty() || to.is_empty() {
+                return Err(format!("netDevices: {from:?} as {to:?}: hostInterfaceName and name are needed"));
+            }
+        }
+        if let Some(name) = self.intel_rdt.as_ref().and_then(|rdt| rdt.clos_id.as_deref())
+            && (matches!(name, "." | "..") || name.len() >= 4096 || name.contains(['/', '\n']))
+        {
+            return Err(format!("intelRdt: closID {name:?} is not the name of a class"));
+        }
         match self.groups().find(|gid| i32::try_from(*gid).is_err()) {
             Some(gid) => Err(format!("additionalGids: {gid} is not in 0…2147483647")),
             None => Ok(()),
         }
+    }
+}
+
+impl IntelRdt {
+    /// Whether it has what came with 1.1.0.
+    pub(super) fn is_new(&self) -> bool {
+        self.schemata.is_some() || self.enable_monitoring.is_some_and(|wanted| wanted)
     }
 }
 

@@ -54,7 +54,7 @@ fn context<'a>() -> Context<'a> {
                 _ => Err(Error::invalid(format!("{}: not there", path.display()))),
             }
         },
-        runs_hooks: false,
+        is_built_in: true,
         has_own_users: false,
     }
 }
@@ -184,7 +184,12 @@ fn files_that_make_no_sense_have_no_devices() {
         ((edits.into(), json!({})), "no containerEdits"),
         (edit("env", json!(["A"])), "env"),
         (edit("env", json!(["=A"])), "env"),
-        (edit("netDevices", json!([])), "netDevices"),
+        (edit("netDevices", json!([{"hostInterfaceName": "eth1", "name": ""}])), "netDevices"),
+        (edit("netDevices", json!([{"name": "eth1"}])), "hostInterfaceName"),
+        (edit("netDevices", json!([{"hostInterfaceName": "a", "name": "b"}])), "takes 1.1.0"),
+        (edit("intelRdt", json!({"closID": ".."})), "closID"),
+        (edit("intelRdt", json!({"closId": "x"})), "closId"),
+        (edit("intelRdt", json!({"schemata": ["MB:0=50"]})), "takes 1.1.0"),
         (edit("deviceNodes", json!([{"path": "dev/x"}])), "absolute"),
         (edit("deviceNodes", json!([{"path": "/dev/x", "type": "a"}])), "type"),
         (edit("deviceNodes", json!([{"path": "/dev/x", "permissions": "x"}])), "permissions"),
@@ -207,6 +212,9 @@ fn a_file_keeps_to_its_version() {
         ("0.4.0", "0.3.0", r#""mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "bind"}]"#),
         ("0.5.0", "0.4.0", r#""deviceNodes": [{"path": "/dev/a", "hostPath": "/dev/b"}]"#),
         ("0.7.0", "0.6.0", r#""additionalGids": [1]"#),
+        ("0.7.0", "0.6.0", r#""intelRdt": {"closID": "a"}"#),
+        ("1.1.0", "1.0.0", r#""intelRdt": {"enableMonitoring": true}"#),
+        ("1.1.0", "1.0.0", r#""netDevices": [{"hostInterfaceName": "eth1", "name": "net1"}]"#),
     ] {
         let parse = |version: &str| {
             let text = format!(
@@ -229,14 +237,11 @@ fn what_cannot_be_done_is_refused() {
     let names = ["v.com/c=a"];
     let hook =
         one(r#""hooks": [{"hookName": "createContainer", "path": "/bin/h", "args": ["h"], "timeout": 3}]"#);
-    let error = applied(&hook, &names, &context()).unwrap_err();
-    assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.to_string().contains("/bin/h") && error.to_string().contains("createContainer"), "{error}");
-    let done = applied(&hook, &names, &Context { runs_hooks: true, ..context() }).unwrap();
+    let done = applied(&hook, &names, &context()).unwrap();
     assert_eq!(done["hooks"], json!({"createContainer": [{"path": "/bin/h", "args": ["h"], "timeout": 3}]}));
 
     for (edits, text) in [
-        (r#""intelRdt": {"closID": "x"}"#, "intelRdt"),
+        (r#""intelRdt": {"closID": "x", "enableCMT": true}"#, "enableMonitoring"),
         (r#""deviceNodes": [{"path": "/dev/none"}]"#, "/dev/none: not there"),
         (r#""deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/host-gpu0", "type": "b"}]"#, "type"),
         (r#""mounts": [{"hostPath": "/a", "containerPath": "/a/../b"}]"#, "/a/../b"),
@@ -254,4 +259,34 @@ fn what_cannot_be_done_is_refused() {
     assert!(
         applied(&node(r#", "uid": 3"#), &names, &own).unwrap_err().to_string().contains("userns_options")
     );
+}
+
+#[test]
+fn what_came_with_1_1() {
+    let text = r#"
+cdiVersion: "1.1.0"
+kind: v.com/c
+containerEdits:
+  intelRdt: {closID: all, l3CacheSchema: "L3:0=f"}
+  netDevices: [{hostInterfaceName: eth5, name: net0}]
+devices:
+- name: a
+  containerEdits:
+    intelRdt: {closID: fast, schemata: ["L3:0=ff", "MB:0=50"], enableMonitoring: true}
+    netDevices: [{hostInterfaceName: eth7, name: net1}]
+- name: b
+  containerEdits: {env: [A=b]}
+"#;
+    let spec = applied(text, &["v.com/c=a"], &context()).unwrap();
+    assert_eq!(spec["linux"]["netDevices"], json!({"eth5": {"name": "net0"}, "eth7": {"name": "net1"}}));
+    assert_eq!(
+        spec["linux"]["intelRdt"],
+        json!({"closID": "fast", "schemata": ["L3:0=ff", "MB:0=50"], "enableMonitoring": true}),
+        "the device's class, and nothing of the file's"
+    );
+    let spec = applied(text, &["v.com/c=b"], &context()).unwrap();
+    assert_eq!(spec["linux"]["intelRdt"], json!({"closID": "all", "l3CacheSchema": "L3:0=f"}));
+    let other = Context { is_built_in: false, ..context() };
+    let error = applied(text, &["v.com/c=b"], &other).unwrap_err();
+    assert!(error.kind() == Kind::Unsupported && error.to_string().contains("netDevices"), "{error}");
 }
