@@ -19,8 +19,8 @@ pub(crate) use run::{Ended, Run};
 /// The demo image: no archive, no registry.
 pub(crate) const DEMO: &str = "vaquita.local/demo:latest";
 
-/// How long anything may take before the test fails: generous, because the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long anything may take before the test fails: generous, because the machine may be busy, or its processor emulated.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(240);
 
 /// One HTTP request from the host; status and body. `None`: nobody answers.
 pub(crate) fn http(method: &str, address: &str, port: u16, path: &str) -> Option<(u16, String)> {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use vaquita_testing::{Leaks, require_root, unique};
 
 /// How long anything may take: the processor is emulated.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// A bundle with busybox in its root filesystem, and the container made of it. Removed when dropped.
 pub(crate) struct Container {
