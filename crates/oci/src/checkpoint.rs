@@ -22,8 +22,9 @@ use vaquita_sys::mount::{MountInfo, parse_mountinfo};
 use vaquita_sys::procfs::Procfs;
 
 use self::mountpoint::Mountpoint;
-use crate::create::{Create, Request, place, prepare, write_pid_file};
+use crate::create::{Create, Request, place, prepare};
 use crate::foreground::Signals;
+use crate::pid_file::PidFile;
 use crate::state::Init;
 use crate::{Container, Error, Host, Id, Kind, Status};
 
@@ -156,7 +157,7 @@ fn restore_in(container: &mut Container, how: &Restore, request: &Request) -> Re
     placed.settle(init.pid)?;
     vaquita_runtime::owner::give(&request.spec, plan.has_other_users(), placed.cgroup(), init.pid)?;
     if let Some(path) = &how.create.pid_file {
-        write_pid_file(path, init.pid)?;
+        PidFile::open(path)?.write(init.pid)?;
     }
     Ok(init)
 }

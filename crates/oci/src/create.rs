@@ -3,19 +3,22 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use vaquita_cgroup::{Cgroup, Layout, Location, Placed, Resources};
 use vaquita_runtime::{
-    Context, CreateArgs, Created, ParentOf, Plan, Rendezvous, Stdio, document, hook, owner,
+    Context, CreateArgs, Created, Meanwhile, ParentOf, Plan, Rendezvous, Stdio, document, hook, owner,
 };
+use vaquita_sys::fs::Draft;
 use vaquita_sys::ns;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::socket::Listener;
 
 use crate::extra::Extra;
+use crate::pid_file::{self, PidFile};
 use crate::rootless::Groups;
 use crate::state::{CONFIG, FILES, Init, Record, START, STATE, stand_in};
 use crate::store::Directory;
@@ -235,7 +238,11 @@ fn make_in(
         Start::Socket => Some(Listener::bind(container.directory.file(START))?),
         Start::Here => None,
     };
-    let (record, id) = (&container.record, container.id());
+    let pid_file = how.pid_file.as_deref().map(PidFile::open).transpose()?;
+    let Container { directory, record, .. } = container;
+    let id = directory.id();
+    let mut notes = None;
+    let take_notes = |pid| notes = Some(Notes::take(directory, record, placed, pid_file.as_ref(), pid));
     let rendezvous = hook::has_any(spec).then(|| Rendezvous {
         root: &record.rootfs,
         meet: Box::new(|pid, pidfd| hook::early(spec, &record.about(id), (pid, pidfd))),
@@ -247,6 +254,7 @@ fn make_in(
         cgroup: placed.cgroup(),
         parent: ParentOf::Caller,
         rendezvous,
+        meanwhile: Some(Meanwhile(Box::new(take_notes))),
         start_socket,
         extra_fds: how.extra.open()?,
         new_keyring: !how.no_new_keyring,
@@ -254,13 +262,15 @@ fn make_in(
     };
     let created = vaquita_runtime::create(plan, args);
     // Also to remove them, if that has failed.
-    container.record.cgroup.note_parents(placed);
+    record.cgroup.note_parents(placed);
     let created = created?;
     let done = (|| {
-        let init = Init::new(created.pid)?;
+        let take = || Notes::take(directory, record, placed, pid_file.as_ref(), created.pid);
+        let notes = notes.unwrap_or_else(take)?;
+        let init = notes.init;
         placed.settle(init.pid)?;
-        container.record.init = Some(init);
-        container.save()?;
+        notes.state.replace()?;
+        record.init = Some(init);
         owner::give(spec, plan.has_other_users(), placed.cgroup(), init.pid)?;
         if let Some((path, master)) = how.console_socket.as_ref().zip(created.console.as_ref()) {
             console::send_terminal(path, master)?;
@@ -268,7 +278,7 @@ fn make_in(
         if let Some(path) = &how.pidfd_socket {
             console::send_pidfd(path, created.pidfd.as_fd())?;
         }
-        how.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, init.pid))
+        notes.pid_file.map_or(Ok(()), pid_file::publish)
     })();
     match done {
         Ok(()) => Ok(created),
@@ -278,6 +288,30 @@ fn make_in(
             let _ = vaquita_sys::process::wait_pidfd(&created.pidfd);
             Err(error)
         }
+    }
+}
+
+/// What is written down of a new process. It is written while that sets itself up, and has its names when it is ready.
+struct Notes<'a> {
+    init: Init,
+    state: Draft<'a>,
+    pid_file: Option<Draft<'a>>,
+}
+
+impl<'a> Notes<'a> {
+    fn take(
+        directory: &'a Directory,
+        record: &Record,
+        placed: &Placed,
+        pid_file: Option<&'a PidFile<'_>>,
+        pid: Pid,
+    ) -> Result<Self, Error> {
+        let init = Init::new(pid)?;
+        let mut record = Record { init: Some(init), ..record.clone() };
+        record.cgroup.note_parents(placed);
+        let state = directory.draft(STATE, &record.encode()?)?;
+        let pid_file = pid_file.map(|file| file.draft(init.pid)).transpose()?;
+        Ok(Self { init, state, pid_file })
     }
 }
 
@@ -337,16 +371,4 @@ pub(crate) fn stdio(process: Option<&Process>) -> Result<Stdio, Error> {
         own(std::io::stdout().as_fd())?,
         own(std::io::stderr().as_fd())?,
     ]))
-}
-
-/// Writes a pid so that a reader sees all of it or nothing.
-#[expect(clippy::disallowed_methods, reason = "a file that whoever calls names")]
-pub(crate) fn write_pid_file(path: &Path, pid: i32) -> Result<(), Error> {
-    let name = path.file_name().and_then(OsStr::to_str).filter(|name| !name.is_empty());
-    let name =
-        name.ok_or_else(|| Error::invalid(format!("--pid-file: {path:?} is not the name of a file")))?;
-    let dir = path.parent().filter(|dir| !dir.as_os_str().as_bytes().is_empty()).unwrap_or(Path::new("."));
-    let dir = vaquita_sys::fs::open_dir(dir).map_err(|error| Error::from(error).while_doing("--pid-file"))?;
-    vaquita_sys::fs::write_atomic(&dir, name, pid.to_string().as_bytes(), 0o644, false)
-        .map_err(|error| Error::from(error).while_doing("--pid-file"))
 }

@@ -12,8 +12,9 @@ use vaquita_runtime::{Context, ExecArgs, ExecPlan, Execed, ParentOf, document};
 use vaquita_sys::signal::{self, Signal};
 
 pub use self::user::User;
-use crate::create::{stdio, write_pid_file};
+use crate::create::stdio;
 use crate::foreground::Signals;
+use crate::pid_file::PidFile;
 use crate::start::SeccompAgent;
 use crate::{Container, Error, Extra, Host, Id, Kind, Status, console, rootless};
 
@@ -140,7 +141,7 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
         if let (Some(path), Some(master)) = (&how.console_socket, &console) {
             console::send_terminal(path, master)?;
         }
-        how.pid_file.as_ref().map_or(Ok(()), |path| write_pid_file(path, pid.as_raw_nonzero().get()))
+        how.pid_file.as_deref().map_or(Ok(()), |path| PidFile::open(path)?.write(pid.as_raw_nonzero().get()))
     })();
     if let Err(error) = told {
         let _ = signal::send(&pidfd, Signal::KILL);

@@ -26,6 +26,7 @@ mod id;
 mod kill;
 mod list;
 mod pause;
+mod pid_file;
 mod rootless;
 mod run;
 mod seal;

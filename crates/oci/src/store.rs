@@ -3,12 +3,13 @@
 #![expect(clippy::disallowed_methods, reason = "the state directory, which only the runtime writes")]
 
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use vaquita_cgroup::Driver;
+use vaquita_sys::fs::Draft;
 
 use crate::{Error, Id, Kind};
 
@@ -165,6 +166,11 @@ impl Directory {
     /// Replaces a file in one step.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
         Ok(vaquita_sys::fs::write_atomic(&self.fd, name, bytes, 0o600, false)?)
+    }
+
+    /// What is to replace a file.
+    pub(crate) fn draft<'a>(&'a self, name: &'a str, bytes: &[u8]) -> Result<Draft<'a>, Error> {
+        Ok(Draft::write(self.fd.as_fd(), name, bytes, 0o600)?)
     }
 
     /// Removes a file; one that is not there is fine.

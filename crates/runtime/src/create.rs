@@ -50,6 +50,9 @@ pub struct CreateArgs<'a> {
     /// What the caller does in the middle of the set-up, mostly running the hooks of the specification (see
     /// [`crate::hook`]). It must be given when the specification has such hooks.
     pub rendezvous: Option<Rendezvous<'a>>,
+    /// What the caller has to do for the new process and can do while that sets itself up: called with it when it is cloned
+    /// and its groups are made; again, with another, if the creation is tried once more.
+    pub meanwhile: Option<Meanwhile<'a>>,
     /// A socket that listens (`SOCK_SEQPACKET`, unix(7)), on which the process waits to be started by whoever connects:
     /// [`StartHandle::from_fd`] takes that connection. One that is closed without a word changes nothing. Others see such
     /// a process, so it is in its cgroup and cgroup namespace by then, and a program that is not there is an error of
@@ -78,6 +81,15 @@ pub struct Rendezvous<'a> {
 impl fmt::Debug for Rendezvous<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rendezvous").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+/// Work beside the set-up: see [`CreateArgs::meanwhile`].
+pub struct Meanwhile<'a>(pub Box<dyn FnMut(Pid) + 'a>);
+
+impl fmt::Debug for Meanwhile<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Meanwhile").finish_non_exhaustive()
     }
 }
 
@@ -142,7 +154,7 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
         ));
     }
     let place = args.rendezvous.as_ref().map(|rendezvous| host_path(rendezvous.root)).transpose()?;
-    let mut rendezvous = args.rendezvous;
+    let (mut rendezvous, mut meanwhile) = (args.rendezvous, args.meanwhile);
     if let Some(listener) = &args.start_socket {
         listener.set_blocking()?;
     }
@@ -168,7 +180,12 @@ pub fn create(plan: &Plan, args: CreateArgs<'_>) -> Result<Created, Error> {
     }
     check_sysctls(plan, &job.namespaces)?;
     check_capabilities(plan, &job.namespaces)?;
-    let spawned = with_the_api_there_is(|| job.spawn(args.parent, rendezvous.as_mut()));
+    let spawned = with_the_api_there_is(|| {
+        job.spawn(
+            args.parent,
+            spawn::Caller { rendezvous: rendezvous.as_mut(), meanwhile: meanwhile.as_mut() },
+        )
+    });
     let spawned = spawned.map_err(|error| if plan.has_own_mounts() { error } else { apart(error) })?;
     let spawn::Spawned { pid, pidfd, start, console } = spawned;
     Ok(Created { pid, pidfd, start, console })
@@ -216,11 +233,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn spawn(
-        &self,
-        parent: ParentOf,
-        rendezvous: Option<&mut Rendezvous<'_>>,
-    ) -> Result<spawn::Spawned, Error> {
+    fn spawn(&self, parent: ParentOf, caller: spawn::Caller<'_, '_>) -> Result<spawn::Spawned, Error> {
         let Self { plan, namespaces, stdio, cgroup, .. } = self;
         let has_view = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));
         let begun = begun(*cgroup, has_view)?;
@@ -234,7 +247,7 @@ impl Job<'_> {
         };
         let known = Known::new()?;
         // Hooks look for the process in its cgroup, and so does whoever sees it wait.
-        let enters_before = rendezvous.is_some() || self.start_socket.is_some();
+        let enters_before = caller.rendezvous.is_some() || self.start_socket.is_some();
         let (awaits, enters) = match begun {
             Some(_) => (Some(Step::AwaitCgroup), Some(Step::EnterAwaitedCgroup)),
             None => (None, entry(*cgroup, &self.extra)?),
@@ -254,7 +267,7 @@ impl Job<'_> {
 
         let mut setup = self.before_mounts(unshared)?;
         mounts(&mut setup, plan, &prepared, &known, stdio);
-        if rendezvous.is_some() {
+        if caller.rendezvous.is_some() {
             setup.append(&mut before);
             setup.push(Step::Meet);
         }
@@ -292,7 +305,7 @@ impl Job<'_> {
             extra: &self.extra,
             start_socket: self.start_socket.as_ref().map(AsFd::as_fd),
         };
-        let spawned = spawn::spawn(&script, parent, rendezvous)?;
+        let spawned = spawn::spawn(&script, parent, caller)?;
         if let Some(mut class) = class {
             class.keep();
         }

@@ -172,5 +172,5 @@ fn waiting(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Spawned, Error> {
         extra: &extra,
         ..Script::default()
     };
-    spawn::spawn(&script, args.parent, None)
+    spawn::spawn(&script, args.parent, spawn::Caller::default())
 }

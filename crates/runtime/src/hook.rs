@@ -73,7 +73,7 @@ pub fn run(hook: &Hook, stdin: &[u8]) -> Result<(), Error> {
         start: command.steps(),
         ..Script::default()
     };
-    let spawned = spawn::spawn(&script, ParentOf::Caller, None)?;
+    let spawned = spawn::spawn(&script, ParentOf::Caller, spawn::Caller::default())?;
     drop(script);
     drop(stdio);
     command.finish(spawned, &output)
@@ -99,7 +99,7 @@ pub fn run_inside(hook: &Hook, stdin: &[u8], init: BorrowedFd<'_>) -> Result<(),
         start: command.steps(),
         ..Script::default()
     };
-    let spawned = spawn::spawn(&script, ParentOf::Caller, None)?;
+    let spawned = spawn::spawn(&script, ParentOf::Caller, spawn::Caller::default())?;
     drop(script);
     drop(stdio);
     command.finish(spawned, &output)
@@ -135,7 +135,7 @@ pub fn run_as_container(hook: &Hook, stdin: &[u8], container: &Container<'_>) ->
         oom_score_adj: spawn::oom_score_adj(&process)?,
         ..Script::default()
     };
-    let spawned = spawn::spawn(&script, ParentOf::Caller, None)?;
+    let spawned = spawn::spawn(&script, ParentOf::Caller, spawn::Caller::default())?;
     drop(script);
     drop(stdio);
     command.finish(spawned, &output)

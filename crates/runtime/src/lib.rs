@@ -37,7 +37,7 @@ mod spawn;
 mod steps;
 mod trees;
 
-pub use create::{CreateArgs, Created, ParentOf, Rendezvous, Stdio, create};
+pub use create::{CreateArgs, Created, Meanwhile, ParentOf, Rendezvous, Stdio, create};
 pub use error::{Error, Kind};
 pub use exec::{ExecArgs, ExecPlan, Execed, exec, exec_with};
 pub use handle::StartHandle;

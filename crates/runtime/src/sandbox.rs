@@ -150,7 +150,7 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
         oom_score_adj: checked.oom_score_adj,
         ..Script::default()
     };
-    let Spawned { pid, pidfd, start, .. } = spawn::spawn(&script, args.parent, None)?;
+    let Spawned { pid, pidfd, start, .. } = spawn::spawn(&script, args.parent, spawn::Caller::default())?;
     let mut guard = spawn::Guard::new(pidfd, args.parent);
     let kinds = args.namespaces.iter().filter(|kind| **kind != ns::Kind::Mount);
     let namespaces =

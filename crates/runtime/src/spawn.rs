@@ -10,7 +10,7 @@ use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::{cap, ns};
 
-use crate::create::{ParentOf, Rendezvous};
+use crate::create::{Meanwhile, ParentOf, Rendezvous};
 use crate::handshake::{self, Said};
 use crate::netdev::{self, NetDevice};
 use crate::plan::process::ProcessPlan;
@@ -67,13 +67,18 @@ pub(crate) struct Spawned {
     pub(crate) console: Option<OwnedFd>,
 }
 
+/// What the caller does between the clone and the end of the set-up.
+#[derive(Default)]
+pub(crate) struct Caller<'c, 'a> {
+    /// At [`Step::Meet`], when the process waits.
+    pub(crate) rendezvous: Option<&'c mut Rendezvous<'a>>,
+    /// Beside the set-up.
+    pub(crate) meanwhile: Option<&'c mut Meanwhile<'a>>,
+}
+
 /// Clones, and waits until the set-up is done. A process that fails is gone when this returns; with
 /// [`ParentOf::CallersParent`] it is that parent's to reap.
-pub(crate) fn spawn(
-    script: &Script<'_>,
-    parent: ParentOf,
-    rendezvous: Option<&mut Rendezvous<'_>>,
-) -> Result<Spawned, Error> {
+pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf, caller: Caller<'_, '_>) -> Result<Spawned, Error> {
     let (ours, theirs) = handshake::pair()?;
     let theirs = above(theirs, first_free(script.extra))?;
     let texts: Vec<String> = script.late.iter().chain(&script.start).map(ToString::to_string).collect();
@@ -94,7 +99,7 @@ pub(crate) fn spawn(
         })
     })?;
     drop(theirs);
-    let console = set_up(script, (pid, guard.pidfd()?), &ours, rendezvous)?;
+    let console = set_up(script, (pid, guard.pidfd()?), &ours, caller)?;
     Ok(Spawned { pid, pidfd: guard.release()?, start: StartHandle::from_fd(ours), console })
 }
 
@@ -103,7 +108,7 @@ fn set_up(
     script: &Script<'_>,
     (pid, pidfd): (Pid, BorrowedFd<'_>),
     socket: &OwnedFd,
-    rendezvous: Option<&mut Rendezvous<'_>>,
+    Caller { rendezvous, meanwhile }: Caller<'_, '_>,
 ) -> Result<Option<OwnedFd>, Error> {
     let go_on =
         || handshake::give_word(socket.as_fd()).map_err(|errno| Error::kernel("send(<new process>)", errno));
@@ -117,6 +122,9 @@ fn set_up(
         go_on()?;
     }
     let has_devices = script.begun.map_or(Ok(false), |cgroup| finish(cgroup, script, socket.as_fd()))?;
+    if let Some(Meanwhile(work)) = meanwhile {
+        work(pid);
+    }
     let mut heard = handshake::hear(socket)?;
     let mut has_all = false;
     if let (Said::Meet, Some(rendezvous)) = (&heard, rendezvous) {

@@ -187,6 +187,7 @@ impl Bundle {
             extra_fds: std::mem::take(&mut self.extra_fds),
             new_keyring: self.new_keyring,
             rendezvous,
+            meanwhile: None,
             start_socket: None,
             no_pivot: self.no_pivot,
         };

@@ -338,6 +338,7 @@ fn create_one(job: &Job, null: &fs::File, tally: &mut Tally) {
         new_keyring: true,
         parent: ParentOf::Caller,
         rendezvous: None,
+        meanwhile: None,
         start_socket: None,
         no_pivot: false,
     };

@@ -286,6 +286,7 @@ pub(super) fn make_container(
         new_keyring: true,
         parent: ParentOf::CallersParent,
         rendezvous,
+        meanwhile: None,
         start_socket: None,
         no_pivot: false,
     };
