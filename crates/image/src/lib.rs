@@ -24,5 +24,5 @@ pub use error::{Error, Kind};
 pub use image::{Image, ImageConfig};
 pub use reference::Reference;
 pub use registry::{Auth, Mirror, Registries, RegistryConfig, Timeouts};
-pub use snapshot::{Snapshot, SnapshotInfo};
+pub use snapshot::{Changes, Snapshot, SnapshotInfo};
 pub use store::{Freed, FsInfo, Options, PullStatus, Store, Unpacker, Usage};

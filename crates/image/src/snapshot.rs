@@ -1,6 +1,7 @@
 //! Writable root filesystems on top of an image's layers.
 
 mod classic;
+mod diff;
 mod mapped;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use vaquita_sys::mount::Filesystem;
 
 use crate::store::Layer;
 use crate::{Digest, Error};
+
+pub use diff::Changes;
 
 /// The root filesystem of one container: the image's layers, read-only, and a directory that takes what is written.
 #[derive(Clone, Debug)]

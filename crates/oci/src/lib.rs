@@ -36,7 +36,7 @@ mod state;
 mod store;
 mod update;
 
-pub use checkpoint::{Checkpoint, Criu, Restore, checkpoint, restore};
+pub use checkpoint::{Checkpoint, Restore, checkpoint, restore};
 pub use create::{Create, create};
 pub use delete::delete;
 pub use error::{Error, Kind};
@@ -55,6 +55,7 @@ pub use start::start;
 pub use state::{Container, Init, Record, Status};
 pub use store::Host;
 pub use update::{Update, update};
+pub use vaquita_runtime::criu::Criu;
 
 /// The version of the runtime specification that is implemented.
 pub const SPEC_VERSION: &str = "1.3.0";

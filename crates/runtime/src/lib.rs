@@ -14,6 +14,7 @@
 //! What this crate does not do: it makes no root filesystem and no cgroup, configures no network interface, stores no
 //! record, and runs a hook only when told to ([`hook`]).
 
+pub mod criu;
 pub mod defaults;
 pub mod document;
 pub mod hook;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -68,6 +69,19 @@ impl Cgroup {
             }
             Err(_) => Ok(false),
         }
+    }
+
+    /// The directory in whose files the group is frozen, for programs that do so themselves.
+    ///
+    /// # Errors
+    /// `Unsupported` without a freezer.
+    pub fn freezer_dir(&self) -> Result<PathBuf> {
+        let dir = match self.freezer()? {
+            Version::V2 => self.v2(),
+            Version::V1 => Some(self.controller("freezer")?.0),
+        };
+        let mount = dir.map_or_else(PathBuf::new, |dir| self.hierarchy(dir).mount.clone());
+        Ok(mount.join(self.path.strip_prefix("/").unwrap_or(&self.path)))
     }
 
     /// Kills every process of the group and of groups below it; when this returns, each has got `SIGKILL` and none can make

@@ -2,15 +2,18 @@
 //! names that are kept beside its files (`descriptors.json`, as other runtimes have it).
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use vaquita_sys::mount::MountInfo;
 use vaquita_sys::procfs::Procfs;
 
+use super::io;
 use crate::Error;
 
+/// The major numbers of terminals in devpts (devices.txt of the kernel).
+const PTS: std::ops::RangeInclusive<u32> = 136..=143;
 const FILE: &str = "descriptors.json";
 /// What /proc/<pid>/fdinfo/<fd> has for files.
 const LONGEST_INFO: usize = 4096;
@@ -32,12 +35,23 @@ fn name(procfs: &Procfs, pid: i32, fd: i32, mounts: &[MountInfo]) -> Result<Stri
     let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse::<u64>().ok());
     match mount {
         Some(id) if mounts.iter().all(|mount| mount.id != id) => {
-            let stat =
-                std::fs::metadata(&path).map_err(|error| Error::io(format!("stat({path:?})"), &error))?;
+            let stat = std::fs::metadata(&path).map_err(|error| io(format!("stat({path:?})"), &error))?;
             Ok(format!("file[{id:x}:{:x}]", stat.ino()))
         }
         _ => Ok(link),
     }
+}
+
+/// The terminal of the process, whose other side is the host's: `tty[DEVICE:FILESYSTEM]`.
+pub(super) fn terminals(pid: i32) -> Vec<String> {
+    let mut all = BTreeSet::new();
+    for fd in 0..3 {
+        let Ok(stat) = std::fs::metadata(format!("/proc/{pid}/fd/{fd}")) else { continue };
+        if stat.file_type().is_char_device() && PTS.contains(&rustix::fs::major(stat.rdev())) {
+            all.insert(format!("tty[{:x}:{:x}]", stat.rdev(), stat.dev()));
+        }
+    }
+    all.into_iter().flat_map(|name| ["--external".to_owned(), name]).collect()
 }
 
 /// What CRIU is told when it writes: pipes it finds by itself.
@@ -50,7 +64,7 @@ pub(super) fn on_dump(names: &[String]) -> Vec<String> {
 pub(super) fn write(images: &Path, names: &[String]) -> Result<(), Error> {
     let path = images.join(FILE);
     let text = serde_json::Value::from(names.to_vec()).to_string();
-    std::fs::write(&path, text).map_err(|error| Error::io(format!("write({path:?})"), &error))
+    std::fs::write(&path, text).map_err(|error| io(format!("write({path:?})"), &error))
 }
 
 /// The names; none for files of somebody else that has not kept any.
@@ -58,7 +72,7 @@ pub(super) fn read(images: &Path) -> Result<Vec<String>, Error> {
     let path = images.join(FILE);
     let text = match std::fs::read(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|error| Error::io(format!("read({path:?})"), &error))?,
+        other => other.map_err(|error| io(format!("read({path:?})"), &error))?,
     };
     serde_json::from_slice(&text)
         .map_err(|error| Error::invalid(format!("{path:?} is not a list of descriptors: {error}")))
