@@ -161,6 +161,16 @@ pub(crate) struct Node {
         default_value = "/etc/cdi,/var/run/cdi"
     )]
     cdi_spec_dirs: Vec<PathBuf>,
+    /// Program that checkpoints containers: criu(8)
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CRIU",
+        value_name = "PROGRAM",
+        default_value = "criu"
+    )]
+    criu: PathBuf,
     /// MTU of the pods' interfaces [default: that of the bridge]
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
@@ -236,6 +246,7 @@ impl Node {
             restrict_oom_score_adj: self.restrict_oom_score_adj,
             container_log_limit: self.container_log_max_size,
             runtimes: self.runtimes()?,
+            criu: self.criu.clone(),
             cdi_spec_dirs: self.cdi_spec_dirs.iter().map(absolute).collect::<Result<_>>()?,
             ..Config::default()
         })
@@ -279,6 +290,7 @@ impl Node {
         for dir in config.cni.bin_dirs {
             args.extend(["--cni-bin-dir".into(), dir.into()]);
         }
+        args.extend(["--criu".into(), config.criu.into()]);
         for dir in config.cdi_spec_dirs {
             args.extend(["--cdi-spec-dirs".into(), dir.into()]);
         }

@@ -89,6 +89,46 @@ fn systemd_a_container_may_go_on_after_it_was_written() {
     goes_on(&container);
 }
 
+/// As in a pod: some namespaces are another's, and a directory of the host's is bound where a symbolic link leads.
+#[test]
+#[ignore = "needs CRIU: hack/vm"]
+fn systemd_a_container_goes_on_in_the_namespaces_of_another() {
+    let holder = Container::new("while :; do sleep 1000; done");
+    holder.start();
+    let namespace = |kind: &str| format!("/proc/{}/ns/{kind}", holder.pid());
+    let mut container = counter();
+    let namespaces = container.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|one| !["network", "ipc", "uts"].contains(&one["type"].as_str().unwrap()));
+    for (kind, file) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts")] {
+        namespaces.push(json!({"type": kind, "path": namespace(file)}));
+    }
+    container.config.as_object_mut().unwrap().remove("hostname");
+    let data = container.bundle().join("data");
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(data.join("file"), "of the host").unwrap();
+    std::os::unix::fs::symlink("tmp", container.bundle().join("rootfs/link")).unwrap();
+    container.config["mounts"].as_array_mut().unwrap().push(json!({
+        "destination": "/link/data", "source": data.to_str().unwrap(), "options": ["rbind"]
+    }));
+    container.start();
+    let images = container.bundle().join("images");
+    goes_on(&container);
+    container.oci("checkpoint", &["--image-path", images.to_str().unwrap()]);
+    let written = count(&container);
+    restore(&container, &images);
+    eventually("it to count on", || (count(&container) > written).then_some(()));
+    for kind in ["net", "ipc", "uts"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        assert_eq!(of(&container.pid()), of(&holder.pid()), "{kind}");
+    }
+    let mut exec = container.command("exec", &[]);
+    let output = exec.args(["cat", "/link/data/file"]).output().unwrap();
+    succeed(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "of the host");
+    container.oci("delete", &["--force"]);
+    holder.oci("delete", &["--force"]);
+}
+
 /// Both ends of a pipe are not in the container.
 #[test]
 #[ignore = "needs CRIU: hack/vm"]

@@ -60,6 +60,7 @@ fn look(config: &Config) -> Result<Vec<Resource>> {
     cgroups(config, &owners, &mut all)?;
     mounts(config, &paths, &owners, &mut all)?;
     snapshots(&paths, &owners, &mut all)?;
+    checkpoints(&paths, &owners, &mut all)?;
     network(config, &paths, &owners, &mut all)?;
     plugins(&paths, &owners, &mut all)?;
     Ok(all)
@@ -271,14 +272,7 @@ fn mounts(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resourc
 
 fn snapshots(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
     let dir = paths.images().join("snapshots");
-    let doing = || format!("list {}", dir.display());
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).doing(doing),
-    };
-    for entry in entries {
-        let id = entry.doing(doing)?.file_name().to_string_lossy().into_owned();
+    for id in names(&dir)? {
         let owner = {
             let container = volumes::owner(&id);
             owners.records.containers.contains_key(container).then(|| container.to_owned())
@@ -286,6 +280,28 @@ fn snapshots(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
         all.push(resource("snapshot", dir.join(&id).display().to_string(), owner, ""));
     }
     Ok(())
+}
+
+/// What a server that was killed has left there the next one removes.
+fn checkpoints(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+    let dir = paths.checkpoints();
+    for id in names(&dir)? {
+        let container = owners.records.containers.contains_key(&id).then(|| id.clone());
+        let owner = container.or_else(|| owners.daemon.then(|| "daemon".to_owned()));
+        all.push(resource("checkpoint", dir.join(&id).display().to_string(), owner, "unfinished"));
+    }
+    Ok(())
+}
+
+/// What is in a directory, which need not be there.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let doing = || format!("list {}", dir.display());
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).doing(doing),
+    };
+    entries.map(|entry| Ok(entry.doing(doing)?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 fn network(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {

@@ -44,6 +44,8 @@ pub struct Config {
     /// The directories of the files of the Container Device Interface. The last that has a device wins; looked at for each
     /// container that asks for one.
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// The program that checkpoints containers, criu(8): a path, or a name that is looked for in `PATH`.
+    pub criu: PathBuf,
     /// Where exec, attach and port-forward are served.
     pub streaming: StreamingConfig,
     /// A loopback address on which the metrics of this process are served, as on `metrics.sock` in `state`.
@@ -73,6 +75,7 @@ impl Default for Config {
             container_log_limit: None,
             runtimes: BTreeMap::new(),
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            criu: "criu".into(),
             streaming: StreamingConfig::default(),
             metrics_address: None,
             otlp_endpoint: None,

@@ -198,6 +198,25 @@ impl Classify for vaquita_sys::Error {
     }
 }
 
+impl Classify for vaquita_runtime::Error {
+    fn classify(&self) -> Kind {
+        use vaquita_runtime::Kind as Runtime;
+        match self.kind() {
+            Runtime::Invalid => Kind::Invalid,
+            Runtime::NotFound => Kind::NotFound,
+            Runtime::Unsupported => Kind::Unsupported,
+            Runtime::Kernel(errno) => errno.classify(),
+            _ => Kind::Internal,
+        }
+    }
+}
+
+impl From<vaquita_runtime::Error> for Error {
+    fn from(error: vaquita_runtime::Error) -> Self {
+        Self::new(error.classify(), error.to_string())
+    }
+}
+
 impl Classify for vaquita_cgroup::Error {
     fn classify(&self) -> Kind {
         use vaquita_cgroup::Kind as Cgroup;

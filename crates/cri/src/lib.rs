@@ -8,6 +8,7 @@
 
 mod apparmor;
 pub mod check;
+mod checkpoint;
 mod config;
 mod container;
 mod error;

@@ -31,6 +31,11 @@ impl Paths {
         self.root.join("images")
     }
 
+    /// Checkpoints that are being made, one directory for each container.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
     /// The address leases.
     pub(crate) fn leases(&self) -> PathBuf {
         self.net().join("leases")

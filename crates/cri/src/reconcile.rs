@@ -16,7 +16,7 @@ use crate::container::volumes;
 use crate::error::Doing;
 use crate::model::{Container, ContainerPhase, Ended, Sandbox, SandboxPhase, now};
 use crate::node::{Failures, Node, blocking};
-use crate::{Result, container, pod};
+use crate::{Result, checkpoint, container, pod};
 
 /// Takes up every pod, all at the same time; finishes what was interrupted; frees what nobody owns.
 ///
@@ -38,7 +38,7 @@ pub(crate) async fn run(node: &Arc<Node>) -> Result<()> {
     let worker = node.clone();
     blocking("free what nobody owns", move || free_orphans(&worker)).await?;
     plugins::run(node);
-    Ok(())
+    checkpoint::sweep(node)
 }
 
 async fn take_up(node: &Arc<Node>, id: &str) -> Result<()> {

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         ["sleep"] => loop {
             std::thread::park();
         },
+        ["count"] => count(),
         ["exit", code] => code.parse::<u8>().map_or(ExitCode::FAILURE, ExitCode::from),
         ["echo", text] => write(text.as_bytes()),
         ["env"] => {
@@ -58,6 +59,20 @@ fn main() -> ExitCode {
         },
         _ => ExitCode::from(2),
     }
+}
+
+/// Counts for ever, in a file that always has a number in it, and aloud.
+fn count() -> ExitCode {
+    for number in 1_u64.. {
+        let text = format!("{number}\n");
+        let written =
+            std::fs::write("/count.next", &text).and_then(|()| std::fs::rename("/count.next", "/count"));
+        if written.is_err() || write(text.as_bytes()) == ExitCode::FAILURE {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    ExitCode::FAILURE
 }
 
 /// Says of each file whose it is.

@@ -179,6 +179,13 @@ fn image(node: &Node, config: &cri::ContainerConfig) -> Result<Arc<Image>> {
     if spec.image.is_empty() {
         return Err(Error::invalid("config.image.image: is missing"));
     }
+    // What is in there runs with the privileges that it says itself, not with those that the client asks for.
+    if spec.image.starts_with('/') {
+        return Err(Error::unsupported(format!(
+            "config.image.image: {:?} is a path; checkpoints are not restored through the CRI; name an image",
+            spec.image
+        )));
+    }
     node.images.find(&spec.image).ok_or_else(|| {
         Error::new(Kind::NotFound, format!("image {:?} is not on this node: pull it first", spec.image))
     })

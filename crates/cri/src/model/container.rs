@@ -193,6 +193,8 @@ pub(crate) struct Container {
     pub(super) events: OnceLock<Arc<Events>>,
     /// Held while it is started, changed or removed.
     pub(crate) lane: Mutex<()>,
+    /// Held while it is written to an archive.
+    pub(crate) checkpoint: Mutex<()>,
     stop_sent: AtomicBool,
     execs: AtomicU64,
 }
@@ -206,6 +208,7 @@ impl Container {
             record,
             events: OnceLock::new(),
             lane: Mutex::new(()),
+            checkpoint: Mutex::new(()),
             stop_sent: AtomicBool::new(false),
             execs: AtomicU64::new(0),
         }

@@ -14,7 +14,7 @@ use super::batches::{Batches, batches};
 use super::{Service, answer, missing};
 use crate::model::{Container, Happened, now};
 use crate::telemetry::{about_container, about_sandbox};
-use crate::{container, exec, metrics, pod, stats, streaming};
+use crate::{checkpoint, container, exec, metrics, pod, stats, streaming};
 
 /// What an RPC answers.
 type Answer<T> = Result<Response<T>, Status>;
@@ -315,22 +315,23 @@ impl RuntimeService for Service {
 
     async fn checkpoint_container(
         &self,
-        _: Request<cri::CheckpointContainerRequest>,
+        request: Request<cri::CheckpointContainerRequest>,
     ) -> Answer<cri::CheckpointContainerResponse> {
-        Err(missing(
-            "CheckpointContainer: containers of pods cannot be checkpointed; those of `vaquita oci` can, by CRIU",
-        ))
+        checkpoint::run(&self.node, request.into_inner()).await?;
+        Ok(Response::new(cri::CheckpointContainerResponse {}))
     }
 
     async fn checkpoint_pod(
         &self,
         _: Request<cri::CheckpointPodRequest>,
     ) -> Answer<cri::CheckpointPodResponse> {
-        Err(missing("CheckpointPod: pods cannot be checkpointed"))
+        Err(missing(
+            "CheckpointPod: whole pods cannot be checkpointed; CheckpointContainer does one container",
+        ))
     }
 
     async fn restore_pod(&self, _: Request<cri::RestorePodRequest>) -> Answer<cri::RestorePodResponse> {
-        Err(missing("RestorePod: pods cannot be checkpointed, so there is none to restore"))
+        Err(missing("RestorePod: whole pods cannot be checkpointed, so there is none to restore"))
     }
 
     async fn get_container_events(

@@ -4,6 +4,7 @@
 mod api;
 mod apparmor;
 mod cdi;
+mod checkpoint;
 mod cni;
 mod events;
 mod fields;

@@ -81,6 +81,9 @@ pub(super) fn on_dump(spec: &Spec, layout: &Layout, seen: &Seen) -> Vec<String> 
             all.push(argument);
         }
     }
+    // The terminal at /dev/console, whose other side is outside.
+    let consoles = seen.mounts.iter().filter(|one| one.fs_type == "devpts" && is_console(&one.root));
+    all.extend(consoles.map(|one| format!("mnt[{0}]:{0}", text(&one.mount_point))));
     // Files are masked with /dev/null; directories with a filesystem that is the container's.
     let masked = masked(spec).iter().map(Path::new);
     let masked = masked.filter(|path| seen.mounts.iter().any(|one| one.mount_point == *path && is_null(one)));
@@ -219,6 +222,11 @@ fn is_null(mount: &MountInfo) -> bool {
     mount.root.ends_with("null") && matches!(mount.fs_type.as_str(), "devtmpfs" | "tmpfs")
 }
 
+/// Whether what is mounted of a devpts is one terminal.
+fn is_console(root: &Path) -> bool {
+    root.file_name().is_some_and(|name| name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// The name of an external namespace, as other runtimes have it.
 fn key(kind: ns::Kind) -> &'static str {
     if kind == ns::Kind::Net { "extRootNetNS" } else { "extRootPidNS" }
@@ -260,11 +268,14 @@ mod tests {
                      51 48 8:1 /srv/data /data ro - ext4 /dev/sda1 rw\n\
                      52 51 0:7 / /data/own rw - tmpfs tmpfs rw\n\
                      53 51 8:2 / /data/disk rw - ext4 /dev/sda2 rw\n\
+                     55 48 0:8 / /dev/pts rw - devpts devpts rw\n\
+                     56 48 0:8 /0 /dev/console rw - devpts devpts rw\n\
                      54 48 8:2 / /database rw - ext4 /dev/sda2 rw\n";
         let dumped = on_dump(&spec, &layout, &seen(table)).join(" ");
         assert_eq!(
             dumped,
-            "--external mnt[/data]:/data --external mnt[/data/disk]:/data/disk --external mnt[/proc/keys]:/dev/null"
+            "--external mnt[/data]:/data --external mnt[/data/disk]:/data/disk \
+             --external mnt[/dev/console]:/dev/console --external mnt[/proc/keys]:/dev/null"
         );
         let restored = on_restore(&spec, &layout).unwrap().join(" ");
         assert_eq!(
