@@ -1,17 +1,16 @@
 //! From a plan to a process that waits to be started.
 
+mod args;
+
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::process::Pid;
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::process::CloneFlags;
 use vaquita_sys::procfs::Procfs;
-use vaquita_sys::tty::Size;
 use vaquita_sys::{mount, ns};
 
 use crate::handshake::MOST_FILES;
@@ -22,113 +21,12 @@ use crate::plan::path::Inside;
 use crate::plan::process::ProcessPlan;
 use crate::resctrl::Class;
 use crate::spawn::{self, Script};
+use crate::stdio::{StdioFds, check_stdio};
 use crate::steps::{MoveRoot, Step};
 use crate::trees::{self, Prepared};
-use crate::{Error, Kind, Plan, StartHandle, groups, rootfs};
+use crate::{Error, Kind, Plan, groups, rootfs};
 
-/// What [`create()`] needs besides the plan: things of this machine, by file descriptor.
-#[derive(Debug)]
-pub struct CreateArgs<'a> {
-    /// The root filesystem: a detached mount (fsmount(2), or open_tree(2) with `OPEN_TREE_CLONE`), or what
-    /// [`crate::rootfs::open`] gives for a directory. It is attached in the container's mount namespace only.
-    pub rootfs: OwnedFd,
-    /// Standard input, output and error.
-    pub stdio: Stdio,
-    /// Namespaces to join. They take precedence over what the specification says of the same kind.
-    pub join: Vec<(ns::Kind, OwnedFd)>,
-    /// The container's cgroup, with its limits; one that is begun ([`Cgroup::begin`]) is made in full while the process sets
-    /// itself up, and is the caller's to remove if the creation fails. Hierarchies of v1 are entered when the process is started, or before it
-    /// waits on a `start_socket`, so that none of the set-up's memory is charged there; into v2 it is cloned. The rules for devices are not among those limits: they
-    /// come from the plan, when the set-up is done that has device nodes to make. `None`: it stays in the caller's.
-    pub cgroup: Option<&'a Cgroup>,
-    /// What the process has open as descriptors 3, 4 and so on, in this order.
-    pub extra_fds: Vec<OwnedFd>,
-    /// Whether it gets a session keyring of its own (keyrings(7)). Without one it has the caller's.
-    pub new_keyring: bool,
-    /// Whose child the process is.
-    pub parent: ParentOf,
-    /// What the caller does in the middle of the set-up, mostly running the hooks of the specification (see
-    /// [`crate::hook`]). It must be given when the specification has such hooks.
-    pub rendezvous: Option<Rendezvous<'a>>,
-    /// What the caller has to do for the new process and can do while that sets itself up: called with it when it is cloned
-    /// and its groups are made; again, with another, if the creation is tried once more.
-    pub meanwhile: Option<Meanwhile<'a>>,
-    /// A socket that listens (`SOCK_SEQPACKET`, unix(7)), on which the process waits to be started by whoever connects:
-    /// [`StartHandle::from_fd`] takes that connection. One that is closed without a word changes nothing. Others see such
-    /// a process, so it is in its cgroup and cgroup namespace by then, and a program that is not there is an error of
-    /// the creation already. `None`: the process waits for [`Created::start`].
-    pub start_socket: Option<vaquita_sys::socket::Listener>,
-    /// The root of the mount namespace is not exchanged: the root filesystem is moved over it, and the process changes its
-    /// root (chroot(2)). For a host that runs from a ramdisk, of which pivot_root(2) wants nothing to know. It is weaker:
-    /// the host's root stays in the container's mount namespace, below its own, and a process with `CAP_SYS_ADMIN` in
-    /// the container (or one that may make a user namespace and take mounts away there) can have it back. procfs and
-    /// sysfs of the host are taken away before.
-    pub no_pivot: bool,
-}
-
-/// A point of the set-up at which the caller works and the new process waits: its namespaces are made, its mounts and
-/// devices are in place, it is in its cgroup (of v1 too), and its root is not yet changed (runtime-spec, `prestart`,
-/// `createRuntime`, `createContainer`). What is masked or made read-only follows.
-pub struct Rendezvous<'a> {
-    /// Where the root filesystem is in the container's mount namespace until the root is changed: an absolute path of
-    /// the host to a directory, as programs that enter that namespace expect it.
-    pub root: &'a Path,
-    /// Called once, with the new process and its pidfd. If it fails, so does [`create()`], and the process is ended.
-    #[expect(clippy::type_complexity, reason = "a function, said in full")]
-    pub meet: Box<dyn FnMut(Pid, BorrowedFd<'_>) -> Result<(), Error> + 'a>,
-}
-
-impl fmt::Debug for Rendezvous<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rendezvous").field("root", &self.root).finish_non_exhaustive()
-    }
-}
-
-/// Work beside the set-up: see [`CreateArgs::meanwhile`].
-pub struct Meanwhile<'a>(pub Box<dyn FnMut(Pid) + 'a>);
-
-impl fmt::Debug for Meanwhile<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Meanwhile").finish_non_exhaustive()
-    }
-}
-
-/// What a process has as file descriptors 0, 1 and 2.
-#[derive(Debug)]
-pub enum Stdio {
-    /// These, in order.
-    Fds([OwnedFd; 3]),
-    /// A pseudo-terminal from the container's own devpts; its master comes back as `console`.
-    Terminal {
-        /// Height in characters; 0 leaves the size unset.
-        rows: u16,
-        /// Width in characters.
-        columns: u16,
-    },
-}
-
-/// Whose child a new process is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ParentOf {
-    /// The calling process.
-    Caller,
-    /// The parent of the calling process (`CLONE_PARENT`): for a short-lived process that works for a long-lived one.
-    CallersParent,
-}
-
-/// A container's first process, set up and waiting for [`StartHandle::start`].
-#[derive(Debug)]
-pub struct Created {
-    /// Its process id, as the caller's PID namespace sees it.
-    pub pid: Pid,
-    /// A pidfd of it.
-    pub pidfd: OwnedFd,
-    /// Starts it. With [`CreateArgs::start_socket`] its [`StartHandle::release`] lets the process wait there, after which
-    /// the maker may be gone; until then the process ends with its maker.
-    pub start: StartHandle,
-    /// The master side of its terminal, for [`Stdio::Terminal`].
-    pub console: Option<OwnedFd>,
-}
+pub use self::args::{CreateArgs, Created, Meanwhile, ParentOf, Rendezvous};
 
 /// Clones the container's first process and waits until it has set itself up.
 ///
@@ -421,52 +319,6 @@ pub(crate) fn program<'a>(
     let ProcessPlan { program, arguments, environment, .. } = process;
     steps.push(Step::Execute { program, arguments, environment });
     steps
-}
-
-/// The specification and what the caller brings must agree.
-pub(crate) fn check_stdio(process: &ProcessPlan, stdio: &Stdio) -> Result<(), Error> {
-    match (process.terminal, stdio) {
-        (true, Stdio::Fds(_)) => {
-            Err(Error::invalid("process.terminal is set, and files were given for stdio"))
-        }
-        (false, Stdio::Terminal { .. }) => {
-            Err(Error::invalid("process.terminal is not set, and a terminal was asked for"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Standard input, output and error, at numbers that dup2 does not overwrite.
-pub(crate) enum StdioFds {
-    Fds([OwnedFd; 3]),
-    Terminal(Size),
-}
-
-impl StdioFds {
-    pub(crate) fn new(stdio: Stdio) -> Result<Self, Error> {
-        let high = |fd: OwnedFd| {
-            rustix::io::fcntl_dupfd_cloexec(&fd, 3)
-                .map_err(|errno| Error::kernel("fcntl(<stdio>, F_DUPFD_CLOEXEC, 3)", errno))
-        };
-        Ok(match stdio {
-            Stdio::Terminal { rows, columns } => Self::Terminal(Size { rows, columns }),
-            Stdio::Fds([input, output, error]) => Self::Fds([high(input)?, high(output)?, high(error)?]),
-        })
-    }
-
-    pub(crate) fn steps(&self, uid: u32) -> Option<Step<'_>> {
-        Some(match self {
-            Self::Fds(fds) => Step::UseFds(fds.each_ref().map(AsFd::as_fd), uid),
-            Self::Terminal(_) => Step::UseTerminal(uid),
-        })
-    }
-
-    pub(crate) fn terminal<'a>(&self, devpts: Inside, console: Option<Inside>) -> Option<Step<'a>> {
-        match self {
-            Self::Fds(_) => None,
-            Self::Terminal(size) => Some(Step::Terminal { devpts, console, size: *size }),
-        }
-    }
 }
 
 /// Paths that the set-up itself uses.

@@ -9,12 +9,13 @@ use vaquita_sys::ns;
 use vaquita_sys::process::CloneFlags;
 use vaquita_sys::procfs::Procfs;
 
-use crate::create::{Known, StdioFds, check_stdio, entry, entry_later, program};
+use crate::create::{Known, entry, entry_later, program};
 use crate::hook::Place;
 use crate::lsm::Labels;
 use crate::plan::process::ProcessPlan;
 use crate::resctrl::Class;
 use crate::spawn::{self, Script, Spawned};
+use crate::stdio::{StdioFds, check_stdio};
 use crate::steps::Step;
 use crate::{Context, Error, ParentOf, StartHandle, Stdio};
 

@@ -37,10 +37,11 @@ use vaquita_sys::ns;
 use vaquita_sys::process::{CStrArray, CloneFlags, Exit, pidfd_pid, wait_pidfd};
 use vaquita_sys::procfs::Procfs;
 
-use crate::create::{StdioFds, program};
+use crate::create::program;
 use crate::lsm::Labels;
 use crate::plan::process::{ProcessPlan, ProgramFile, c_string};
 use crate::spawn::{self, Guard, Script, Spawned};
+use crate::stdio::StdioFds;
 use crate::steps::Step;
 use crate::{Context, Error, Kind, ParentOf, Stdio};
 

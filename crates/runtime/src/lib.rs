@@ -36,11 +36,13 @@ mod netdev;
 mod plan;
 mod spawn;
 mod steps;
+mod stdio;
 mod trees;
 
-pub use create::{CreateArgs, Created, Meanwhile, ParentOf, Rendezvous, Stdio, create};
+pub use create::{CreateArgs, Created, Meanwhile, ParentOf, Rendezvous, create};
 pub use error::{Error, Kind};
 pub use exec::{ExecArgs, ExecPlan, Execed, exec, exec_with};
 pub use handle::StartHandle;
 pub use plan::mounts::options::MOUNT_OPTIONS;
 pub use plan::{Context, Plan};
+pub use stdio::Stdio;

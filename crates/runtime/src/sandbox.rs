@@ -14,11 +14,12 @@ use vaquita_sys::process::{CStrArray, CloneFlags, sealed_copy};
 use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{Set, Signal};
 
-use crate::create::{StdioFds, begun, entry, with_the_api_there_is};
+use crate::create::{begun, entry, with_the_api_there_is};
 use crate::lsm::Labels;
 use crate::plan::process::oom_score_adj;
 use crate::plan::sysctl::Sysctl;
 use crate::spawn::{self, Script, Spawned};
+use crate::stdio::StdioFds;
 use crate::steps::{RootTree, Step};
 use crate::trees::tmpfs;
 use crate::{Error, ParentOf, Stdio, seccomp};
