@@ -13,6 +13,7 @@ mod resources;
 mod sandbox;
 mod security;
 mod users;
+mod volumes;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,7 @@ pub(crate) use resources::{cgroup_limits, limits, merged};
 pub(crate) use sandbox::{apparmor as sandbox_apparmor, ports, request as sandbox_request};
 pub(crate) use security::{PidNamespace, capabilities, context, pid_namespace, refuse_unsupported};
 pub(crate) use users::{Users, users};
+pub(crate) use volumes::volumes;
 
 /// All that decides what a container is.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub(crate) struct Input<'a> {
     pub(crate) user: &'a User,
     /// Where each of `config.mounts` comes from, symbolic links resolved.
     pub(crate) sources: &'a [PathBuf],
+    /// Where each volume of the image goes, and where it comes from.
+    pub(crate) volumes: &'a [(String, PathBuf)],
     /// The device nodes that it gets, beside the ones that every container has.
     pub(crate) devices: &'a [(LinuxDevice, String)],
     /// The profile that it is confined by.

@@ -15,6 +15,7 @@ use vaquita_image::Usage;
 use vaquita_proto::cri;
 
 use crate::Result;
+use crate::container::volumes::snapshots;
 use crate::model::{Container, ContainerPhase, Sandbox, SandboxPhase, now};
 use crate::node::Node;
 
@@ -90,11 +91,22 @@ impl Cache {
         {
             return Some(counted);
         }
-        let counted = Counted { time: now(), usage: node.images.usage(id).ok()? };
+        let mut usage = node.images.usage(id).ok()?;
+        // With the volumes that its image asks for, which are as much its own.
+        for volume in volumes(node, id).iter().filter_map(|volume| node.images.usage(volume).ok()) {
+            usage.bytes += volume.bytes;
+            usage.inodes += volume.inodes;
+        }
+        let counted = Counted { time: now(), usage };
         let mut all = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(id.to_owned(), (Instant::now(), counted));
         Some(counted)
     }
+}
+
+fn volumes(node: &Node, id: &str) -> Vec<String> {
+    let container = node.tables.container(id);
+    container.map(|container| snapshots(&container.record).collect()).unwrap_or_default()
 }
 
 /// A container at a time, in nanoseconds since 1970.

@@ -44,6 +44,7 @@ pub(super) async fn run(
     let volumes = volumes::images(node, &config)?;
     let runtime = runtime(node, sandbox)?;
     let mut record = record(sandbox, &config, &image, fingerprint, runtime)?;
+    record.image_volumes = spec::volumes(&image.config.volumes, &config)?;
     for (mount, image) in record.config.mounts.iter_mut().zip(&volumes) {
         if let (Some(spec), Some(image)) = (&mut mount.image, image) {
             spec.image_ref = image.id.to_string();
@@ -78,6 +79,7 @@ pub(super) async fn run(
         config,
         image,
         volumes,
+        image_volumes: record.image_volumes.clone(),
         target,
         users,
         is_built_in: request.runtime.is_none(),
@@ -218,6 +220,7 @@ fn record(
         fingerprint,
         image: image.id.to_string(),
         created_at: now(),
+        image_volumes: Vec::new(),
         user: cri::LinuxContainerUser::default(),
         stop_signal,
         resources,
@@ -246,6 +249,8 @@ struct Worker {
     image: Arc<Image>,
     /// For each mount.
     volumes: Vec<Option<Arc<Image>>>,
+    /// Where those of its own image go.
+    image_volumes: Vec<String>,
     target: Option<i32>,
     /// The pod's user namespace, if it has one of its own.
     users: Option<OwnedFd>,
@@ -266,8 +271,11 @@ struct Prepared {
 impl Worker {
     fn prepare(&self, id: &str, cgroup: &Path) -> Result<Prepared> {
         let bundle = self.node.paths.container(self.sandbox.id(), id);
-        let volumes =
+        let mut volumes =
             Volumes::mount(&self.node, &bundle, (id, &self.config), &self.volumes, self.users.as_ref())?;
+        let root = spec::users(&self.sandbox.record.config)?.map(|users| users.root());
+        let users = self.users.as_ref().zip(root);
+        volumes.define(&self.node, &bundle, (id, &self.image), &self.image_volumes, users)?;
         let sources = probe::sources(&self.config, &volumes.sources)?;
         let devices = probe::devices(&self.config)?;
         let edits = cdi::edits(&self.config, &self.node.config.cdi_spec_dirs)?;
@@ -297,6 +305,7 @@ impl Worker {
             image: &self.image.config,
             user: &user,
             sources: &sources,
+            volumes: &volumes.defined,
             devices: &devices,
             seccomp,
             apparmor,

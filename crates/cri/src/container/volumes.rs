@@ -1,10 +1,14 @@
-//! Images as volumes: read-only, mounted on the host for as long as the container's maker needs to find them.
+//! Images as volumes, read-only, and the volumes that a container's own image asks for: mounted on the host for as long as
+//! the container's maker needs to find them.
+//!
+//! A volume of the second kind is a part of another writable snapshot of the image. So it begins with what the image has
+//! there, without a copy; it can be written to where the root cannot; and it goes with the container.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::{AtFlags, CWD, Gid, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use vaquita_image::Image;
@@ -66,7 +70,9 @@ fn asked(mount: &cri::Mount) -> Result<Option<&str>> {
 pub(crate) fn snapshots(record: &ContainerRecord) -> impl Iterator<Item = String> {
     let is_image = |mount: &cri::Mount| mount.image.as_ref().is_some_and(|image| !image.image.is_empty());
     let mounts = record.config.mounts.iter().enumerate();
-    mounts.filter(move |(_, mount)| is_image(mount)).map(|(index, _)| snapshot(&record.id, index))
+    let asked = mounts.filter(move |(_, mount)| is_image(mount)).map(|(index, _)| index);
+    let first = record.config.mounts.len();
+    asked.chain(first..first + record.image_volumes.len()).map(|index| snapshot(&record.id, index))
 }
 
 fn snapshot(id: &str, index: usize) -> String {
@@ -84,6 +90,8 @@ pub(super) struct Volumes {
     points: Vec<PathBuf>,
     /// Where each mount of the configuration comes from, `None` for those of another kind.
     pub(super) sources: Vec<Option<PathBuf>>,
+    /// Where each volume of the container's image goes, and where it comes from.
+    pub(super) defined: Vec<(String, PathBuf)>,
 }
 
 impl Volumes {
@@ -102,7 +110,7 @@ impl Volumes {
                         .add(
                             node,
                             &bundle.join("volumes").join(index.to_string()),
-                            (&snapshot(id, index), image),
+                            (&snapshot(id, index), image, true),
                             // An overlay cannot be mapped when it is there.
                             users.filter(|_| !mount.uid_mappings.is_empty()),
                         )
@@ -118,17 +126,40 @@ impl Volumes {
         Ok(volumes)
     }
 
+    /// Those that the container's own image asks for, at `paths` of it. `owner` is the pod's root, to whom directories belong
+    /// that the image does not have.
+    pub(super) fn define(
+        &mut self,
+        node: &Node,
+        bundle: &Path,
+        (id, image): (&str, &Image),
+        paths: &[String],
+        users: Option<(&OwnedFd, (u32, u32))>,
+    ) -> Result<()> {
+        let first = self.sources.len();
+        for (number, path) in paths.iter().enumerate() {
+            let index = first + number;
+            let point = bundle.join("volumes").join(index.to_string());
+            let source = self
+                .add(node, &point, (&snapshot(id, index), image, false), users.map(|(users, _)| users))
+                .and_then(|point| made(&point, path, users.map(|(_, owner)| owner)))
+                .map_err(|error| error.within(format!("the image's volume {path:?}")))?;
+            self.defined.push((path.clone(), source));
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         node: &Node,
         point: &Path,
-        (snapshot, image): (&str, &Image),
+        (snapshot, image, readonly): (&str, &Image, bool),
         users: Option<&OwnedFd>,
     ) -> Result<PathBuf> {
         let snapshot = node.images.snapshot(snapshot, &image.id)?;
         let tree = match users {
-            Some(users) => snapshot.mount_mapped(true, users.as_fd())?,
-            None => snapshot.mount(true)?,
+            Some(users) => snapshot.mount_mapped(readonly, users.as_fd())?,
+            None => snapshot.mount(readonly)?,
         };
         private_dir(point)?;
         vaquita_sys::mount::move_mount(&tree, CWD, point).doing(|| "attach the image")?;
@@ -155,6 +186,24 @@ fn below(point: &Path, sub_path: &str) -> Result<PathBuf> {
     let doing = || format!("find image_sub_path {sub_path:?} in the image");
     let root = Root::open_host(point).doing(doing)?;
     let found = root.open(sub_path, OFlags::PATH).doing(doing)?;
+    std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).doing(doing)
+}
+
+/// A directory in a mounted image, made where there is none; links of the image lead nowhere else.
+fn made(point: &Path, path: &str, owner: Option<(u32, u32)>) -> Result<PathBuf> {
+    let doing = || format!("find the directory {path:?} in the image");
+    let root = Root::open_host(point).doing(doing)?;
+    let found = match root.open_dir(path) {
+        Err(error) if error.errno() == Errno::NOENT => {
+            let made = root.mkdir_all(path, 0o755).doing(doing)?;
+            if let Some((uid, gid)) = owner {
+                let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                rustix::fs::chownat(&made, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).doing(doing)?;
+            }
+            made
+        }
+        other => other.doing(doing)?,
+    };
     std::fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).doing(doing)
 }
 

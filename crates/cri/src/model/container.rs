@@ -168,6 +168,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) image: String,
     /// Nanoseconds since 1970.
     pub(crate) created_at: i64,
+    /// Where the volumes go that its image asks for.
+    #[serde(default)]
+    pub(crate) image_volumes: Vec<String>,
     /// The cgroup, in cgroupfs syntax.
     pub(crate) cgroup: PathBuf,
     /// The log file.
@@ -366,6 +369,7 @@ mod tests {
                 fingerprint: 0,
                 image: String::new(),
                 created_at: 0,
+                image_volumes: Vec::new(),
                 cgroup: PathBuf::new(),
                 log_path: None,
                 user: cri::LinuxContainerUser::default(),

@@ -34,11 +34,23 @@ pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityCont
     }
     let mut above: Vec<Mount> =
         of_the_pod(input, context).into_iter().filter(|mount| !overridden(mount)).collect();
+    above.extend(
+        input.volumes.iter().map(|(path, source)| mount(path, "bind", source, &["rbind", "rprivate", "rw"])),
+    );
     above.extend(asked);
     above.sort_by_key(|mount| mount.destination().components().count());
     all.extend(above);
     Ok(all)
 }
+
+/// Whether every container has a mount there.
+pub(super) fn is_everybodys(destination: &str) -> bool {
+    OF_THE_POD.contains(&destination)
+        || defaults(false).iter().any(|mount| mount.destination() == Path::new(destination))
+}
+
+/// Where the files of the pod go.
+const OF_THE_POD: [&str; 4] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/dev/shm"];
 
 /// How the root of the container's mounts receives mounts of the host.
 pub(super) fn root_propagation(config: &cri::ContainerConfig) -> Option<String> {
@@ -73,11 +85,12 @@ fn of_the_pod(input: &Input<'_>, context: &cri::LinuxContainerSecurityContext) -
     let bind = |destination: &str, source: &Path, access: &str| {
         mount(destination, "bind", source, &["rbind", "rprivate", access])
     };
+    let [hostname, hosts, resolv, shm] = OF_THE_POD;
     vec![
-        bind("/etc/hostname", input.pod.hostname, access),
-        bind("/etc/hosts", input.pod.hosts, access),
-        bind("/etc/resolv.conf", input.pod.resolv, access),
-        bind("/dev/shm", input.pod.shm, "rw"),
+        bind(hostname, input.pod.hostname, access),
+        bind(hosts, input.pod.hosts, access),
+        bind(resolv, input.pod.resolv, access),
+        bind(shm, input.pod.shm, "rw"),
     ]
 }
 

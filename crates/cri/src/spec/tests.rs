@@ -74,6 +74,7 @@ fn spec_of(
         image,
         user: &User { uid: 1000, gid: 1000, groups: vec![1000, 20], home: "/home/u".into() },
         sources: &sources,
+        volumes: &[],
         devices: &[],
         seccomp: None,
         apparmor: None,
