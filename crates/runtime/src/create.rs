@@ -31,7 +31,7 @@ pub use self::args::{CreateArgs, Created, Meanwhile, ParentOf, Rendezvous};
 /// Clones the container's first process and waits until it has set itself up.
 ///
 /// What needs no more than the credentials that the process gives up for its program (cgroup, user, capabilities,
-/// seccomp) follows on [`StartHandle::start`], which reports it in the same way.
+/// seccomp) follows on [`crate::StartHandle::start`], which reports it in the same way.
 ///
 /// # Errors
 /// [`crate::Kind::Kernel`] names the step that failed and its arguments. No process is left behind then, except, with

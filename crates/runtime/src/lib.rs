@@ -35,8 +35,8 @@ mod namespaces;
 mod netdev;
 mod plan;
 mod spawn;
-mod steps;
 mod stdio;
+mod steps;
 mod trees;
 
 pub use create::{CreateArgs, Created, Meanwhile, ParentOf, Rendezvous, create};

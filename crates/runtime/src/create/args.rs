@@ -11,7 +11,7 @@ use vaquita_sys::ns;
 use crate::stdio::Stdio;
 use crate::{Error, StartHandle};
 
-/// What [`create()`] needs besides the plan: things of this machine, by file descriptor.
+/// What [`crate::create()`] needs besides the plan: things of this machine, by file descriptor.
 #[derive(Debug)]
 pub struct CreateArgs<'a> {
     /// The root filesystem: a detached mount (fsmount(2), or open_tree(2) with `OPEN_TREE_CLONE`), or what
@@ -58,7 +58,7 @@ pub struct Rendezvous<'a> {
     /// Where the root filesystem is in the container's mount namespace until the root is changed: an absolute path of
     /// the host to a directory, as programs that enter that namespace expect it.
     pub root: &'a Path,
-    /// Called once, with the new process and its pidfd. If it fails, so does [`create()`], and the process is ended.
+    /// Called once, with the new process and its pidfd. If it fails, so does [`crate::create()`], and the process is ended.
     #[expect(clippy::type_complexity, reason = "a function, said in full")]
     pub meet: Box<dyn FnMut(Pid, BorrowedFd<'_>) -> Result<(), Error> + 'a>,
 }
