@@ -48,6 +48,7 @@ pub(crate) struct Runner {
 
 impl Runner {
     /// The program of a plugin.
+    #[expect(clippy::disallowed_methods, reason = "programs of the host")]
     pub(crate) fn find(&self, program: &str) -> Result<PathBuf> {
         // It was checked when the configuration was read; whatever changes there, nothing else is ever executed.
         crate::list::check_component("type", program)?;

@@ -1,5 +1,7 @@
 //! The directory of network configurations.
 
+#![expect(clippy::disallowed_methods, reason = "the directory of the host's administrator")]
+
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};

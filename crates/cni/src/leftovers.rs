@@ -49,6 +49,7 @@ pub(crate) fn end(cache: &Path, id: &str, patience: Duration) -> Result<()> {
 ///
 /// # Errors
 /// When /proc cannot be listed.
+#[expect(clippy::disallowed_methods, reason = "the host's own /proc")]
 pub fn running(cache: &Path) -> Result<Vec<(i32, String)>> {
     let entries =
         std::fs::read_dir("/proc").map_err(|error| Error::file("list", Path::new("/proc"), error))?;
@@ -57,6 +58,7 @@ pub fn running(cache: &Path) -> Result<Vec<(i32, String)>> {
 }
 
 /// The container that a process works for, when it is one of ours. None also when it is gone.
+#[expect(clippy::disallowed_methods, reason = "the host's own /proc")]
 fn works_for(cache: &Path, pid: i32) -> Option<String> {
     let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = |name: &str| {
@@ -75,6 +77,7 @@ fn works_for(cache: &Path, pid: i32) -> Option<String> {
 ///
 /// # Errors
 /// When the process is gone.
+#[expect(clippy::disallowed_methods, reason = "the host's own /proc")]
 pub(crate) fn session(pid: &str) -> std::io::Result<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // Its name, in parentheses, may hold anything; state, parent and group follow (proc_pid_stat(5)).
@@ -99,6 +102,7 @@ fn wait(pidfd: &OwnedFd, limit: Duration) {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of the tests")]
 mod tests {
     use std::process::Command;
 

@@ -92,6 +92,7 @@ fn precondition(message: String) -> Error {
     Error::new(Kind::Precondition, message)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the host's own securityfs")]
 fn is_loaded(name: &str) -> Result<bool> {
     let text = std::fs::read_to_string(PROFILES).map_err(|error| {
         precondition(format!(
@@ -107,6 +108,7 @@ fn lists(profiles: &str, name: &str) -> bool {
 }
 
 /// Beside where it always is, it may be on the path: so on NixOS.
+#[expect(clippy::disallowed_methods, reason = "programs of the host")]
 fn parser() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -115,6 +117,7 @@ fn parser() -> Option<PathBuf> {
 }
 
 /// Loads the default profile, for as long as this kernel runs.
+#[expect(clippy::disallowed_methods, reason = "the host's own policy and /proc")]
 fn load(parser: &Path) -> Result<()> {
     let has = |file: &str| Path::new(POLICY).join(file).is_file();
     let policy = profile::Policy {
@@ -177,6 +180,7 @@ fn run(parser: &Path, text: &str) -> Result<String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of the tests")]
 mod tests {
     use super::*;
 

@@ -12,7 +12,7 @@ use crate::error::Doing;
 use crate::model::{ContainerRecord, SandboxPhase, SandboxRecord, namespaces};
 use crate::network::builtin_config;
 use crate::paths::Paths;
-use crate::{Config, Result};
+use crate::{Config, Result, kernel};
 
 /// The kernel destroys the link of a dead network namespace some time after the last process left it.
 const LINK_PATIENCE: Duration = Duration::from_secs(3);
@@ -112,7 +112,7 @@ fn records(paths: &Paths, all: &mut Vec<Resource>) -> Result<Records> {
                 all.push(resource("record", name, Some(id.clone()), note));
                 if let Some(pid) = record.life.pid
                     && namespaces(&record.config).network == 0
-                    && let Ok(link) = std::fs::read_link(format!("/proc/{pid}/ns/net"))
+                    && let Ok(link) = kernel::network_namespace(pid)
                 {
                     all.push(resource(
                         "netns",
@@ -146,12 +146,9 @@ fn records(paths: &Paths, all: &mut Vec<Resource>) -> Result<Records> {
 /// The shims, by their command line.
 fn processes(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
     let pods = paths.pods();
-    for entry in std::fs::read_dir("/proc").doing(|| "list /proc")? {
-        let Ok(entry) = entry else { continue };
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+    for pid in kernel::pids().doing(|| "list /proc")? {
         // It may have ended meanwhile.
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let Ok(line) = kernel::of_process(pid, "cmdline") else { continue };
         let mut words = line.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         if words.next().as_deref() != Some("vaquita-shim") {
             continue;
@@ -160,9 +157,7 @@ fn processes(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
         let Ok(id) = dir.strip_prefix(&pods) else { continue };
         // What a shim has cloned goes by its name until it executes a program.
         let is_shim = |line: Vec<u8>| line.starts_with(b"vaquita-shim\0");
-        if parent(pid)
-            .is_some_and(|parent| std::fs::read(format!("/proc/{parent}/cmdline")).is_ok_and(is_shim))
-        {
+        if parent(pid).is_some_and(|parent| kernel::of_process(parent, "cmdline").is_ok_and(is_shim)) {
             continue;
         }
         let owner = owners.sandbox(&id.to_string_lossy());
@@ -173,7 +168,7 @@ fn processes(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
 
 /// The parent of a process, by proc_pid_stat(5). None when either is gone.
 fn parent(pid: i32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = kernel::text_of_process(pid, "stat").ok()?;
     // The name before it may hold anything, parentheses included.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(1)?.parse().ok()
@@ -244,7 +239,7 @@ pub(crate) fn shared_cgroups(root: &Path) -> [PathBuf; 4] {
 fn command(pid: i32) -> String {
     /// More would fill the screen.
     const LIMIT: usize = 200;
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = kernel::of_process(pid, "cmdline").unwrap_or_default();
     let text = String::from_utf8_lossy(&line[..line.len().min(LIMIT)]).replace('\0', " ");
     text.trim_end().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
@@ -295,13 +290,8 @@ fn checkpoints(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Resul
 
 /// What is in a directory, which need not be there.
 fn names(dir: &Path) -> Result<Vec<String>> {
-    let doing = || format!("list {}", dir.display());
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).doing(doing),
-    };
-    entries.map(|entry| Ok(entry.doing(doing)?.file_name().to_string_lossy().into_owned())).collect()
+    let names = crate::paths::names(dir)?;
+    Ok(names.iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
 fn network(config: &Config, paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {

@@ -149,7 +149,7 @@ async fn remove_now(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> 
     container.removing();
     let sandbox = found(node.tables.sandbox(&container.record.sandbox))?;
     // A directory that is gone was removed by a try that went wrong later.
-    if node.paths.container(&container.record.sandbox, container.id()).exists() {
+    if node.paths.has_container(&container.record.sandbox, container.id()) {
         node.paths.write_container(&container.record())?;
     }
     erase(node, sandbox.as_deref(), container).await?;

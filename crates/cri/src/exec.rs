@@ -40,9 +40,7 @@ pub(crate) async fn sync(node: &Arc<Node>, request: cri::ExecSyncRequest) -> Res
 /// The container's own process with another command line, from the specification that it was made with.
 pub(crate) fn process(node: &Node, container: &Container, command: &[String], tty: bool) -> Result<Vec<u8>> {
     let record = &container.record;
-    let path = node.paths.container(&record.sandbox, &record.id).join("config.json");
-    let doing = || format!("read {}", path.display());
-    let spec: Spec = serde_json::from_slice(&std::fs::read(&path).doing(doing)?).doing(doing)?;
+    let spec: Spec = node.paths.read_spec(&record.sandbox, &record.id)?;
     let has_score = spec.process().as_ref().is_some_and(|process| process.oom_score_adj().is_some());
     // Other runtimes do as they see fit.
     let is_ours = match node.tables.sandbox(&record.sandbox) {

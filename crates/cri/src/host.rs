@@ -1,13 +1,11 @@
 //! What this host can do: looked up once, when the server starts.
 
-use std::path::Path;
-
 use oci_spec::runtime::{Capabilities, Capability};
 use vaquita_cgroup::Layout;
 use vaquita_sys::cap;
 
-use crate::Result;
 use crate::error::Doing;
+use crate::{Result, kernel};
 
 /// Facts about the host that decide what a container may be.
 #[derive(Clone, Debug, Default)]
@@ -45,7 +43,7 @@ pub(crate) struct List(String);
 impl List {
     /// What it is now; empty where the kernel has no such file.
     pub(crate) fn read(&self) -> String {
-        std::fs::read_to_string(&self.0).unwrap_or_default()
+        kernel::text(&self.0)
     }
 }
 
@@ -61,11 +59,9 @@ impl Host {
         let sets = cap::current().doing(|| "read our own capabilities")?;
         let ours = sets.permitted.intersection(sets.bounding);
         let capabilities = ours.iter().filter_map(|ours| capability(ours.name())).collect();
-        let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-        let oom_score_adj = own.trim().parse().unwrap_or(0);
+        let oom_score_adj = kernel::own("oom_score_adj").trim().parse().unwrap_or(0);
         let privileged = ours.contains(cap::Capability::SYS_RESOURCE);
         let lowest_oom_score_adj = if privileged { -1000 } else { oom_score_adj };
-        let says_yes = |path: &str| std::fs::read(path).is_ok_and(|text| text.first() == Some(&b'Y'));
         Ok(Self {
             capabilities,
             cgroup_v2: layout.is_v2(),
@@ -74,8 +70,8 @@ impl Host {
             huge_pages: huge_pages(),
             cpus: List("/sys/devices/system/cpu/online".into()),
             memory_nodes: List("/sys/devices/system/node/has_memory".into()),
-            apparmor: says_yes("/sys/module/apparmor/parameters/enabled"),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            apparmor: kernel::has_apparmor(),
+            selinux: kernel::has_selinux(),
             oom_score_adj,
             lowest_oom_score_adj,
             restrict_oom_score_adj,
@@ -85,11 +81,9 @@ impl Host {
 
 /// From `/sys/kernel/mm/hugepages/hugepages-2048kB` and the like.
 fn huge_pages() -> Vec<String> {
-    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
-    let mut sizes: Vec<u64> = entries
-        .filter_map(|entry| {
-            entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()
-        })
+    let mut sizes: Vec<u64> = kernel::names("/sys/kernel/mm/hugepages")
+        .iter()
+        .filter_map(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok())
         .collect();
     sizes.sort_unstable();
     sizes.into_iter().map(page_size).collect()

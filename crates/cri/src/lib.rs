@@ -15,6 +15,7 @@ mod error;
 mod exec;
 mod host;
 mod images;
+mod kernel;
 mod metrics;
 mod model;
 mod network;

@@ -15,13 +15,11 @@ use vaquita_proto::cri;
 use crate::error::Doing;
 use crate::model::Joins;
 use crate::node::blocking;
-use crate::paths::Paths;
+use crate::paths::{Paths, names};
 use crate::{CniConfig, Config, Error, Kind, NetworkChoice, NetworkConfig, Result};
 
 mod request;
 
-/// The file with the range of addresses that the client has for this node's pods.
-const POD_CIDR: &str = "pod-cidr";
 /// How long whoever asks for the status waits for plugins that have to be asked: they may hang.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -35,7 +33,7 @@ pub(crate) struct PodNetwork {
     /// What new pods get.
     for_new: Option<Which>,
     pod_cidr: Mutex<Vec<(IpAddr, u8)>>,
-    pod_cidr_file: PathBuf,
+    paths: Paths,
     asked: Joins<(), ()>,
     /// What the plugins last said of themselves.
     status: Arc<Mutex<Option<Result<()>>>>,
@@ -77,27 +75,26 @@ impl PodNetwork {
     /// Decides which network new pods get, and opens what is needed.
     pub(crate) fn open(config: &Config, paths: &Paths) -> Result<Self> {
         let for_new = choose(config)?;
-        let has_leases = std::fs::read_dir(paths.leases()).is_ok_and(|mut dir| dir.next().is_some());
+        let has_leases = names(&paths.leases()).is_ok_and(|names| !names.is_empty());
         let builtin = match &config.network {
             Some(builtin) if for_new == Some(Which::Builtin) || has_leases => {
                 Some(open_builtin(builtin, paths)?)
             }
             _ => None,
         };
-        let has_records = std::fs::read_dir(paths.cni()).is_ok_and(|mut dir| dir.next().is_some());
+        let has_records = names(&paths.cni()).is_ok_and(|names| !names.is_empty());
         let cni = match for_new == Some(Which::Cni) || has_records {
             true => Some(Arc::new(open_cni(&config.cni, paths)?)),
             false => None,
         };
-        let pod_cidr_file = paths.net().join(POD_CIDR);
-        let pod_cidr = std::fs::read_to_string(&pod_cidr_file).unwrap_or_default();
+        let pod_cidr = paths.read_pod_cidr().unwrap_or_default();
         Ok(Self {
             builtin,
             cni,
             for_new,
             // Written by us.
             pod_cidr: Mutex::new(request::ranges(&pod_cidr).unwrap_or_default()),
-            pod_cidr_file,
+            paths: paths.clone(),
             asked: Joins::default(),
             status: Arc::default(),
             going: Mutex::default(),
@@ -277,12 +274,7 @@ impl PodNetwork {
         if *kept == ranges {
             return Ok(());
         }
-        let doing = || format!("write {}", self.pod_cidr_file.display());
-        let dir = self.pod_cidr_file.parent().unwrap_or(Path::new("/"));
-        crate::paths::private_dir(dir)?;
-        let dir = vaquita_sys::fs::open_dir(dir).doing(doing)?;
-        // Whole or not at all: the beginning of a range is another range.
-        vaquita_sys::fs::write_atomic(&dir, POD_CIDR, text.as_bytes(), 0o600, false).doing(doing)?;
+        self.paths.write_pod_cidr(text)?;
         *kept = ranges;
         if self.for_new == Some(Which::Builtin) {
             tracing::info!(
@@ -364,6 +356,7 @@ fn open_cni(config: &CniConfig, paths: &Paths) -> Result<Cni> {
 
 /// A path by which plugins open the namespace: that of the pause process, which stays the same when the server is another one,
 /// as long as it is that namespace; else that of the descriptor, which is good while we hold it. Neither leaves anything behind.
+#[expect(clippy::disallowed_methods, reason = "the namespace of a process, by way of the host's own /proc")]
 fn path_of(netns: &OwnedFd, wanted: &str) -> PathBuf {
     let same = || {
         let other = std::fs::File::open(wanted).ok()?;

@@ -127,6 +127,7 @@ fn can_map_users(store: &Store) -> std::result::Result<(), String> {
 
 /// Makes the cgroup below which everything runs, and writes down that it is this node's: two nodes below one cgroup
 /// would take each other's pods for leftovers.
+#[expect(clippy::disallowed_methods, reason = "a path of the host, which another node's server gave")]
 fn claim_cgroup(layout: &Layout, config: &Config) -> Result<Cgroup> {
     let doing = || format!("claim the cgroup {}", config.cgroup_root.display());
     let state = std::path::absolute(&config.state).doing(doing)?;
@@ -153,6 +154,7 @@ fn claim_cgroup(layout: &Layout, config: &Config) -> Result<Cgroup> {
 }
 
 /// Who unpacks layers: never inside a container, so the file itself will do.
+#[expect(clippy::disallowed_methods, reason = "our own program")]
 fn unpacker(executable: Option<&Path>) -> Result<Unpacker> {
     let Some(path) = executable else { return Ok(Unpacker::Own) };
     let file = std::fs::File::open(path).doing(|| format!("open {}", path.display()))?;
@@ -160,6 +162,7 @@ fn unpacker(executable: Option<&Path>) -> Result<Unpacker> {
 }
 
 /// The executable of the shims in memory that nobody can write to (CVE-2019-5736).
+#[expect(clippy::disallowed_methods, reason = "our own program")]
 fn sealed(executable: Option<&Path>) -> Result<std::os::fd::OwnedFd> {
     match executable {
         None => vaquita_sys::process::sealed_self().doing(|| "seal a copy of the running executable"),

@@ -17,6 +17,7 @@ use vaquita_proto::node::node_server::NodeServer;
 
 use crate::error::Doing;
 use crate::node::{Failures, Node, blocking};
+use crate::paths::remove_socket;
 use crate::service::Service;
 use crate::streaming::Sessions;
 use crate::telemetry::{Listeners, Observe};
@@ -117,7 +118,7 @@ impl Server {
             () = shutdown => Ok(()),
             () = idle => Ok(()),
         };
-        let _ = std::fs::remove_file(&path);
+        let _ = remove_socket(&path);
         served?;
         take_down(node).await
     }

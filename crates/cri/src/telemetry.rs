@@ -16,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::kernel;
 use crate::node::Node;
 
 pub(crate) use about::{about_container, about_sandbox};
@@ -166,9 +167,9 @@ fn images(node: &Node, all: &mut Registry) {
 
 /// The names are those of Prometheus' own client libraries, behind ours.
 fn process(all: &mut Registry) {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = kernel::own("status");
     let value = |name: &str| status_value(&status, name).unwrap_or_default();
-    let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
+    let descriptors = kernel::own_descriptors() as u64;
     all.register(
         "process_resident_memory_bytes",
         "Memory of the daemon that is in RAM",

@@ -1,4 +1,5 @@
 //! What the tests' shims, unpackers and containers run.
+#![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 use std::io::Write;
 use std::path::Path;

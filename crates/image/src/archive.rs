@@ -105,6 +105,7 @@ async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Resul
     blocking(move || inner.commit(new)).await
 }
 
+#[expect(clippy::disallowed_methods, reason = "a file of the store's own spool")]
 async fn unpack(
     tracker: &TaskTracker,
     store: &Store,

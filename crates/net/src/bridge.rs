@@ -75,6 +75,7 @@ pub(crate) fn ensure(config: &Config, subnet: Subnet, range6: Option<Range6>) ->
 }
 
 /// Two networks with leases of their own on one bridge would take each other's pods for leftovers.
+#[expect(clippy::disallowed_methods, reason = "a directory of the host, which another node's server gave")]
 pub(crate) fn refuse_stranger(config: &Config, link: &Link) -> Result<(), Error> {
     let stranger = !link.alias.is_empty() && link.alias != bridge_alias(config);
     if stranger && Path::new(&link.alias).exists() {
@@ -200,6 +201,7 @@ fn refuse_overlap(
 }
 
 /// Whether this is the bridge of a network, whose leases it names.
+#[expect(clippy::disallowed_methods, reason = "a directory of the host, which another node's server gave")]
 fn is_network(link: &Link) -> bool {
     let leases = Path::new(&link.alias);
     link.kind == "bridge" && leases.is_absolute() && leases.is_dir()

@@ -1,5 +1,7 @@
 //! What the network sets on the host beside links: sysctls, and entering a pod's namespace.
 
+#![expect(clippy::disallowed_methods, reason = "the host's own /proc/sys")]
+
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;

@@ -1,5 +1,6 @@
 //! The pod network on a real kernel. Each test makes a network namespace of its own and plays host in it, so that nothing
 //! touches the machine's network and tests run side by side.
+#![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 #[path = "root/bandwidth.rs"]
 mod bandwidth;

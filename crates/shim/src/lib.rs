@@ -10,6 +10,7 @@
 //! * [`log`] is the CRI log format, as a pure splitter and a writer that never tears a record.
 
 pub mod client;
+mod disk;
 mod error;
 pub mod log;
 pub mod server;

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, SealFlags};
+use rustix::fs::{Mode, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -13,6 +13,7 @@ use rustix::net::{
 };
 use vaquita_sys::memory::Pages;
 
+use crate::disk;
 use crate::wire::{HEADER, Header, MAX_BODY, MAX_FDS, MAX_INLINE};
 
 /// The memory in bytes that receiving needs.
@@ -168,8 +169,7 @@ fn socket(flags: SocketFlags) -> Result<OwnedFd, Errno> {
 /// The address by way of the open directory: a path of more than 107 bytes does not fit into one.
 fn address(pod_dir: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
     use std::os::fd::AsRawFd as _;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(pod_dir, flags, Mode::empty())?;
+    let dir = disk::directory(pod_dir)?;
     let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))?;
     Ok((dir, address))
 }
@@ -196,6 +196,7 @@ fn read_spilled(memfd: OwnedFd) -> Option<Body<'static>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of the tests")]
 mod tests {
     use super::*;
 

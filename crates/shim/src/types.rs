@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Kind};
+use crate::{Error, Kind, disk};
 
 /// A set of namespaces that a whole pod can share.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -260,7 +260,7 @@ impl ExitRecord {
     /// `Corrupt` if the file is not such a record, else the error of the read.
     pub fn read(bundle: &Path) -> Result<Option<Self>, Error> {
         let path = bundle.join(Self::FILE);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match disk::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Error::io(error, format_args!("read {}", path.display()))),
@@ -301,6 +301,7 @@ impl From<&Exit> for ExitRecord {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of the tests")]
 mod tests {
     use super::*;
 

@@ -1,6 +1,7 @@
 //! What tests execute: the shim, when it is called `vaquita-shim`, and small programs for containers. It is static, so
 //! it needs nothing in the root filesystem.
 
+#![allow(clippy::disallowed_methods, reason = "files of the tests")]
 #![allow(clippy::exit, clippy::unwrap_used, clippy::zombie_processes, reason = "a test program may die")]
 
 use std::io::{ErrorKind, Read as _, Write as _};

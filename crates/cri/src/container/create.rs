@@ -55,7 +55,7 @@ pub(super) async fn run(
         id: record.id.clone(),
         bundle: bundle.clone(),
         cgroup: record.cgroup.clone(),
-        log_path: record.log_path.clone(),
+        log_path: None,
         stdin: config.stdin,
         stdin_once: config.stdin_once,
         tty: config.tty,
@@ -99,6 +99,7 @@ pub(super) async fn run(
     let made = async {
         let prepared = prepared?;
         request.has_late_work = prepared.has_late_work && request.runtime.is_none();
+        request.log_path = prepared.log_path;
         let created = shim.create(&request, prepared.rootfs).await;
         drop(prepared.volumes);
         let created = created.doing(|| format!("create container {:?}", metadata.name))?;
@@ -263,6 +264,8 @@ struct Prepared {
     rootfs: OwnedFd,
     /// To be kept until the container's process is made.
     volumes: Volumes,
+    /// Where the log goes, without symbolic links.
+    log_path: Option<PathBuf>,
     user: cri::LinuxContainerUser,
     /// The specification asks for something at the start or the end.
     has_late_work: bool,
@@ -320,13 +323,14 @@ impl Worker {
             has_own_users: self.users.is_some(),
         };
         edits.apply(&mut spec, &context)?;
-        self.write(&bundle, &spec)?;
-        self.make_log_directory()?;
+        paths.write_spec(sandbox, id, &spec)?;
+        let log_path = self.log_path()?;
         Ok(Prepared {
             rootfs,
             volumes,
             has_late_work: vaquita_runtime::hook::has_late(&spec)
                 || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some()),
+            log_path,
             user: cri::LinuxContainerUser {
                 uid: user.uid.into(),
                 gid: user.gid.into(),
@@ -335,20 +339,16 @@ impl Worker {
         })
     }
 
-    /// Holds the environment, secrets included: for nobody else's eyes.
-    fn write(&self, bundle: &Path, spec: &oci_spec::runtime::Spec) -> Result<()> {
-        let doing = || format!("write {}", bundle.join("config.json").display());
-        let bytes = serde_json::to_vec(spec).doing(doing)?;
-        let dir = vaquita_sys::fs::open_dir(bundle).doing(doing)?;
-        vaquita_sys::fs::write_atomic(&dir, "config.json", &bytes, 0o600, false).doing(doing)
-    }
-
-    /// kubelet makes it before; others do not.
-    fn make_log_directory(&self) -> Result<()> {
+    /// Where the log goes, in a directory that is there: kubelet makes it before, others do not. The pod's own may be reached by
+    /// symbolic links of the host; below it the shim follows none.
+    #[expect(clippy::disallowed_methods, reason = "a directory of the host, which the client names")]
+    fn log_path(&self) -> Result<Option<PathBuf>> {
         let directory = &self.sandbox.record.config.log_directory;
-        let Some(path) = log_path(directory, &self.config.log_path)? else { return Ok(()) };
-        let Some(parent) = path.parent() else { return Ok(()) };
-        std::fs::create_dir_all(parent).doing(|| format!("make the log directory {}", parent.display()))
+        let Some(path) = log_path(directory, &self.config.log_path)? else { return Ok(None) };
+        let doing = || format!("make the log directory {directory}");
+        std::fs::create_dir_all(directory).doing(doing)?;
+        let real = std::fs::canonicalize(directory).doing(doing)?;
+        Ok(path.strip_prefix(directory).ok().map(|below| real.join(below)))
     }
 
     /// Whom it runs as: the client's word, else the image's, looked up in the image's own files.

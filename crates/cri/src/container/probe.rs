@@ -47,6 +47,7 @@ pub(super) fn sources(config: &cri::ContainerConfig, volumes: &[Option<PathBuf>]
 
 /// A path of the host, symbolic links resolved. Where there is nothing, a directory is made, as containerd and CRI-O do,
 /// whatever the interface says: pods with a `hostPath` of no type count on it.
+#[expect(clippy::disallowed_methods, reason = "a path of the host, which the client names")]
 fn source(path: &str) -> std::io::Result<PathBuf> {
     match std::fs::canonicalize(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -78,6 +79,7 @@ fn propagates(table: &[MountInfo], path: &Path, bidirectional: bool) -> Result<(
 
 /// The device nodes that were asked for, with what may be done with them. A directory stands for all nodes in it; a
 /// privileged container gets those of the host.
+#[expect(clippy::disallowed_methods, reason = "a path of the host, which the client names")]
 pub(super) fn devices(config: &cri::ContainerConfig) -> Result<Vec<(LinuxDevice, String)>> {
     let mut all = Vec::new();
     if spec::context(config).privileged {
@@ -113,6 +115,7 @@ pub(super) fn devices(config: &cri::ContainerConfig) -> Result<Vec<(LinuxDevice,
 }
 
 /// Every device node below a directory, but for what is the container's own: terminals, shared memory, queues.
+#[expect(clippy::disallowed_methods, reason = "a directory of the host, which the client names")]
 fn collect(from: &Path, to: &Path, permissions: &str, all: &mut Vec<(LinuxDevice, String)>) -> Result<()> {
     let doing = || format!("list {}", from.display());
     for entry in std::fs::read_dir(from).doing(doing)? {
@@ -134,6 +137,7 @@ fn collect(from: &Path, to: &Path, permissions: &str, all: &mut Vec<(LinuxDevice
 }
 
 /// A device node of the host.
+#[expect(clippy::disallowed_methods, reason = "a path of the host, which its administrator's files name")]
 pub(super) fn device(path: &Path) -> Result<LinuxDevice> {
     let doing = || format!("look at {}", path.display());
     let metadata =
@@ -195,6 +199,7 @@ pub(super) fn seccomp(config: &cri::ContainerConfig, host: &Host) -> Result<Opti
 }
 
 /// A profile of the host's administrator.
+#[expect(clippy::disallowed_methods, reason = "a file of the host, which the client names")]
 fn local_profile(path: &str) -> Result<LinuxSeccomp> {
     /// More than any profile needs.
     const LIMIT: u64 = 4 << 20;
@@ -212,6 +217,7 @@ fn local_profile(path: &str) -> Result<LinuxSeccomp> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of the tests")]
 mod tests {
     use super::*;
 

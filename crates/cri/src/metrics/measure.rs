@@ -1,12 +1,12 @@
 //! What the metrics are read from.
 
 use std::os::linux::fs::MetadataExt as _;
-use std::path::Path;
 
 use vaquita_cgroup::{Cgroup, Cpu, Details, IoDetails, IoEntry, Memory, MemoryDetails, Stats};
 use vaquita_proto::cri;
 
 use super::Labelled;
+use crate::kernel;
 use crate::model::{Container, Sandbox, now};
 use crate::node::Node;
 use crate::stats::network;
@@ -163,6 +163,7 @@ impl Measured {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the image store, by its own path")]
 fn disk(node: &Node, container: &Container) -> Option<Disk> {
     let usage = node.usage.disk(node, container.id())?.usage;
     let path = node.images.mountpoint();
@@ -179,26 +180,23 @@ fn disk(node: &Node, container: &Container) -> Option<Disk> {
 
 /// The file of a block device, or its number where it has none: a filesystem without a device.
 fn device(major: u32, minor: u32) -> String {
-    let number = format!("{major}:{minor}");
-    let link = std::fs::read_link(Path::new("/sys/dev/block").join(&number));
-    let name = link.ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     // sysfs has ! for the / in names like cciss/c0d0.
-    name.map_or(number, |name| format!("/dev/{}", name.replace('!', "/")))
+    kernel::block_device(major, minor)
+        .map_or_else(|| format!("{major}:{minor}"), |name| format!("/dev/{}", name.replace('!', "/")))
 }
 
 fn processes(pids: &[i32], first: Option<i32>) -> Processes {
     let mut all = Processes { processes: pids.len() as u64, ..Processes::default() };
     for pid in pids {
         // One that has ended has none.
-        let Ok(links) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for link in links.flatten() {
+        let Ok(targets) = kernel::descriptors(*pid) else { continue };
+        for target in targets {
             all.descriptors += 1;
-            let target = std::fs::read_link(link.path()).unwrap_or_default();
             all.sockets += u64::from(target.as_os_str().as_encoded_bytes().starts_with(b"socket:"));
         }
     }
     all.max_open_files = first
-        .and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/limits")).ok())
+        .and_then(|pid| kernel::text_of_process(pid, "limits").ok())
         .and_then(|text| max_open_files(&text));
     all
 }

@@ -1,6 +1,5 @@
 //! The unix socket: who may connect, and how many have.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use tonic::transport::server::Connected;
 
 use super::clients::{self, Admitted, Client, Clients};
 use crate::error::Doing;
-use crate::paths::private_dir;
+use crate::paths::{keep_private, make_dir, remove_socket};
 use crate::{Error, Kind, Result};
 
 /// A listening socket that nobody else has.
@@ -31,21 +30,16 @@ impl Socket {
     /// Listens at `path`, in a directory that only we may enter. A socket that nobody listens on any more is replaced.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let doing = || format!("listen on {}", path.display());
-        if let Some(dir) = path.parent()
-            && !dir.exists()
-        {
-            private_dir(dir)?;
+        if let Some(dir) = path.parent() {
+            make_dir(dir)?;
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(Error::new(Kind::Busy, format!("another server listens on {}", path.display())));
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.doing(doing)?,
-        }
+        remove_socket(path).map_err(|error| error.within(doing()))?;
         // Nobody can slip in between: until the modes are set the peers are checked all the same.
         let listener = UnixListener::bind(path).doing(doing)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
+        keep_private(path).map_err(|error| error.within(doing()))?;
         Ok(Self { listener, path: path.to_owned(), clients: Clients::default() })
     }
 

@@ -170,9 +170,8 @@ impl RuntimeService for Service {
         let container = self.node.tables.container(&request.container_id)?;
         let info = if request.verbose {
             let record = &container.record;
-            let path = self.node.paths.container(&record.sandbox, &record.id).join("config.json");
             // The environment may hold secrets, but whoever asks here may read everything else too.
-            let spec = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let spec = self.node.paths.read_spec(&record.sandbox, &record.id).ok();
             answer::container_info(&container, spec)
         } else {
             BTreeMap::new()

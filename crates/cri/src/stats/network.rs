@@ -3,6 +3,7 @@
 use vaquita_proto::cri;
 
 use super::value;
+use crate::kernel;
 use crate::model::{Sandbox, SandboxPhase};
 
 /// The interface of Kubernetes' conventions.
@@ -33,7 +34,7 @@ pub(crate) fn of(sandbox: &Sandbox) -> Option<Network> {
         return None;
     }
     let pid = life.pid?;
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{file}"));
+    let read = |file: &str| kernel::text_of_process(pid, &format!("net/{file}"));
     let interfaces = interfaces(&read("dev").ok()?);
     let at = |name: &str| interfaces.iter().position(|interface| interface.name == name);
     let default = at(ETH0)

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::error::Doing;
 use crate::node::Node;
+use crate::paths::{keep_private, remove_socket};
 use crate::{Config, Error, Result};
 
 /// How many may read at a time; others wait.
@@ -47,13 +47,10 @@ impl Listeners {
     pub(crate) fn bind(config: &Config, tcp: Option<TcpListener>) -> Result<Self> {
         let path = config.state.join("metrics.sock");
         let doing = || format!("listen on {}", path.display());
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            other => other.doing(doing)?,
-        }
+        remove_socket(&path).map_err(|error| error.within(doing()))?;
         // The directory is ours alone, so nobody slips in before the mode is set.
         let unix = UnixListener::bind(&path).doing(doing)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).doing(doing)?;
+        keep_private(&path).map_err(|error| error.within(doing()))?;
         Ok(Self { unix, path, tcp })
     }
 
@@ -90,7 +87,7 @@ impl Listeners {
 
 impl Drop for Listeners {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = remove_socket(&self.path);
     }
 }
 

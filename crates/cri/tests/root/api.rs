@@ -4,7 +4,7 @@ use std::process::Command;
 
 use tonic::Code;
 use vaquita_proto::cri;
-use vaquita_testing::Leaks;
+use vaquita_testing::{Leaks, temp_dir};
 
 use crate::support::{IMAGE, Node, container, pod};
 
@@ -292,6 +292,39 @@ async fn requests_without_sense_are_refused() {
         let error = node.create_as(&sandbox, config).await.unwrap_err();
         assert_eq!(error.code(), code, "{error}");
     }
+    node.finish().await;
+}
+
+/// T32: below the directory of a pod's logs, in which one of its containers may have a volume, no link is followed. The directory
+/// itself is where the client says, by links of the host or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2025_0750_logs_stay_in_their_directory() {
+    let node = Node::new().await;
+    let dir = temp_dir();
+    let (real, elsewhere) = (dir.path().join("real"), dir.path().join("elsewhere"));
+    std::fs::create_dir(&real).unwrap();
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink("real", dir.path().join("logs")).unwrap();
+    let log_directory = dir.path().join("logs/pod").display().to_string();
+    let config = cri::PodSandboxConfig { log_directory: log_directory.clone(), ..pod("logs") };
+    let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+    let sandbox = node.runtime().run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
+    let with = |name: &str, args: &[&str], path: &str| cri::ContainerConfig {
+        log_path: path.into(),
+        ..container(name, args)
+    };
+    let id = node.create_as(&sandbox, with("one", &["echo", "x"], "one/0.log")).await.unwrap();
+    node.start_container(&id).await;
+    node.exited(&id).await;
+    assert_eq!(node.status(&id).await.log_path, format!("{log_directory}/one/0.log"));
+    assert!(std::fs::read_to_string(real.join("pod/one/0.log")).unwrap().contains(" stdout "));
+    for (name, path) in [("two", "two/0.log"), ("three", "two/made/0.log"), ("file", "file.log")] {
+        let link = real.join("pod").join(if name == "file" { "file.log" } else { "two" });
+        let _ = std::os::unix::fs::symlink(&elsewhere, link);
+        let error = node.create_as(&sandbox, with(name, &["echo", "x"], path)).await.unwrap_err();
+        assert!(error.message().contains("ELOOP") && error.message().contains(path), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
     node.finish().await;
 }
 

@@ -1,5 +1,6 @@
 //! A server on a real host: its own directories, network and cgroups. Needs root; says so where there is none.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 mod api;
 mod apparmor;

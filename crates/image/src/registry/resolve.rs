@@ -19,6 +19,7 @@ const AAAA: u16 = 28;
 ///
 /// # Errors
 /// One sentence when no name server answers.
+#[expect(clippy::disallowed_methods, reason = "files of the host")]
 pub(super) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {

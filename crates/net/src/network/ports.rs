@@ -228,6 +228,7 @@ fn cannot_bind(port: &PortMapping, family: Family) -> bool {
 }
 
 /// Whether a socket waits at the port for whoever comes.
+#[expect(clippy::disallowed_methods, reason = "the host's own /proc")]
 fn has_listener(port: &PortMapping, family: Family) -> bool {
     let (name, state) = match port.protocol {
         Protocol::Udp => ("udp", UNCONNECTED),
@@ -243,6 +244,7 @@ fn has_listener(port: &PortMapping, family: Family) -> bool {
 }
 
 /// Whether a process waits for SCTP associations at the port. Where the module is not loaded there is none.
+#[expect(clippy::disallowed_methods, reason = "the host's own /proc")]
 fn has_endpoint(port: u16) -> bool {
     fs::read_to_string("/proc/thread-self/net/sctp/eps").is_ok_and(|table| lists_endpoint(&table, port))
 }

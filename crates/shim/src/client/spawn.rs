@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags};
 use tokio::io::Interest;
 
 use super::Client;
-use crate::{Error, Kind, transport};
+use crate::{Error, Kind, disk, transport};
 
 /// Starts shims from one executable, which is meant to be a sealed memfd that nothing can change.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Spawner {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| {
-                let _ = std::fs::remove_file(pod_dir.join(transport::SOCKET));
+                disk::remove(&pod_dir.join(transport::SOCKET));
                 Error::io(error, format_args!("execute the shim of {at}"))
             })?;
         reap_later(child)?;

@@ -1,10 +1,10 @@
 //! Records into a file.
 
-use std::io::{Error as IoError, ErrorKind};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Timestamp;
@@ -23,19 +23,23 @@ pub struct LogFile {
     limit: u64,
     /// How much may be written until its size is to be looked at.
     left: u64,
-    /// What it was renamed to last.
-    rotated: Option<PathBuf>,
+    /// What it was renamed to last, in the same directory.
+    rotated: Option<OsString>,
 }
 
 impl LogFile {
     /// Opens the file for appending, with mode 0640 if it is new; directories that are missing are made with 0755.
+    ///
+    /// No symbolic link is followed anywhere in the path, now and when it is opened anew: a container that may write in a
+    /// directory of logs shall not decide where the next one goes.
     ///
     /// When it has got `limit` bytes (0: whatever it gets) it is renamed to `<path>.<YYYYMMDD-HHMMSS>`, as kubelet names what
     /// it rotates, and a new one is begun. The one that was renamed before is removed then. While the path is not that of
     /// the file, because somebody else is rotating it, that is left to them.
     ///
     /// # Errors
-    /// `Invalid` if the path is not that of a regular file, else the error of the call.
+    /// `Invalid` if the path is not that of a regular file or not absolute and plain; `ELOOP` for a symbolic link in it; else
+    /// the error of the call.
     pub fn open(path: &Path, limit: u64) -> Result<Self, Error> {
         let fd = open(path)?;
         let left = left(&fd, limit);
@@ -82,35 +86,36 @@ impl LogFile {
 
     /// Begins a new file, if the path is still that of the old one.
     fn rotate(&mut self, now_ns: i64) -> Result<(), Errno> {
-        let (ours, theirs) = (rustix::fs::fstat(&self.fd)?, rustix::fs::lstat(&self.path)?);
+        let (dir, name) = parent(&self.path, false)?;
+        let (ours, theirs) =
+            (rustix::fs::fstat(&self.fd)?, rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?);
         if (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino) {
             return Err(Errno::STALE);
         }
-        let mut name = self.path.clone().into_os_string();
-        name.push(".");
-        name.push(Timestamp::from_unix_ns(now_ns).compact());
-        let rotated = PathBuf::from(name);
+        let mut rotated = name.to_owned();
+        rotated.push(".");
+        rotated.push(Timestamp::from_unix_ns(now_ns).compact());
         let previous = self.rotated.take();
         // What we rotated before goes anyway; what others rotated stays.
         let flags = match previous.as_ref() == Some(&rotated) {
             true => RenameFlags::empty(),
             false => RenameFlags::NOREPLACE,
         };
-        if let Err(errno) = rustix::fs::renameat_with(CWD, &self.path, CWD, &rotated, flags) {
+        if let Err(errno) = rustix::fs::renameat_with(&dir, name, &dir, &rotated, flags) {
             self.rotated = previous;
             return Err(errno);
         }
-        match open_append(&self.path) {
+        match open_append(&dir, name) {
             Ok(fd) => self.fd = fd,
             Err(errno) => {
-                let _ = rustix::fs::renameat_with(CWD, &rotated, CWD, &self.path, RenameFlags::NOREPLACE);
+                let _ = rustix::fs::renameat_with(&dir, &rotated, &dir, name, RenameFlags::NOREPLACE);
                 self.rotated = previous;
                 return Err(errno);
             }
         }
         self.left = self.limit;
         if let Some(previous) = previous.filter(|previous| *previous != rotated) {
-            let _ = rustix::fs::unlink(&previous);
+            let _ = rustix::fs::unlinkat(&dir, &previous, AtFlags::empty());
         }
         self.rotated = Some(rotated);
         Ok(())
@@ -143,38 +148,55 @@ fn now_ns() -> i64 {
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {
-    let fail = |error| Error::io(error, format_args!("open log file {}", path.display()));
-    if !path.is_absolute() {
-        return Err(Error::new(Kind::Invalid, format!("log path {} is not absolute", path.display())));
+    let fail = |errno: Errno| Error::io(errno.into(), format_args!("open log file {}", path.display()));
+    let mut parts = path.components();
+    if parts.next() != Some(Component::RootDir) || parts.any(|part| !matches!(part, Component::Normal(_))) {
+        let message = format!("log path {} is not absolute and without \"..\"", path.display());
+        return Err(Error::new(Kind::Invalid, message));
     }
-    let fd = match open_append(path) {
-        Err(Errno::NOENT) => {
-            make_parents(path).map_err(fail)?;
-            open_append(path)
-        }
-        result => result,
-    }
-    .map_err(|errno| fail(errno.into()))?;
-    let stat = rustix::fs::fstat(&fd).map_err(|errno| fail(errno.into()))?;
+    let (dir, name) = parent(path, true).map_err(fail)?;
+    let fd = open_append(dir, name).map_err(fail)?;
+    let stat = rustix::fs::fstat(&fd).map_err(fail)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Error::new(Kind::Invalid, format!("log path {} is not a regular file", path.display())));
     }
     Ok(fd)
 }
 
-fn open_append(path: &Path) -> Result<OwnedFd, Errno> {
+#[expect(clippy::disallowed_methods, reason = "one name, not followed")]
+fn open_append(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     // O_NONBLOCK only matters for what is refused afterwards: opening a FIFO must not wait for its reader.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOCTTY;
-    rustix::fs::open(path, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::from_raw_mode(0o640))
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o640))
 }
 
-fn make_parents(path: &Path) -> Result<(), IoError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let parent = path.parent().ok_or(ErrorKind::NotFound)?;
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)
+/// The directory of a log file, opened name by name without following anything, and the file's name in there. With `make`,
+/// directories that are missing are made.
+#[expect(clippy::disallowed_methods, reason = "the host's root, then one name at a time, not followed")]
+fn parent(path: &Path, make: bool) -> Result<(OwnedFd, &OsStr), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let name = path.file_name().ok_or(Errno::ISDIR)?;
+    let mut dir = rustix::fs::open("/", flags, Mode::empty())?;
+    for part in path.parent().ok_or(Errno::ISDIR)?.iter().skip(1) {
+        let open = || rustix::fs::openat(&dir, part, flags, Mode::empty());
+        let next = match open() {
+            Err(Errno::NOENT) if make => match rustix::fs::mkdirat(&dir, part, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => open(),
+                Err(errno) => Err(errno),
+            },
+            other => other,
+        };
+        dir = next.map_err(|errno| {
+            let is_link = errno == Errno::NOTDIR && rustix::fs::readlinkat(&dir, part, Vec::new()).is_ok();
+            if is_link { Errno::LOOP } else { errno }
+        })?;
+    }
+    Ok((dir, name))
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of the tests")]
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
@@ -224,13 +246,37 @@ mod tests {
     fn what_is_no_file_is_refused_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
-        rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         assert_eq!(LogFile::open(&fifo, 0).unwrap_err().errno(), Some(Errno::NXIO));
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/dev/null", &link).unwrap();
         assert_eq!(LogFile::open(&link, 0).unwrap_err().errno(), Some(Errno::LOOP));
         assert_eq!(LogFile::open(Path::new("/dev/null"), 0).unwrap_err().kind(), Kind::Invalid);
         assert_eq!(LogFile::open(Path::new("0.log"), 0).unwrap_err().kind(), Kind::Invalid);
+    }
+
+    #[test]
+    fn no_link_leads_out_of_the_directory_of_logs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pod, elsewhere) = (dir.path().join("pod"), dir.path().join("elsewhere"));
+        let path = pod.join("container/0.log");
+        std::fs::create_dir(&elsewhere).unwrap();
+        let mut log = LogFile::open(&path, 8).unwrap();
+        std::fs::rename(pod.join("container"), pod.join("old")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, pod.join("container")).unwrap();
+        assert_eq!(log.reopen().unwrap_err().errno(), Some(Errno::LOOP));
+        let below = pod.join("container/made/0.log");
+        for path in [&path, &below] {
+            assert_eq!(LogFile::open(path, 0).unwrap_err().errno(), Some(Errno::LOOP));
+        }
+        // Nor when the file is full: the records go on into the one that is open.
+        std::os::unix::fs::symlink("/dev/full", elsewhere.join("0.log")).unwrap();
+        log.write(b"one and more\n");
+        assert_eq!(log.lost(), 0);
+        assert_eq!(std::fs::read(pod.join("old/0.log")).unwrap(), b"one and more\n");
+        assert_eq!(names(&elsewhere), ["0.log"]);
+        let up = pod.join("old/../0.log");
+        assert_eq!(LogFile::open(&up, 0).unwrap_err().kind(), Kind::Invalid);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use oci_spec::runtime::{
     LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, Process as ProcessSpec, Spec,
 };
 use rustix::event::epoll;
-use rustix::fs::{FileType, Mode, OFlags, Uid};
+use rustix::fs::{FileType, Uid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_runtime::{
@@ -24,7 +24,7 @@ use super::container::kinds;
 use super::{Server, hooks};
 use crate::transport::{self, Outgoing};
 use crate::wire::{Failure, Response};
-use crate::{CreateRequest, Error, IdMap, Kind, Namespaces, OciRuntime, SandboxRequest};
+use crate::{CreateRequest, Error, IdMap, Kind, Namespaces, OciRuntime, SandboxRequest, disk};
 
 /// A copy at work.
 #[derive(Debug)]
@@ -356,12 +356,7 @@ pub(super) fn make_exec(
 
 /// Where the root is until the container has it: hooks look for it there.
 fn make_place(root: &Path) -> Result<(), Error> {
-    match std::fs::create_dir(root) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(Error::io(error, format_args!("make {}", root.display())))
-        }
-        _ => Ok(()),
-    }
+    disk::make_dir(root).map_err(|error| Error::io(error, format_args!("make {}", root.display())))
 }
 
 /// Namespaces that the container has joined count as its own, whether its specification names them or not.
@@ -391,8 +386,7 @@ fn name_namespaces(spec: &mut Spec, joined: Namespaces) {
 pub(super) fn or_null(fd: Option<OwnedFd>) -> Result<OwnedFd, Error> {
     match fd {
         Some(fd) => Ok(fd),
-        None => rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| Error::kernel(errno, "open /dev/null")),
+        None => disk::null().map_err(|errno| Error::kernel(errno, "open /dev/null")),
     }
 }
 

@@ -9,7 +9,7 @@ use super::attach::Stdin;
 use super::container::{ExecPhase, Phase, SandboxPhase, Start};
 use super::{Server, complain, now_ns};
 use crate::wire::Response;
-use crate::{Event, Exit, ExitRecord, Exited};
+use crate::{Event, Exit, ExitRecord, Exited, disk};
 
 impl Server {
     /// Children have ended: ours, what creators made, creators, and orphans that we were given.
@@ -77,9 +77,7 @@ impl Server {
         }
         let exit = seen(exit, container.started_at_ns, oom);
         let record = ExitRecord::from(&exit).to_json();
-        let written = vaquita_sys::fs::open_dir(&container.target.bundle).and_then(|dir| {
-            vaquita_sys::fs::write_atomic(dir, ExitRecord::FILE, record.as_bytes(), 0o600, false)
-        });
+        let written = disk::write(&container.target.bundle, ExitRecord::FILE, record.as_bytes());
         if let Err(error) = written {
             complain(format_args!("the exit of container {} is not recorded: {error}", container.id));
         }

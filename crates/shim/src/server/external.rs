@@ -5,9 +5,7 @@
 //! container's bundle, and the root is mounted there in a mount namespace of the creator alone: nothing of it is left when
 //! both are gone.
 
-use std::fs::DirBuilder;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,10 +18,10 @@ use rustix::process::Pid;
 use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_sys::mount::{Attr, Propagation};
 use vaquita_sys::process::{CloneFlags, open_pidfd};
-use vaquita_sys::{fs, mount, ns, socket};
+use vaquita_sys::{mount, ns, socket};
 
 use super::creator::{Made, Streams, Target, or_null, read_spec};
-use crate::{CreateRequest, Error, Kind, OciRuntime};
+use crate::{CreateRequest, Error, Kind, OciRuntime, disk};
 
 /// The directory in a bundle that the runtime works in.
 const HOME: &str = "runtime";
@@ -99,7 +97,7 @@ pub(super) fn make_exec(
     let mut command = runtime.command("exec");
     command.arg("--detach").arg("--process").arg(runtime.home.join(&file));
     let made = runtime.make(command, streams);
-    let _ = std::fs::remove_file(runtime.home.join(&file));
+    disk::remove(&runtime.home.join(&file));
     made
 }
 
@@ -120,10 +118,8 @@ pub(super) fn delete(container: &Target, how: &OciRuntime, id: &str) -> Result<(
     let runtime = Runtime { how, home: container.bundle.join(HOME), id };
     let deleted = runtime.delete();
     // With what it kept of a container that it does not know any more, it can do nothing either.
-    let removed = std::fs::remove_dir_all(&runtime.home).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(Error::io(error, format_args!("remove {}", runtime.home.display()))),
-    });
+    let removed = disk::remove_dir(&runtime.home)
+        .map_err(|error| Error::io(error, format_args!("remove {}", runtime.home.display())));
     deleted.and(removed)
 }
 
@@ -169,13 +165,13 @@ impl Runtime<'_> {
             }
         };
         let made = self.call(command, &[]).and_then(|()| {
-            let text = std::fs::read_to_string(&pid_file)
+            let text = disk::read(&pid_file)
                 .map_err(|error| Error::io(error, format_args!("read {}", pid_file.display())))?;
-            let (pid, pidfd) = child_of_parent(&text)?;
+            let (pid, pidfd) = child_of_parent(&String::from_utf8_lossy(&text))?;
             let others = console.as_ref().map(Console::terminal).transpose()?.into_iter().collect();
             Ok(Made { pid, pidfd, others })
         });
-        let _ = std::fs::remove_file(&pid_file);
+        disk::remove(&pid_file);
         made
     }
 
@@ -187,8 +183,8 @@ impl Runtime<'_> {
         let _ = rustix::process::setpgid(None, None);
         let child = command.spawn().map_err(|error| Error::io(error, format_args!("execute {program}")))?;
         let ended = wait(child);
-        let said = std::fs::read(self.log()).map(|log| last_error(&log)).unwrap_or_default();
-        let _ = std::fs::remove_file(self.log());
+        let said = disk::read(&self.log()).map(|log| last_error(&log)).unwrap_or_default();
+        disk::remove(&self.log());
         match ended {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => {
@@ -200,13 +196,14 @@ impl Runtime<'_> {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        Ok(fs::write_atomic(fs::open_dir(&self.home)?, name, bytes, 0o600, false)?)
+        Ok(disk::write(&self.home, name, bytes)?)
     }
 }
 
 impl Console {
     fn new(home: &Path) -> Result<Self, Error> {
-        let dir = fs::open_dir(home)?;
+        let dir = disk::directory(home)
+            .map_err(|errno| Error::kernel(errno, format_args!("open {}", home.display())))?;
         // By way of the open directory: an address has room for 107 bytes.
         let pid = std::process::id();
         let path = PathBuf::from(format!("/proc/{pid}/fd/{}/console.{pid}", dir.as_raw_fd()));
@@ -230,7 +227,7 @@ impl Console {
 
 impl Drop for Console {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        disk::remove(&self.path);
     }
 }
 
@@ -277,7 +274,7 @@ fn translated(
         && request.restrict_oom_score_adj
         && let Some(wanted) = process.oom_score_adj()
     {
-        let lowest = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        let lowest = disk::of_process("self", "oom_score_adj").unwrap_or_default();
         process.set_oom_score_adj(Some(wanted.max(lowest.trim().parse().unwrap_or(wanted))));
         spec.set_process(Some(process));
     }
@@ -326,8 +323,8 @@ fn child_of_parent(text: &str) -> Result<(i32, OwnedFd), Error> {
     let pid = text.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(|| wrong("that is none"))?;
     let number = pid.as_raw_nonzero().get();
     let pidfd = open_pidfd(pid);
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    let (Ok(pidfd), Ok(stat)) = (pidfd, stat) else {
+    let stat = disk::of_process(&pid.to_string(), "stat");
+    let (Ok(pidfd), Some(stat)) = (pidfd, stat) else {
         // It has ended, and the shim has reaped it and keeps in mind how it ended. This copy of the shim ends, too: to send
         // it a signal will do as little.
         return Ok((number, open_pidfd(rustix::process::getpid())?));
@@ -380,11 +377,7 @@ fn kind_of(said: &str) -> Kind {
 }
 
 fn make_dir(path: &Path) -> Result<(), Error> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| Error::io(error, format_args!("make {}", path.display())))
+    disk::make_dir(path).map_err(|error| Error::io(error, format_args!("make {}", path.display())))
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
+use vaquita_sys::process;
 use vaquita_sys::signal::{self, Set, Signal, SignalFd};
-use vaquita_sys::{fs, process};
 
-use crate::{Error, transport};
+use crate::{Error, disk, transport};
 
 /// The name of the file that says who the shim is: its pid and its start time in clock ticks since boot.
 pub(crate) const RECORD: &str = "shim.json";
@@ -33,11 +33,9 @@ pub(super) fn listener(given: Option<OwnedFd>) -> Result<OwnedFd, Error> {
 
 /// Standard input and output become `/dev/null`, standard error a file that is empty unless something is wrong.
 pub(super) fn standard_streams(pod_dir: &Path) -> Result<(), Error> {
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|errno| Error::kernel(errno, "open /dev/null"))?;
+    let null = disk::null().map_err(|errno| Error::kernel(errno, "open /dev/null"))?;
     let path = pod_dir.join(COMPLAINTS);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let complaints = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+    let complaints = disk::complaints(&path)
         .map_err(|errno| Error::kernel(errno, format_args!("open {}", path.display())))?;
     rustix::stdio::dup2_stdin(&null)
         .and_then(|()| rustix::stdio::dup2_stdout(&null))
@@ -46,6 +44,7 @@ pub(super) fn standard_streams(pod_dir: &Path) -> Result<(), Error> {
 }
 
 /// Own session, no tie to the directory we were started in, orphans of the pod are ours, nobody looks into our memory.
+#[expect(clippy::disallowed_methods, reason = "the host's root; nothing is looked up")]
 pub(super) fn process() -> Result<(), Error> {
     // Whoever started us may have left descriptors open: they must not reach a container.
     let _ = process::close_range_on_exec(3, u32::MAX);
@@ -72,16 +71,16 @@ pub(super) fn record(pod_dir: &Path) -> Result<(), Error> {
     let pid = rustix::process::getpid();
     let started = process::start_time(pid)?;
     let text = format!("{{\"pid\":{},\"start_time\":{started}}}\n", pid.as_raw_nonzero());
-    Ok(fs::write_atomic(fs::open_dir(pod_dir)?, RECORD, text.as_bytes(), 0o600, false)?)
+    Ok(disk::write(pod_dir, RECORD, text.as_bytes())?)
 }
 
 /// Removes what we put into the pod's directory, at the end.
 pub(super) fn forget(pod_dir: &Path) {
     for name in [transport::SOCKET, RECORD] {
-        let _ = rustix::fs::unlinkat(CWD, pod_dir.join(name), AtFlags::empty());
+        disk::remove(&pod_dir.join(name));
     }
     let complaints = pod_dir.join(COMPLAINTS);
-    if rustix::fs::stat(&complaints).is_ok_and(|stat| stat.st_size == 0) {
-        let _ = rustix::fs::unlinkat(CWD, &complaints, AtFlags::empty());
+    if disk::is_empty(&complaints) {
+        disk::remove(&complaints);
     }
 }
