@@ -89,8 +89,8 @@ fn cve_2022_23648_volumes_bring_nothing_of_the_host() {
     node.finish();
 }
 
-/// T31: CVE-2024-5154. What is made in an image, when its directories or files are links to the host's: refused, and
-/// nothing is made there.
+/// T31: CVE-2024-5154. What is made in an image, when its directories or files are links to the host's, is made inside of the
+/// root, where they lead to for the container too.
 #[test]
 fn cve_2024_5154_links_of_an_image_lead_nowhere() {
     let node = Node::start();
@@ -104,10 +104,23 @@ fn cve_2024_5154_links_of_an_image_lead_nowhere() {
             tar.link(link, &if link == "etc" { outside.clone() } else { format!("{outside}/new") });
         });
         let pod = Pod::run(&node, &link.replace(['/', '.'], "-"));
-        let error = pod.create(config("main", &["true"])).map(|container| container.id).unwrap_err();
-        assert!(error.message().contains("ELOOP"), "{link}: {error}");
+        let script = "cat /etc/hosts /etc/hostname /etc/resolv.conf && ls -di \"$0\"/* && readlink /etc";
+        let container = pod.start_config(config("main", &["sh", "-c", script, &outside]));
+        container.exited();
+        let said = container.output();
+        assert!(said.starts_with("127.0.0.1\tlocalhost\n") && !said.contains("secret"), "{link}: {said}");
+        assert!(said.contains("outside/"), "{link}: {said}");
         assert_untouched(&outside);
     }
+    // One that leads to itself leads nowhere.
+    node.load(IMAGE, json!({}), |tar: &mut Tar| {
+        tar.dir("etc/");
+        tar.link("etc/hosts", "../etc/hosts");
+    });
+    let pod = Pod::run(&node, "loop");
+    let error = pod.create(config("main", &["true"])).map(|container| container.id).unwrap_err();
+    let message = error.message();
+    assert!(message.contains("ELOOP") && message.contains("on \"/etc/hosts\""), "{error}");
     node.load(IMAGE, json!({ "WorkingDir": "/work/new" }), |tar: &mut Tar| {
         tar.dir("etc/");
         tar.link("etc/mtab", &format!("{outside}/mtab"));
@@ -120,6 +133,30 @@ fn cve_2024_5154_links_of_an_image_lead_nowhere() {
         container.exited();
     }
     assert_untouched(&outside);
+    node.finish();
+}
+
+/// Many images have it as a link to a file of systemd-resolved, which they do not have.
+#[test]
+fn resolv_conf_may_be_a_link_to_a_file_that_is_not_there() {
+    let node = Node::start();
+    for (name, target) in [
+        ("absolute", "/run/systemd/resolve/stub-resolv.conf"),
+        ("relative", "../run/systemd/resolve/stub-resolv.conf"),
+    ] {
+        node.load(IMAGE, json!({}), |tar: &mut Tar| {
+            tar.dir("etc/");
+            tar.link("etc/resolv.conf", target);
+        });
+        let mut pod = Pod::config(&node, name);
+        let servers = vec!["192.0.2.53".to_owned()];
+        pod.dns_config = Some(cri::DnsConfig { servers, ..cri::DnsConfig::default() });
+        let pod = Pod::run_config(&node, pod);
+        let script = "cat /etc/resolv.conf; readlink /etc/resolv.conf";
+        let container = pod.start_config(config("main", &["sh", "-c", script]));
+        container.exited();
+        assert_eq!(container.output(), format!("nameserver 192.0.2.53\n{target}\n"));
+    }
     node.finish();
 }
 

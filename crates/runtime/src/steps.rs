@@ -7,6 +7,7 @@ mod files;
 mod fill;
 mod identity;
 mod mounts;
+mod place;
 
 use std::ffi::{CStr, CString};
 use std::fmt;

@@ -10,7 +10,8 @@ use rustix::pty::OpenptFlags;
 use vaquita_sys::root::openat2;
 use vaquita_sys::tty::{self, Size};
 
-use super::mounts::{file_type, filesystem_of, open, open_or_make, open_parent};
+use super::mounts::{file_type, filesystem_of};
+use super::place::{IN_ROOT, make, open, open_or_make, open_parent};
 use super::{At, Failure, State, fail};
 use crate::plan::devices::DevicePlan;
 use crate::plan::path::Inside;
@@ -86,8 +87,7 @@ pub(super) fn bind_device(state: &mut State<'_>, device: &DevicePlan, host: &CSt
         return fail("fstat", Errno::NODEV);
     }
     let tree = state.trees.copy(node.as_fd(), false)?;
-    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let place = open_or_make(state.root()?, &device.path, false, how)?;
+    let place = open_or_make(state.root()?, &device.path)?;
     Ok(state.trees.attach(tree.as_fd(), place.as_fd())?)
 }
 
@@ -126,8 +126,7 @@ pub(super) fn terminal(
     }
     if let Some(console) = console {
         let tree = state.trees.copy(slave.as_fd(), false)?;
-        let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let place = open_or_make(state.root()?, console, false, how)?;
+        let place = open_or_make(state.root()?, console)?;
         state.trees.attach(tree.as_fd(), place.as_fd())?;
     }
     state.master = Some(master);
@@ -138,9 +137,7 @@ pub(super) fn terminal(
 pub(super) fn change_directory(state: &State<'_>, path: &Inside) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = match open(state.root()?, path, flags) {
-        Err(Failure { errno: Errno::NOENT, .. }) => {
-            open_or_make(state.root()?, path, true, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)?
-        }
+        Err(Failure { errno: Errno::NOENT, .. }) => make(state.root()?, path, true, IN_ROOT)?,
         other => other?,
     };
     rustix::process::fchdir(&directory).at("fchdir")?;

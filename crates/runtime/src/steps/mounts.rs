@@ -8,17 +8,11 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use vaquita_sys::mount::raw::{pivot_root, umount_detached};
 use vaquita_sys::mount::{Attr, Attributes, Propagation, Trees};
-use vaquita_sys::root::openat2;
 
+use super::place::{self, DIRECTORY, IN_ROOT, PATH, open, resolve};
 use super::{At, Failure, HostTree, MountStep, MoveRoot, RootTree, State, Tree, fail};
 use crate::plan::mounts::{Change, Filesystem, Fill, MountPlan, Source};
-use crate::plan::path::{Inside, PATH_MAX};
-
-/// How paths of the container are resolved: as if its root were `/`, and never through a magic link of procfs.
-const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-
-const PATH: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-const DIRECTORY: OFlags = PATH.union(OFlags::DIRECTORY);
+use crate::plan::path::Inside;
 
 #[expect(clippy::disallowed_methods, reason = "the root of all that is mounted; nothing is looked up")]
 pub(super) fn isolate() -> Result<(), Failure> {
@@ -103,7 +97,7 @@ pub(super) fn mount(state: &mut State<'_>, step: &MountStep<'_>) -> Result<(), F
     let how = if step.strict { IN_ROOT | ResolveFlags::NO_SYMLINKS } else { IN_ROOT };
     let root = state.root()?;
     let (destination, is_new) = match resolve(root, &step.destination.path, PATH, how) {
-        Err(Errno::NOENT) => (make_place(root, step.destination, step.is_dir, how)?, true),
+        Err(Errno::NOENT) => (place::make(root, step.destination, step.is_dir, how)?, true),
         other => (other.at("openat2")?, false),
     };
     if !step.may_cover_proc && filesystem_of(&destination)? == PROC_SUPER_MAGIC {
@@ -291,92 +285,11 @@ fn copy(trees: &mut Trees, host: &HostTree<'_>) -> Result<OwnedFd, Failure> {
     Ok(tree)
 }
 
-/// Opens a path of the container without making anything.
-pub(super) fn open(root: BorrowedFd<'_>, path: &Inside, flags: OFlags) -> Result<OwnedFd, Failure> {
-    resolve(root, &path.path, flags, IN_ROOT).at("openat2")
-}
-
 fn open_if_there(state: &State<'_>, path: &Inside) -> Result<Option<OwnedFd>, Failure> {
     match open(state.root()?, path, PATH) {
         Err(Failure { errno: Errno::NOENT | Errno::NOTDIR, .. }) => Ok(None),
         other => other.map(Some),
     }
-}
-
-/// Opens the directory that `path` is in, making what is missing.
-pub(super) fn open_parent(root: BorrowedFd<'_>, path: &Inside) -> Result<OwnedFd, Failure> {
-    directories(root, path, path.depth().saturating_sub(1), IN_ROOT)
-}
-
-/// Opens a path of the container; a directory or an empty file is made where nothing is.
-pub(super) fn open_or_make(
-    root: BorrowedFd<'_>,
-    path: &Inside,
-    is_dir: bool,
-    how: ResolveFlags,
-) -> Result<OwnedFd, Failure> {
-    match resolve(root, &path.path, PATH, how) {
-        Err(Errno::NOENT) => make_place(root, path, is_dir, how),
-        other => other.at("openat2"),
-    }
-}
-
-fn make_place(
-    root: BorrowedFd<'_>,
-    path: &Inside,
-    is_dir: bool,
-    how: ResolveFlags,
-) -> Result<OwnedFd, Failure> {
-    if is_dir {
-        return directories(root, path, path.depth(), how);
-    }
-    let Some(name) = path.name() else { return fail("openat2", Errno::ISDIR) };
-    let parent = directories(root, path, path.depth() - 1, how)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "one name in a directory resolved before, and no link is followed"
-    )]
-    let made =
-        rustix::io::retry_on_intr(|| rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)));
-    match made {
-        // Somebody else's file that appeared just now is as good. A dangling link fails in the next call.
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(errno) => return fail("openat", errno),
-    }
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    resolve(parent.as_fd(), name, PATH, beneath).at("openat2")
-}
-
-/// Opens the first `count` of nested directories, making missing ones. Each is made by its name below a descriptor of the
-/// one above.
-fn directories(
-    root: BorrowedFd<'_>,
-    path: &Inside,
-    count: usize,
-    how: ResolveFlags,
-) -> Result<OwnedFd, Failure> {
-    let mut directory = resolve(root, c".", DIRECTORY, how).at("openat2")?;
-    let mut buffer = [0; PATH_MAX];
-    for number in 0..count {
-        let Some((prefix, name)) = path.part(number, &mut buffer) else { break };
-        directory = match resolve(root, prefix, DIRECTORY, how) {
-            Err(Errno::NOENT) => {
-                match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return fail("mkdirat", errno),
-                }
-                let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-                resolve(directory.as_fd(), name, DIRECTORY, beneath).at("openat2")?
-            }
-            other => other.at("openat2")?,
-        };
-    }
-    Ok(directory)
-}
-
-fn resolve(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
-    openat2(dir, path, flags, Mode::empty(), how)
 }
 
 /// Opens a node of the host and checks that it is that character device (CVE-2025-31133).

@@ -89,6 +89,105 @@ fn t04_mount_points_stay_inside() {
     }
 }
 
+/// Images have such links, to files of systemd-resolved for one: what is missing is made where they lead to inside, and the mount
+/// is there, by either name.
+#[test]
+fn links_to_nothing_are_followed_inside() {
+    let canary = Canary::new();
+    let outside = canary.path().join("file");
+    let up = std::path::Path::new("../../../../../..").join(outside.strip_prefix("/").unwrap());
+    let place = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    for (links, target) in [
+        (vec![("etc/file", "/run/systemd/resolve/stub.conf")], "run/systemd/resolve/stub.conf"),
+        (vec![("etc/file", "../run/./resolve//stub.conf")], "run/resolve/stub.conf"),
+        (vec![("etc/file", "stub.conf")], "etc/stub.conf"),
+        (vec![("etc/file", "one"), ("etc/one", "/two"), ("two", "three/"), ("three", "x/y")], "x/y"),
+        (vec![("etc/file", "/lib/a/file"), ("lib", "usr/lib")], "usr/lib/a/file"),
+        (vec![("etc/file", outside.to_str().unwrap())], outside.strip_prefix("/").unwrap().to_str().unwrap()),
+        (vec![("etc/file", up.to_str().unwrap())], outside.strip_prefix("/").unwrap().to_str().unwrap()),
+        (vec![("etc/file", "none/../../file")], "file"),
+        (vec![("etc", "/usr/etc/")], "usr/etc/file"),
+    ] {
+        let orders = format!("stat /etc/file\nstat /{target}\nmount /{target}");
+        let mut bundle = Bundle::new(&orders).mount(json!({
+            "destination": "/etc/file", "type": "bind", "source": place, "options": ["bind", "ro", "noexec"]
+        }));
+        for (link, target) in &links {
+            let link = bundle.path(link);
+            std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+            symlink(target, link).unwrap();
+        }
+        let made = bundle.path(target);
+        let mut running = bundle.create().unwrap_or_else(|error| panic!("{links:?}: {error}"));
+        running.start().unwrap();
+        let outcome = running.finish();
+        assert!(
+            outcome.of(&format!("mount /{target}")).contains("noexec"),
+            "{links:?}: {:?}",
+            outcome.output
+        );
+        assert_eq!(
+            std::fs::symlink_metadata(&made).unwrap().len(),
+            0,
+            "{links:?}: an empty file below the mount"
+        );
+        canary.assert_untouched();
+    }
+    // Of directories it is the same.
+    let mut bundle = Bundle::new("mount /run/lock/x").mount(json!({
+        "destination": "/var/lock/x", "type": "tmpfs", "source": "tmpfs", "options": ["noexec"]
+    }));
+    std::fs::create_dir(bundle.path("var")).unwrap();
+    symlink("/run/lock", bundle.path("var/lock")).unwrap();
+    let mut running = bundle.create().unwrap();
+    running.start().unwrap();
+    assert!(running.finish().of("mount /run/lock/x").contains("noexec"));
+}
+
+/// What cannot be followed is refused, and says of which mount.
+#[test]
+fn links_that_lead_nowhere_are_refused() {
+    use rustix::io::Errno;
+    let many: Vec<_> = (0..45).map(|n| (format!("etc/{n}"), format!("none/../{}", n + 1))).collect();
+    let (long, longer) = (format!("/a/{}", "x/".repeat(2040)), "n/".repeat(100));
+    let links = |links: &[(&str, &str)]| {
+        links.iter().map(|(link, target)| ((*link).to_owned(), (*target).to_owned())).collect::<Vec<_>>()
+    };
+    for (links, errno) in [
+        (links(&[("etc/0", "0")]), Errno::LOOP),
+        (links(&[("etc/0", "/etc/1"), ("etc/1", "../etc/0")]), Errno::LOOP),
+        (links(&[("etc/0", "1/x"), ("etc/1", "0/x")]), Errno::LOOP),
+        (links(&[("etc/0", "../probe/x")]), Errno::NOTDIR),
+        (links(&[("etc/0", "/proc/self/root/x")]), Errno::LOOP),
+        (links(&[("etc/0", "/proc/self/fd/9/x")]), Errno::LOOP),
+        (links(&[("etc/0", "/proc/sys/none")]), Errno::NOENT),
+        (links(&[("etc/0", &long), ("a", &longer)]), Errno::NAMETOOLONG),
+        (many, Errno::LOOP),
+    ] {
+        let mut bundle = Bundle::new("").mount(json!({
+            "destination": "/etc/0", "type": "bind", "source": "/etc/hostname", "options": ["bind", "ro"]
+        }));
+        std::fs::create_dir(bundle.path("etc")).unwrap();
+        for (link, target) in &links {
+            symlink(target, bundle.path(link)).unwrap();
+        }
+        let error = bundle.create().err().unwrap_or_else(|| panic!("{links:?}"));
+        assert!(error.to_string().contains("on \"/etc/0\""), "{links:?}: {error}");
+        assert_eq!(error.errno(), Some(errno), "{links:?}: {error}");
+    }
+    // As many as the kernel follows of others, and no more.
+    for (count, works) in [(39, true), (41, false)] {
+        let mut bundle = Bundle::new("").mount(json!({
+            "destination": "/0", "type": "bind", "source": "/etc/hostname", "options": ["bind", "ro"]
+        }));
+        for number in 0..count {
+            symlink(format!("{}", number + 1), bundle.path(&number.to_string())).unwrap();
+        }
+        let error = bundle.create().err().and_then(|error| error.errno());
+        assert_eq!(error, (!works).then_some(Errno::LOOP), "{count}");
+    }
+}
+
 /// T10: CVE-2024-21626.
 #[test]
 fn t10_no_working_directory_outside() {
