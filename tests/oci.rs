@@ -1,6 +1,7 @@
 //! `vaquita-oci`: the command line of the OCI runtime, run as an engine runs it.
 
 mod bundle;
+mod capabilities;
 mod console;
 mod crashes;
 mod exec;

@@ -17,6 +17,7 @@ use vaquita_sys::ns;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_sys::socket::Listener;
 
+use crate::capabilities::{self, Document};
 use crate::extra::Extra;
 use crate::pid_file::{self, PidFile};
 use crate::rootless::Groups;
@@ -77,14 +78,17 @@ impl Request {
         let bundle = std::path::absolute(&how.bundle)
             .map_err(|error| Error::io(format!("getcwd() for {:?}", how.bundle), &error))?;
         let config = document::read(&bundle.join(CONFIG))?;
-        let mut spec = document::parse_spec(CONFIG, &config)?;
+        let (mut spec, config, unknown) =
+            Document::read(config, |bytes| document::parse_spec(CONFIG, bytes))?.split();
         let has_no_process = spec.process().is_none();
         if has_no_process {
             // Nothing but start needs one (runtime.md, "Start").
             spec.set_process(Some(stand_in()));
         }
+        // Who is not root makes containers with users of their own, or none.
+        let has_own_users = rootless::is_needed()? || capabilities::has_own_users(&spec);
         if let Some(process) = spec.process_mut() {
-            crate::ambient::limit(host, process);
+            capabilities::limit(host, process, has_own_users, unknown)?;
             how.extra.announce(process);
         }
         Ok(Self { bundle, config, spec, has_no_process })

@@ -2,6 +2,7 @@
 
 mod user;
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use vaquita_runtime::{Context, ExecArgs, ExecPlan, Execed, ParentOf, document};
 use vaquita_sys::signal::{self, Signal};
 
 pub use self::user::User;
+use crate::capabilities::{self, Document};
 use crate::create::stdio;
 use crate::foreground::Signals;
 use crate::pid_file::PidFile;
@@ -103,11 +105,17 @@ pub fn exec(host: &Host, id: &Id, how: &Exec) -> Result<i32, Error> {
         }
         rootless::join(init.as_fd())?;
     }
-    let mut process = match &how.what {
-        What::File(path) => document::read_process(path)?,
-        What::Like(changes) => changes.apply(spec.process().clone().unwrap_or_default())?,
+    let (mut process, unknown) = match &how.what {
+        What::File(path) => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let parse = |bytes: &[u8]| document::parse::<Process>(&name, bytes);
+            let (process, _, unknown) = Document::read(document::read(path)?, parse)?.split();
+            (process, unknown)
+        }
+        What::Like(changes) => (changes.apply(spec.process().clone().unwrap_or_default())?, BTreeSet::new()),
     };
-    crate::ambient::limit(host, &mut process);
+    let has_own_users = capabilities::has_own_users(&spec);
+    capabilities::limit(host, &mut process, has_own_users, unknown)?;
     how.extra.announce(&mut process);
     check_console(how, process.terminal().unwrap_or_default())?;
 

@@ -10,7 +10,7 @@
 //! The crate is synchronous and has one thread, because processes are cloned here. It prints nothing and parses no
 //! command line.
 
-mod ambient;
+mod capabilities;
 mod checkpoint;
 mod console;
 mod create;

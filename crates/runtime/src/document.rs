@@ -8,16 +8,18 @@
 mod objects;
 mod unique;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{Capability, Spec};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use self::objects::Objects;
 use self::unique::Unique;
@@ -32,14 +34,6 @@ pub const MAX_SIZE: usize = 4 * 1024 * 1024;
 /// As [`read`] and [`parse_spec`].
 pub fn read_spec(path: &Path) -> Result<Spec, Error> {
     parse_spec(&name(path), &read(path)?)
-}
-
-/// Reads the process object in a file, as `exec --process` takes it.
-///
-/// # Errors
-/// As [`read`] and [`parse`].
-pub fn read_process(path: &Path) -> Result<Process, Error> {
-    parse(&name(path), &read(path)?)
 }
 
 /// The bytes of a document. A symbolic link is followed; what it leads to must be a regular file of at most [`MAX_SIZE`]
@@ -112,9 +106,9 @@ fn respelled(bytes: &[u8]) -> Option<Vec<u8>> {
     if !SPELLINGS.iter().any(|(name, _)| has(name)) {
         return None;
     }
-    let mut document: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+    let mut document: Value = serde_json::from_slice(bytes).ok()?;
     for pointer in ["/process/scheduler/flags", "/scheduler/flags"] {
-        let flags = document.pointer_mut(pointer).and_then(serde_json::Value::as_array_mut);
+        let flags = document.pointer_mut(pointer).and_then(Value::as_array_mut);
         for flag in flags.into_iter().flatten() {
             let spelling = SPELLINGS.iter().find(|(name, _)| flag == name);
             if let Some((_, spelling)) = spelling {
@@ -123,6 +117,32 @@ fn respelled(bytes: &[u8]) -> Option<Vec<u8>> {
         }
     }
     serde_json::to_vec(&document).ok()
+}
+
+/// The same document, a specification or a process object, without the names in `capabilities` that no capability has, and
+/// these names; none where all are known. A document that is not even read for another reason is none, too.
+#[must_use]
+pub fn without_unknown_capabilities(bytes: &[u8]) -> Option<(Vec<u8>, BTreeSet<String>)> {
+    // What is written anew has no name twice.
+    deserialize::<Unique>("document", bytes).ok()?;
+    let mut document: Value = serde_json::from_slice(bytes).ok()?;
+    let mut unknown = BTreeSet::new();
+    for pointer in ["/process/capabilities", "/capabilities"] {
+        let sets = document.pointer_mut(pointer).and_then(Value::as_object_mut);
+        for set in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
+            set.retain(|name| match name {
+                Value::String(text) if serde_json::from_value::<Capability>(name.clone()).is_err() => {
+                    unknown.insert(text.clone());
+                    false
+                }
+                _ => true,
+            });
+        }
+    }
+    if unknown.is_empty() {
+        return None;
+    }
+    Some((serde_json::to_vec(&document).ok()?, unknown))
 }
 
 fn deserialize<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, Error> {

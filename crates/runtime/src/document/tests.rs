@@ -1,3 +1,5 @@
+use oci_spec::runtime::Process;
+
 use super::*;
 use crate::Kind;
 
@@ -134,4 +136,30 @@ fn structures_are_objects() {
     let rlimits =
         r#"{"cwd":"/","user":{"uid":0,"gid":0},"rlimits":[{"type":"RLIMIT_CORE","soft":0,"hard":0}]}"#;
     assert_eq!(parse::<Process>("process", rlimits.as_bytes()).unwrap().rlimits().as_ref().unwrap().len(), 1);
+}
+
+#[test]
+fn names_that_no_capability_has_are_found() {
+    let without = |text: &str| {
+        without_unknown_capabilities(text.as_bytes())
+            .map(|(bytes, names)| (String::from_utf8(bytes).unwrap(), names.into_iter().collect::<Vec<_>>()))
+    };
+    for known in [
+        "{}",
+        r#"{"capabilities":{"bounding":["CAP_KILL"]}}"#,
+        r#"{"capabilities":["X"]}"#,
+        r#"{"capabilities":{"bounding":"X"}}"#,
+        r#"{"capabilities":{"bounding":[7]}}"#,
+        r#"{"other":{"capabilities":{"bounding":["X"]}}}"#,
+        r#"{"capabilities":{"bounding":["X"]},"capabilities":{}}"#,
+        r#"{"capabilities":{"bounding":["X"]}"#,
+    ] {
+        assert_eq!(without(known), None, "{known}");
+    }
+    let (text, names) =
+        without(r#"{"capabilities":{"bounding":["X","CAP_KILL",7],"ambient":["CAP_Y","X"]}}"#).unwrap();
+    assert_eq!(text, r#"{"capabilities":{"ambient":[],"bounding":["CAP_KILL",7]}}"#);
+    assert_eq!(names, ["CAP_Y", "X"]);
+    let (text, _) = without(r#"{"process":{"capabilities":{"effective":["X"]},"cwd":"/"}}"#).unwrap();
+    assert_eq!(text, r#"{"process":{"capabilities":{"effective":[]},"cwd":"/"}}"#);
 }
