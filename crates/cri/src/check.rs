@@ -14,8 +14,9 @@ use crate::network::builtin_config;
 use crate::paths::Paths;
 use crate::{Config, Result, kernel};
 
-/// The kernel destroys the link of a dead network namespace some time after the last process left it.
-const LINK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long what is about to go is waited for. The kernel destroys the link of a dead network namespace some time after the last
+/// process left it, and a shim says that its pod is gone before it ends itself.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Something of ours that the kernel or a directory holds.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -38,11 +39,16 @@ pub struct Resource {
 /// # Errors
 /// When a part of the kernel cannot be read. A record that cannot be read is an orphan.
 pub fn inventory(config: &Config) -> Result<Vec<Resource>> {
-    let deadline = Instant::now() + LINK_PATIENCE;
+    settled(Instant::now() + PATIENCE, || look(config))
+}
+
+/// Looks until nothing without an owner is there that may be about to go, or until the time is up.
+fn settled(deadline: Instant, mut look: impl FnMut() -> Result<Vec<Resource>>) -> Result<Vec<Resource>> {
     loop {
-        let mut all = look(config)?;
+        let mut all = look()?;
         all.sort_by(|one, other| (one.owner.is_none(), one).cmp(&(other.owner.is_none(), other)));
-        let dying = all.iter().any(|resource| resource.owner.is_none() && resource.kind == "link");
+        let may_go = |resource: &Resource| matches!(resource.kind.as_str(), "link" | "process");
+        let dying = all.iter().any(|resource| resource.owner.is_none() && may_go(resource));
         if !dying || Instant::now() > deadline {
             return Ok(all);
         }
@@ -157,7 +163,8 @@ fn processes(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
         let Ok(id) = dir.strip_prefix(&pods) else { continue };
         // What a shim has cloned goes by its name until it executes a program.
         let is_shim = |line: Vec<u8>| line.starts_with(b"vaquita-shim\0");
-        if parent(pid).is_some_and(|parent| kernel::of_process(parent, "cmdline").is_ok_and(is_shim)) {
+        let Some(parent) = parent(pid) else { continue };
+        if kernel::of_process(parent, "cmdline").is_ok_and(is_shim) {
             continue;
         }
         let owner = owners.sandbox(&id.to_string_lossy());
@@ -339,4 +346,27 @@ fn plugins(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<()
         all.push(resource("process", pid.to_string(), owner, format!("CNI plugin: {}", command(pid))));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_about_to_go_is_waited_for() {
+        let orphan = |kind: &str| resource(kind, "x", None, "");
+        let owned = |kind: &str| resource(kind, "y", Some("z".to_owned()), "");
+        let later = Instant::now() + Duration::from_secs(600);
+        for kind in ["link", "process"] {
+            let mut looks = vec![vec![owned(kind)], vec![orphan(kind), owned(kind)], vec![orphan(kind)]];
+            assert_eq!(settled(later, || Ok(looks.pop().unwrap())).unwrap(), [owned(kind)]);
+            assert!(looks.is_empty());
+            // What stays is told.
+            let past = Instant::now();
+            let all = settled(past, || Ok(vec![orphan(kind), owned(kind)])).unwrap();
+            assert_eq!(all, [owned(kind), orphan(kind)]);
+        }
+        let mut looks = vec![vec![orphan("cgroup")]];
+        assert_eq!(settled(later, || Ok(looks.pop().unwrap())).unwrap(), [orphan("cgroup")]);
+    }
 }
