@@ -322,7 +322,7 @@ async fn cve_2025_0750_logs_stay_in_their_directory() {
         let link = real.join("pod").join(if name == "file" { "file.log" } else { "two" });
         let _ = std::os::unix::fs::symlink(&elsewhere, link);
         let error = node.create_as(&sandbox, with(name, &["echo", "x"], path)).await.unwrap_err();
-        assert!(error.message().contains("ELOOP") && error.message().contains(path), "{error}");
+        assert!(error.message().contains("symbolic links") && error.message().contains(path), "{error}");
     }
     assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
     node.finish().await;
