@@ -279,6 +279,39 @@ fn a_manifest_comes_from_standard_input_too() {
 }
 
 #[test]
+fn a_runtime_class_is_the_name_of_a_runtime_handler() {
+    let node = Node::without_daemon();
+    let with =
+        |class: &str| manifest("classy", DEMO, "[echo, hello]", &format!("  runtimeClassName: {class}\n"));
+    let path = node.write("pod.yaml", &with("other"));
+    let run = Run::start(&node, &["run", &path]);
+    run.err("runtime_handler: \"other\" is unknown; there is \"vaquita\"");
+    run.interrupt();
+    assert_eq!(run.ended().status.code(), Some(130));
+    finish(node);
+
+    // A runtime that says so when it is asked to make the container.
+    let node = Node::without_daemon();
+    let refuses = node.write("refuses", "#!/bin/sh\ncase \"$*\" in *' create '*) exit 3;; esac\nexit 0\n");
+    std::fs::set_permissions(&refuses, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = node.write("pod.yaml", &with("other"));
+    let run = Run::start(&node, &["run", "--runtime", &format!("other={refuses}"), &path]);
+    run.err("refuses: it ended with exit status: 3");
+    run.interrupt();
+    assert_eq!(run.ended().status.code(), Some(130));
+    finish(node);
+
+    let node = Node::without_daemon();
+    let path = node.write("pod.yaml", &with("vaquita"));
+    let ended = Run::start(&node, &["run", &path]).ended();
+    assert_eq!(ended.stdout, ["classy/main | hello"], "{}", ended.stderr);
+    let path = node.write("pod.yaml", &with("No_Name"));
+    let ended = Run::start(&node, &["run", &path]).ended();
+    assert!(ended.stderr.contains("spec.runtimeClassName"), "{}", ended.stderr);
+    finish(node);
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_pods() {
     let node = Node::without_daemon();
     let mut child = node.vaquita(&["run", POD]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();

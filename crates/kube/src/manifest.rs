@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `tolerations` | the machine has no taints |
 //! | `nodeSelector`, `nodeName` | only where this machine's labels (os, arch, hostname) and name satisfy them |
+//! | `runtimeClassName` | the name of a runtime handler itself: there are no objects that it could be looked up in |
 //! | `schedulerName`, `serviceAccountName` | only with their defaults |
 //! | `automountServiceAccountToken` | there are no tokens, so none is mounted |
 //! | `enableServiceLinks` | there are no services, so there are no variables of theirs |

@@ -30,7 +30,8 @@ impl Hands {
     pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Vec<String>)> {
         self.blocking(volumes::make_all).await?;
         let config = requests::sandbox(&self.context, attempt)?;
-        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        let runtime_handler = self.context.pod.spec.runtime_class_name.clone();
+        let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler };
         let mut attempts = self.cri.attempts();
         let id = loop {
             let result = self.run_sandbox_once(attempts.again(), request.clone(), attempt).await;
@@ -170,7 +171,8 @@ impl Hands {
         let request = cri::StatusRequest { verbose: false };
         let call = |mut client: Client| async move { client.runtime.status(request).await };
         let status = self.cri.call("Status", Some(CALL), call).await?;
-        let handler = status.runtime_handlers.into_iter().find(|handler| handler.name.is_empty());
+        let wanted = &self.context.pod.spec.runtime_class_name;
+        let handler = status.runtime_handlers.into_iter().find(|handler| handler.name == *wanted);
         Ok(handler
             .and_then(|handler| handler.features)
             .is_some_and(|features| features.recursive_read_only_mounts))

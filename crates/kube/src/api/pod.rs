@@ -72,6 +72,9 @@ super::object! {
         /// The kernel's host name is the full name.
         #[serde(rename = "setHostnameAsFQDN")]
         pub set_hostname_as_fqdn: Option<bool>,
+        /// The runtime handler that makes the pod's containers, by its own name: there are no RuntimeClass objects. Where absent,
+        /// vaquita itself.
+        pub runtime_class_name: String,
         /// `default-scheduler` only: there is one machine and nothing to schedule.
         pub scheduler_name: String,
         /// Satisfied: this machine has no taints.

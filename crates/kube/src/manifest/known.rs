@@ -14,7 +14,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
             "priorityClassName",
             "resourceClaims",
             "resources",
-            "runtimeClassName",
             "schedulingGates",
             "schedulingGroup",
             "topologySpreadConstraints",

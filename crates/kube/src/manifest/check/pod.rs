@@ -102,6 +102,9 @@ fn naming(report: &mut Report, path: &Path, spec: &PodSpec) {
             report.check(&path.field(field), label(value));
         }
     }
+    if !spec.runtime_class_name.is_empty() {
+        report.check(&path.field("runtimeClassName"), subdomain(&spec.runtime_class_name));
+    }
     for (index, alias) in spec.host_aliases.iter().enumerate() {
         let path = path.field("hostAliases").index(index);
         report.check(&path.field("ip"), ip(&alias.ip));
