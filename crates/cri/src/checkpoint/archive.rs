@@ -1,5 +1,7 @@
 //! The archive: a tar file as CRI-O, podman and containerd write it and checkpointctl reads it.
 
+#![expect(clippy::disallowed_methods, reason = "our own directory, which no container can write")]
+
 use std::fs::File;
 use std::io::{BufWriter, Read as _, Write};
 use std::path::Path;

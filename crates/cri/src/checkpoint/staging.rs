@@ -1,5 +1,10 @@
 //! The directory in which a checkpoint comes to be, and what becomes of one whose maker is gone.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "our own directory, and that of the archive, which the client names"
+)]
+
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::fd::{AsFd as _, BorrowedFd};

@@ -104,7 +104,10 @@ impl Update {
         Ok(all)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a process of the host's own /proc, then one of its files by name")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a process of the host's own /proc, then one of its files by name"
+    )]
     fn rescore_one(&self, cgroup: &Cgroup, pid: i32, (from, to): (i32, i32)) -> Result<()> {
         let is_gone = |errno: Errno| matches!(errno, Errno::NOENT | Errno::SRCH);
         let open = || {
