@@ -49,7 +49,7 @@ pub(super) fn check(program: &Path) -> Result<(), Error> {
     }
     let said = complaints(&read(said));
     Err(Error::unsupported(format!(
-        "{program:?} does not work on this kernel, as `criu check` tells: {said}"
+        "{program:?} does not work on this kernel, as `criu check` tells ({status}): {said}"
     )))
 }
 
