@@ -59,7 +59,7 @@ fn live_without(numbers: &[i64]) {
 /// Lowers the limit of open files for all tests of this program: without close_range(2) each number up to it is closed, each of
 /// them a stop for the tracer, and some hosts allow a million.
 fn limit_numbers() {
-    const ENOUGH: u64 = 4096;
+    const ENOUGH: u64 = 1024;
     let limit = getrlimit(Resource::Nofile);
     let lower = |value: Option<u64>| Some(value.unwrap_or(ENOUGH).min(ENOUGH));
     let lowered = Rlimit { current: lower(limit.current), maximum: lower(limit.maximum) };

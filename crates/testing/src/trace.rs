@@ -31,7 +31,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The file `path` with its name as argument 0, an empty environment but for `PATH`, and 20 seconds to end.
+    /// The file `path` with its name as argument 0, an empty environment but for `PATH`, and a minute to end.
     ///
     /// # Panics
     /// When there is a NUL in the path.
@@ -39,7 +39,7 @@ impl Program {
     pub fn new(path: &str) -> Self {
         let path = CString::new(path).expect("a path without NUL");
         let environment = vec![c"PATH=/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
-        Self { arguments: vec![path.clone()], path, environment, patience: Duration::from_secs(20) }
+        Self { arguments: vec![path.clone()], path, environment, patience: Duration::from_secs(60) }
     }
 
     /// Another argument 0.

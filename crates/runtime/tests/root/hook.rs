@@ -75,16 +75,16 @@ fn what_fails_says_how() {
 #[test]
 fn a_hook_that_hangs_is_killed() {
     let mut slow = shell("echo $$; exec sleep 1000");
-    slow.set_timeout(Some(1));
+    slow.set_timeout(Some(4));
     let error = run(&slow, b"").unwrap_err().to_string();
     let (before, pid) = error.rsplit_once(": ").unwrap();
-    assert!(before.ends_with("did not end within its timeout of 1 seconds and was killed"), "{error}");
+    assert!(before.ends_with("did not end within its timeout of 4 seconds and was killed"), "{error}");
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
     // One that has much to say is no better.
     let mut loud = shell("exec yes");
-    loud.set_timeout(Some(1));
+    loud.set_timeout(Some(4));
     let error = run(&loud, b"").unwrap_err().to_string();
-    assert!(error.contains("did not end within its timeout of 1 seconds and was killed: y"), "{error}");
+    assert!(error.contains("did not end within its timeout of 4 seconds and was killed: y"), "{error}");
     // What it leaves running holds the other end of its output; nobody waits for that.
     let pid = said(run(&shell("sleep 1000 & echo $!; exit 3"), b""));
     let pid: i32 = pid.parse().unwrap();
