@@ -15,6 +15,7 @@ mod security;
 mod users;
 mod volumes;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
@@ -44,6 +45,8 @@ pub(crate) struct Input<'a> {
     pub(crate) config: &'a cri::ContainerConfig,
     /// What its sandbox was asked to be.
     pub(crate) sandbox: &'a cri::PodSandboxConfig,
+    /// The id of the sandbox.
+    pub(crate) sandbox_id: &'a str,
     /// The files that all containers of the pod share.
     pub(crate) pod: PodFiles<'a>,
     /// What the image says.
@@ -106,9 +109,31 @@ pub(crate) fn build(input: &Input<'_>) -> Result<Spec> {
         .set_root(Some(root))
         .set_process(Some(process::build(input, &context)?))
         .set_hostname(None)
+        .set_annotations(Some(annotations(input)))
         .set_mounts(Some(mounts::build(input, &context)?))
         .set_linux(Some(linux(input, &context)?));
     Ok(spec)
+}
+
+/// Whose container it is, for hooks and for what looks at a runtime's state, in containerd's words. What pods and images
+/// have as annotations is not among them: runtimes obey some.
+fn annotations(input: &Input<'_>) -> HashMap<String, String> {
+    let pod = input.sandbox.metadata.clone().unwrap_or_default();
+    let container = input.config.metadata.clone().unwrap_or_default();
+    let image = input.config.image.clone().unwrap_or_default();
+    let all = [
+        ("container-type", "container".to_owned()),
+        ("container-name", container.name),
+        (
+            "image-name",
+            if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image },
+        ),
+        ("sandbox-id", input.sandbox_id.to_owned()),
+        ("sandbox-name", pod.name),
+        ("sandbox-namespace", pod.namespace),
+        ("sandbox-uid", pod.uid),
+    ];
+    all.map(|(name, value)| (format!("io.kubernetes.cri.{name}"), value)).into()
 }
 
 /// The namespaces of the sandbox that the container joins.

@@ -299,6 +299,7 @@ impl Worker {
         let mut spec = spec::build(&Input {
             config: &self.config,
             sandbox: pod,
+            sandbox_id: sandbox,
             pod: PodFiles {
                 hosts: &paths.hosts(sandbox),
                 hostname: &paths.hostname(sandbox),

@@ -228,3 +228,157 @@ async fn host_names_have_a_length() {
     assert_eq!(text.trim(), "a".repeat(64));
     node.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sysctls_belong_to_the_pod() {
+    let node = Node::new().await;
+    let run = async |name: &str, sysctl: &str, ipc: cri::NamespaceMode| {
+        let options = cri::NamespaceOption { ipc: ipc as i32, ..Default::default() };
+        let context =
+            cri::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+        let linux = cri::LinuxPodSandboxConfig {
+            security_context: Some(context),
+            sysctls: [(sysctl.to_owned(), "1".to_owned())].into(),
+            ..Default::default()
+        };
+        let config = cri::PodSandboxConfig { linux: Some(linux), ..pod(name) };
+        let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+        Ok::<_, tonic::Status>(node.runtime().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+    };
+    let sandbox = run("own", "kernel.shm_rmid_forced", cri::NamespaceMode::Pod).await.unwrap();
+    let id = node.launch(&sandbox, "main", &["sleep"]).await;
+    let (_, text) = node.inside(&id, &["read", "/proc/sys/kernel/shm_rmid_forced"]).await;
+    assert_eq!(text, "1\n");
+    for (sysctl, ipc) in [
+        ("kernel.shm_rmid_forced", cri::NamespaceMode::Node),
+        ("kernel.shm_no_such", cri::NamespaceMode::Pod),
+        ("vm.overcommit_memory", cri::NamespaceMode::Pod),
+        ("net/ipv4/ip_forward", cri::NamespaceMode::Pod),
+    ] {
+        let error = run("bad", sysctl, ipc).await.unwrap_err();
+        assert!(error.message().contains(sysctl) || error.message().contains("shm_no_such"), "{error:?}");
+    }
+    assert_eq!(node.pods().await.len(), 1);
+    node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_has_the_surroundings_that_it_asks_for() {
+    let node = Node::new().await;
+    let sandbox = node.run("process").await;
+    let pair = |key: &str, value: &[u8]| cri::KeyValue { key: key.into(), value: value.to_vec() };
+    let context = cri::LinuxContainerSecurityContext {
+        no_new_privs: true,
+        masked_paths: vec!["/proc/keys".into(), "/proc/no-such".into()],
+        readonly_paths: vec!["/proc/sys".into()],
+        ..Default::default()
+    };
+    let config = cri::ContainerConfig {
+        working_dir: "/made/on/demand".into(),
+        envs: vec![
+            pair("a.b-c d", b""),
+            pair("\u{fc}", "\u{2713}=1\n2".as_bytes()),
+            pair("PATH", b"/x"),
+            pair("PATH", b"/y"),
+        ],
+        labels: [("l".to_owned(), "x".repeat(256 << 10))].into(),
+        annotations: [("a".to_owned(), "y".repeat(1 << 20))].into(),
+        stop_signal: cri::Signal::Sigusr1 as i32,
+        ..confined("main", context)
+    };
+    let id = node.create_as(&sandbox, config.clone()).await.unwrap();
+    node.start_container(&id).await;
+    let (_, text) = node.inside(&id, &["env"]).await;
+    for line in ["a.b-c d=", "\u{fc}=\u{2713}=1", "2", "PATH=/y"] {
+        assert!(text.lines().any(|other| other == line), "{line}: {text}");
+    }
+    let cwd = std::fs::read_link(format!("/proc/{}/cwd", node.pid(&id).await)).unwrap();
+    assert_eq!(cwd.to_str().unwrap(), "/made/on/demand");
+    let (_, text) = node.inside(&id, &["read", "/proc/self/status"]).await;
+    assert!(text.contains("NoNewPrivs:\t1\n"), "{text}");
+    assert_eq!(node.inside(&id, &["read", "/proc/keys"]).await, (0, String::new()));
+    assert_ne!(node.inside(&id, &["make", "/proc/sys/kernel/domainname", "0"]).await.0, 0);
+    let status = node.status(&id).await;
+    assert_eq!((&status.labels, &status.annotations), (&config.labels, &config.annotations));
+    assert_eq!(status.stop_signal(), cri::Signal::Sigusr1);
+    let request = cri::StopContainerRequest { container_id: id.clone(), timeout: 60 };
+    node.runtime().stop_container(request).await.unwrap();
+    assert_eq!(node.status(&id).await.exit_code, 128 + 10);
+
+    let refused = async |name: &str, change: fn(&mut cri::ContainerConfig)| {
+        let mut config = container(name, &["sleep"]);
+        change(&mut config);
+        node.create_as(&sandbox, config).await.unwrap_err()
+    };
+    for (change, text) in [
+        (
+            (|config| config.envs = vec![cri::KeyValue { key: "A=B".into(), ..Default::default() }])
+                as fn(&mut cri::ContainerConfig),
+            "envs: \"A=B\"",
+        ),
+        (|config| config.envs = vec![cri::KeyValue { key: "A".into(), value: vec![0xff] }], "envs[A]"),
+        (|config| config.stop_signal = 99, "stop_signal: 99"),
+        (|config| confine(config).masked_paths = vec!["proc/keys".into()], "maskedPaths"),
+        (|config| confine(config).readonly_paths = vec!["sys".into()], "readonlyPaths"),
+        (|config| confine(config).run_as_username = "nobody-here".into(), "nobody-here"),
+        (
+            |config| {
+                confine(config).seccomp =
+                    Some(cri::SecurityProfile { profile_type: 2, localhost_ref: "/no/profile.json".into() });
+            },
+            "seccomp.localhost_ref: \"/no/profile.json\"",
+        ),
+        (
+            |config| {
+                config.mounts = vec![cri::Mount {
+                    container_path: "/m".into(),
+                    host_path: "/tmp".into(),
+                    recursive_read_only: true,
+                    ..Default::default()
+                }];
+            },
+            "mounts[/m].recursive_read_only",
+        ),
+    ] {
+        let error = refused("bad", change).await;
+        assert!(error.message().contains(text), "{text}: {error:?}");
+    }
+    node.finish().await;
+}
+
+fn confine(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_used_as_permitted() {
+    let node = Node::new().await;
+    let sandbox = node.run("devices").await;
+    let device = |host: &str, inside: &str, permissions: &str| cri::Device {
+        container_path: inside.into(),
+        host_path: host.into(),
+        permissions: permissions.into(),
+    };
+    // Opening tun takes both; writing to a file opens it for writing.
+    let devices = vec![device("/dev/net", "/dev/links", "r"), device("/dev/null", "/dev/nothing", "rw")];
+    let id = node
+        .create_as(&sandbox, cri::ContainerConfig { devices, ..container("main", &["sleep"]) })
+        .await
+        .unwrap();
+    node.start_container(&id).await;
+    let (_, text) = node.inside(&id, &["list", "/dev/links"]).await;
+    assert!(text.starts_with("tun 2"), "{text}");
+    assert_eq!(node.inside(&id, &["make", "/dev/nothing", "0"]).await.0, 0);
+    let (code, text) = node.inside(&id, &["make", "/dev/links/tun", "0"]).await;
+    assert!(code != 0 && text.contains("not permitted"), "{text}");
+    for (bad, text) in [
+        (device("/dev/null", "/dev/x", "rx"), "devices[/dev/x].permissions"),
+        (device("/dev/no-such", "/dev/x", "r"), "devices[/dev/x].host_path"),
+        (device("dev/null", "/dev/x", "r"), "devices[/dev/x]"),
+    ] {
+        let config = cri::ContainerConfig { devices: vec![bad], ..container("bad", &["sleep"]) };
+        let error = node.create_as(&sandbox, config).await.unwrap_err();
+        assert!(error.message().contains(text), "{text}: {error:?}");
+    }
+    node.finish().await;
+}
