@@ -74,17 +74,28 @@ fn assert_untouched(outside: &str) {
 fn cve_2022_23648_volumes_bring_nothing_of_the_host() {
     let node = Node::start();
     let outside = outside(&node);
-    let volumes = json!({ "/data": {}, "/../../etc": {}, &outside: {} });
+    let volumes = json!({ "/data": {}, &outside: {} });
     node.load(IMAGE, json!({ "Env": ["PATH=/bin"], "Volumes": volumes }), |tar: &mut Tar| {
         tar.dir("etc/");
         tar.link("data", &outside);
     });
     let pod = Pod::run(&node, "volumes");
-    let script = "ls /data/ /data/secret 2>&1; grep -c -e outside -e /data /proc/self/mountinfo; echo end";
-    let container = pod.start_config(config("main", &["sh", "-c", script]));
+    // Each volume is an empty part of an overlay.
+    let script = "ls /data/ \"$0\" /data/secret 2>&1
+        grep -c -e outside -e /data /proc/self/mountinfo
+        grep -e outside -e /data /proc/self/mountinfo | grep -cv ' - overlay '
+        echo end";
+    let container = pod.start_config(config("main", &["sh", "-c", script, &outside]));
     container.exited();
     let said = container.output();
-    assert!(said.ends_with("\n0\nend\n") && said.contains("No such file"), "{said}");
+    assert!(said.ends_with("\n2\n0\nend\n") && said.contains("/data/secret: No such file"), "{said}");
+    assert!(said.contains("/data/:\n\n") && !said.contains("\nsecret"), "{said}");
+    node.load(IMAGE, json!({ "Volumes": { "/../../etc": {} } }), |tar: &mut Tar| {
+        tar.dir("etc/");
+    });
+    let pod = Pod::run(&node, "up");
+    let error = pod.create(config("main", &["true"])).map(|container| container.id).unwrap_err();
+    assert!(error.message().contains("VOLUME") && error.message().contains("/../../etc"), "{error}");
     assert_untouched(&outside);
     node.finish();
 }
