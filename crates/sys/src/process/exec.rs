@@ -199,12 +199,21 @@ fn memfd(name: &CStr) -> Result<File> {
     })
 }
 
+/// How often sealing is tried again.
+const SEAL_TRIES: u32 = 10;
+
 fn seal(file: File, name: &CStr) -> Result<OwnedFd> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     let fd = OwnedFd::from(file);
-    rustix::fs::fcntl_add_seals(&fd, seals)
-        .map_err(|errno| Error::new(format!("fcntl(<memfd {name:?}>, F_ADD_SEALS, ..)"), errno))?;
-    Ok(fd)
+    let mut tries = 0;
+    loop {
+        match rustix::fs::fcntl_add_seals(&fd, seals) {
+            Ok(()) => return Ok(fd),
+            // Nobody else has it: the kernel itself holds a page for a moment, as it does to move it, and has waited 0.3 s for that.
+            Err(Errno::BUSY) if tries < SEAL_TRIES => tries += 1,
+            Err(errno) => return Err(Error::new(format!("fcntl(<memfd {name:?}>, F_ADD_SEALS, ..)"), errno)),
+        }
+    }
 }
 
 fn io_error(call: &str, name: &CStr, error: &std::io::Error) -> Error {
