@@ -54,8 +54,8 @@ impl Update {
         Ok(Self {
             node: node.clone(),
             container: container.clone(),
-            // v2 would kill processes.
-            limits: Resources { memory_check_before_update: is_less, ..limits(new)? },
+            // v2 would kill processes; v1 frees what it can, and refuses.
+            limits: Resources { memory_check_before_update: is_less && node.host.cgroup_v2, ..limits(new)? },
             former: limits(old)?,
             score: match old.oom_score_adj == new.oom_score_adj {
                 true => None,
