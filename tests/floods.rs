@@ -245,3 +245,18 @@ fn s3_idle_connections_make_way() {
     used.and_no_more("idle connections");
     node.finish();
 }
+
+/// As critest's do, which opens two for each of its specifications and closes none.
+#[test]
+fn clients_that_stay_make_way_for_those_that_come() {
+    let node = Node::start();
+    let mut stay = Vec::new();
+    for number in 0..300 {
+        let mut cri = node.cri();
+        let answer = node.wait(cri.version(cri::VersionRequest::default()));
+        assert!(answer.is_ok(), "client {number}: {answer:?}");
+        stay.push(cri);
+    }
+    drop(stay);
+    node.finish();
+}

@@ -11,6 +11,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// With more, file descriptors would run out, which pods need.
 pub(super) const LIMIT: usize = 256;
 
+/// So many that have had no call yet are left the time to make it, while others can go.
+const NEWCOMERS: usize = 16;
+
 /// The connections that are open.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Clients(Arc<Mutex<Table>>);
@@ -52,8 +55,8 @@ impl Clients {
 
     /// Ready when another may come, or must be refused (false): all have calls under way.
     ///
-    /// Of those without, the one is given up that was used least recently, first those that never were: whoever opens
-    /// thousands displaces their own. gRPC clients connect again when they need to.
+    /// Of those without, the one is given up that was used least recently. Those that never were go first when they are more
+    /// than a few: whoever opens thousands displaces their own. gRPC clients connect again when they need to.
     pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<bool> {
         let mut table = self.table();
         if table.open.len() < LIMIT {
@@ -61,9 +64,7 @@ impl Clients {
         }
         let leaving = table.open.values().any(|client| client.given_up.is_cancelled());
         if !leaving {
-            let idle = table.open.iter().filter(|(_, client)| client.calls.load(Ordering::SeqCst) == 0);
-            let oldest = idle.min_by_key(|(number, client)| (client.used.load(Ordering::SeqCst), **number));
-            let Some((_, client)) = oldest else { return Poll::Ready(false) };
+            let Some(client) = table.oldest() else { return Poll::Ready(false) };
             client.given_up.cancel();
         }
         table.waiting = Some(context.waker().clone());
@@ -85,6 +86,20 @@ impl Clients {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Who goes next of those without calls.
+    fn oldest(&self) -> Option<&Client> {
+        let idle = || self.open.iter().filter(|(_, client)| client.calls.load(Ordering::SeqCst) == 0);
+        let used = |client: &Client| client.used.load(Ordering::SeqCst);
+        let are_few = idle().filter(|(_, client)| used(client) == 0).count() <= NEWCOMERS;
+        let oldest = idle().min_by_key(|(number, client)| {
+            let used = used(client);
+            ((used == 0) == are_few, used, **number)
+        });
+        oldest.map(|(_, client)| client.as_ref())
     }
 }
 
@@ -132,29 +147,53 @@ mod tests {
         clients.poll_room(&mut Context::from_waker(Waker::noop()))
     }
 
+    /// Makes room for one more, and tells which goes.
+    fn displace(clients: &Clients, all: &mut Vec<Admitted>) -> u64 {
+        assert_eq!(room(clients), Poll::Pending);
+        assert_eq!(room(clients), Poll::Pending, "one at a time");
+        let leaving: Vec<usize> =
+            (0..all.len()).filter(|at| all[*at].client.given_up.is_cancelled()).collect();
+        assert_eq!(leaving.len(), 1);
+        let number = all.remove(leaving[0]).number;
+        assert_eq!(room(clients), Poll::Ready(true));
+        number
+    }
+
     #[test]
-    fn the_unused_go_first_and_those_with_calls_never() {
+    fn many_that_are_unused_go_first() {
         let clients = Clients::default();
         let mut all: Vec<_> = (0..LIMIT).map(|_| clients.admit().0).collect();
-        let given_up = |all: &[Admitted]| -> Vec<usize> {
-            (0..all.len()).filter(|index| all[*index].client.given_up.is_cancelled()).collect()
-        };
-        let calls: Vec<_> = (0..LIMIT - 3).map(|index| all[index].client().begin()).collect();
-        drop(all[LIMIT - 3].client().begin());
-        for gone in [LIMIT - 2, LIMIT - 1, LIMIT - 3] {
-            let (number, index) = {
-                assert_eq!(room(&clients), Poll::Pending);
-                assert_eq!(room(&clients), Poll::Pending, "one at a time");
-                let index = given_up(&all)[0];
-                assert_eq!(given_up(&all).len(), 1);
-                (all[index].number, index)
-            };
-            assert_eq!(number, gone as u64 + 1);
-            drop(all.remove(index));
-            assert_eq!(room(&clients), Poll::Ready(true));
-            // Its place is taken by one that is in use.
+        all[..LIMIT - NEWCOMERS - 2].iter().for_each(|one| drop(one.client().begin()));
+        let first = (LIMIT - NEWCOMERS - 1) as u64;
+        for expected in [first, first + 1, 1, 2] {
+            assert_eq!(displace(&clients, &mut all), expected);
             let next = clients.admit().0;
-            std::mem::forget(next.client().begin());
+            drop(next.client().begin());
+            all.push(next);
+        }
+    }
+
+    #[test]
+    fn who_comes_last_is_not_the_first_to_go() {
+        let clients = Clients::default();
+        let mut all: Vec<_> = (0..LIMIT).map(|_| clients.admit().0).collect();
+        all.iter().for_each(|one| drop(one.client().begin()));
+        for expected in 1..=NEWCOMERS as u64 {
+            assert_eq!(displace(&clients, &mut all), expected);
+            all.push(clients.admit().0);
+        }
+    }
+
+    #[test]
+    fn those_with_calls_never_go() {
+        let clients = Clients::default();
+        let mut all: Vec<_> = (0..LIMIT).map(|_| clients.admit().0).collect();
+        let mut calls: Vec<_> = all[2..].iter().map(|one| one.client().begin()).collect();
+        drop(all[1].client().begin());
+        for expected in [2, 1] {
+            assert_eq!(displace(&clients, &mut all), expected);
+            let next = clients.admit().0;
+            calls.push(next.client().begin());
             all.push(next);
         }
         assert_eq!(room(&clients), Poll::Ready(false), "all have calls under way");
