@@ -31,8 +31,10 @@ pub(crate) use staging::sweep;
 /// Where the client names no limit.
 const TIMEOUT: Duration = Duration::from_secs(600);
 /// What a container of a pod may have: connections, of which nothing is kept, because another pod has another address; locks of
-/// files; ends of sockets that are outside.
-const OPTIONS: [&str; 4] = ["--tcp-close", "--skip-in-flight", "--file-locks", "--ext-unix-sk"];
+/// files; ends of sockets that are outside. The network is the whole pod's, and stays open: rules that CRIU makes to close it would
+/// also stay when it is killed.
+const OPTIONS: [&str; 5] =
+    ["--tcp-close", "--skip-in-flight", "--network-lock=skip", "--file-locks", "--ext-unix-sk"];
 
 /// Writes a container to the archive `request.location`.
 pub(crate) async fn run(node: &Arc<Node>, request: cri::CheckpointContainerRequest) -> Result<()> {

@@ -13,7 +13,7 @@ mod call;
 mod external;
 mod stdio;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ pub struct Dump<'a> {
     pub freezer: Option<&'a Path>,
     /// The namespaces that are not its own, with their inodes: see [`joined`].
     pub joined: Vec<(ns::Kind, u64)>,
-    /// After that long CRIU is killed. What it was about to do to the processes is undone by the kernel, as far as it can be.
+    /// After that long CRIU is killed, and when the process has ended that was to go on. What it was about to do to the processes is undone by the kernel, as far as it can be.
     pub timeout: Option<Duration>,
     /// What CRIU keeps open as long as it runs, and whatever it starts: a lock.
     pub held: Option<BorrowedFd<'a>>,
@@ -106,7 +106,12 @@ impl Criu {
         arguments.extend(external::namespaces_on_dump(&dump.joined)?);
         arguments.extend(stdio::on_dump(&streams));
         arguments.extend(stdio::terminals(dump.pid));
-        let how = call::How { streams: &[], timeout: dump.timeout, held: dump.held };
+        let process = match Pid::from_raw(dump.pid).filter(|_| dump.leave_running) {
+            Some(pid) => Some(vaquita_sys::process::open_pidfd(pid)?),
+            None => None,
+        };
+        let about = process.as_ref().map(|fd| fd.as_fd());
+        let how = call::How { streams: &[], timeout: dump.timeout, about, held: dump.held };
         call::run(self, &arguments, "dump.log", &how)?;
         stdio::write(&self.images, &streams)
     }
@@ -122,7 +127,7 @@ impl Criu {
         let namespaces = external::namespaces_on_restore(&restore.joined)?;
         arguments.extend(namespaces.arguments);
         let streams = stdio::read(&self.images)?;
-        let how = call::How { streams: &streams, timeout: None, held: None };
+        let how = call::How { streams: &streams, timeout: None, about: None, held: None };
         call::run(self, &arguments, "restore.log", &how)?;
         drop(namespaces.kept);
         let path = restore.pid_file;

@@ -250,6 +250,26 @@ async fn criu_that_hangs_is_killed_with_its_helpers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_can_be_removed_while_it_is_written() {
+    let place = Place::new(SLOW).await;
+    std::fs::create_dir(place.path("out")).unwrap();
+    let archive = place.path("out/a.tar");
+    let remove = async {
+        while !place.path("helper").exists() {
+            tokio::task::yield_now().await;
+        }
+        let request = cri::RemoveContainerRequest { container_id: place.id.clone() };
+        place.node.runtime().remove_container(request).await.unwrap();
+    };
+    let (written, ()) = tokio::join!(place.checkpoint(&archive, 0), remove);
+    let error = written.unwrap_err();
+    assert!(error.message().contains("the container ended meanwhile"), "{error}");
+    assert!(std::fs::read_dir(place.path("out")).unwrap().next().is_none());
+    assert!(std::fs::read_dir(place.staging()).unwrap().next().is_none());
+    place.node.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_without_criu_says_so() {
     let place = Place::new(GOOD).await;
     std::fs::create_dir(place.path("out")).unwrap();

@@ -27,7 +27,10 @@ const CHECK: Duration = Duration::from_secs(60);
 pub(super) struct How<'a> {
     /// Names of what CRIU gets of the caller's own standard streams.
     pub(super) streams: &'a [String],
+    /// After that long it is killed, with its helpers.
     pub(super) timeout: Option<Duration>,
+    /// A process without which there is nothing to do: when that has ended, it is killed as well.
+    pub(super) about: Option<BorrowedFd<'a>>,
     /// Its standard input otherwise: nothing reads there.
     pub(super) held: Option<BorrowedFd<'a>>,
 }
@@ -43,7 +46,7 @@ pub(super) fn check(program: &Path) -> Result<(), Error> {
             "CRIU is needed, and {program:?} cannot be executed ({error}): install criu, or name it with --criu"
         ))
     })?;
-    let status = wait(child, program, Some(CHECK))?;
+    let status = wait(child, program, Some(CHECK), None)?;
     if status.success() {
         return Ok(());
     }
@@ -68,7 +71,7 @@ pub(super) fn run(criu: &Criu, arguments: &[String], log: &str, how: &How<'_>) -
     }
     stdio::on_restore(&mut command, how.streams);
     let child = command.spawn().map_err(|error| io(format!("execve({:?})", criu.program), &error))?;
-    let status = wait(child, &criu.program, how.timeout)?;
+    let status = wait(child, &criu.program, how.timeout, how.about)?;
     if status.success() {
         return Ok(());
     }
@@ -79,20 +82,31 @@ pub(super) fn run(criu: &Criu, arguments: &[String], log: &str, how: &How<'_>) -
     Err(Error::died(format!("criu failed ({status}): {}", complaints(&text))))
 }
 
-fn wait(mut child: Child, program: &Path, timeout: Option<Duration>) -> Result<ExitStatus, Error> {
+/// With a timeout the child leads a process group of its own.
+fn wait(
+    mut child: Child,
+    program: &Path,
+    timeout: Option<Duration>,
+    about: Option<BorrowedFd<'_>>,
+) -> Result<ExitStatus, Error> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let (Some(timeout), Some(pid)) = (timeout, pid) {
         let pidfd = open_pidfd(pid)?;
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
+        fds.extend(about.as_ref().map(|about| PollFd::new(about, PollFlags::IN)));
         let limit =
             Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
-        let ended = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)));
-        if !matches!(ended, Ok(1..)) {
-            // It is not reaped, so the number is still its own.
+        let news = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)));
+        if fds.first().is_none_or(|fd| fd.revents().is_empty()) {
+            // It is not reaped, so the number is still its own. Its parent hears of the end of a process only when the one that
+            // traces it lets go of it, which CRIU does not do by itself then.
             let _ = kill_process_group(pid, Signal::KILL);
             let _ = child.wait();
-            let seconds = timeout.as_secs();
-            return Err(Error::died(format!("{program:?} did not end within {seconds} s, and was killed")));
+            let why = match news {
+                Ok(1..) => "the container ended meanwhile".to_owned(),
+                _ => format!("it did not end within {} s", timeout.as_secs()),
+            };
+            return Err(Error::died(format!("{program:?} was killed: {why}")));
         }
     }
     child.wait().map_err(|error| io(format!("wait({program:?})"), &error))
@@ -147,7 +161,7 @@ mod tests {
         while read(said.try_clone().unwrap()).is_empty() {
             std::thread::yield_now();
         }
-        let error = wait(child, Path::new("sh"), Some(Duration::from_millis(1))).unwrap_err();
+        let error = wait(child, Path::new("sh"), Some(Duration::from_millis(1)), None).unwrap_err();
         assert_eq!(error.kind(), Kind::Died);
         let helper = Pid::from_raw(read(said).trim().parse().unwrap()).unwrap();
         while matches!(vaquita_sys::process::look(helper), Ok(Some(look)) if !matches!(look.state, 'Z' | 'X'))
