@@ -34,6 +34,7 @@ pub(crate) fn main(node: &Node, args: options::Daemon) -> Result<ExitCode> {
 fn run(node: &Node, args: options::Daemon, ready: &mut Ready) -> Result<ExitCode> {
     need_root("the daemon")?;
     let config = Config {
+        cgroup_driver: node.cgroup_driver(),
         idle_exit: args.idle_exit,
         streaming: args.streaming(),
         metrics_address: args.metrics_address,

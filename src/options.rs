@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use vaquita_cri::{
-    CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, OciRuntime, StreamingConfig, Subnet6, Tls,
+    CgroupDriver, CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig, StreamingConfig, Subnet6, Tls,
 };
 use vaquita_image::Registries;
 
@@ -174,7 +174,18 @@ pub(crate) struct Node {
     /// MTU of the pods' interfaces [default: that of the bridge]
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_MTU", value_name = "BYTES")]
     mtu: Option<u32>,
-    /// Cgroup below which everything runs
+    /// Who makes cgroups, which has to be what kubelet's cgroupDriver says. auto: systemd where it is init and the host has
+    /// cgroup v2 alone [default: auto; cgroupfs for a daemon that `run`, `demo` or `image` starts]
+    #[arg(
+        long,
+        global = true,
+        hide_env = true,
+        env = "VAQUITA_CGROUP_DRIVER",
+        value_enum,
+        value_name = "WHICH"
+    )]
+    cgroup_driver: Option<Driver>,
+    /// Cgroup below which everything runs; with the driver systemd it is the slice of that name
     #[arg(
         long,
         global = true,
@@ -205,7 +216,7 @@ pub(crate) struct Node {
     #[arg(value_name = "SIZE", value_parser = log_size)]
     container_log_max_size: Option<u64>,
     /// Another OCI runtime, which pods name as their runtime handler; may be given several times
-    #[arg(long, global = true, value_name = "NAME=PATH[,systemd-cgroup=true]")]
+    #[arg(long, global = true, value_name = "NAME=PATH")]
     runtime: Vec<Handler>,
 }
 
@@ -233,6 +244,10 @@ impl Node {
                 bin_dirs: self.cni_bin_dir.iter().map(absolute).collect::<Result<_>>()?,
                 timeout: Duration::from_secs(self.cni_timeout),
             },
+            cgroup_driver: match self.cgroup_driver {
+                Some(Driver::Systemd) => CgroupDriver::Systemd,
+                _ => CgroupDriver::Cgroupfs,
+            },
             cgroup_root: self.cgroup.clone(),
             demo_image: Some(DemoImage {
                 reference: crate::demo::IMAGE.into(),
@@ -252,10 +267,25 @@ impl Node {
         })
     }
 
-    fn runtimes(&self) -> Result<BTreeMap<String, OciRuntime>> {
+    /// Who makes cgroups for a daemon that this process becomes: auto is decided by what the host has.
+    pub(crate) fn cgroup_driver(&self) -> CgroupDriver {
+        match self.cgroup_driver.unwrap_or_default() {
+            Driver::Cgroupfs => CgroupDriver::Cgroupfs,
+            Driver::Systemd => CgroupDriver::Systemd,
+            Driver::Auto => {
+                let is_v2 = || vaquita_cgroup::Layout::detect().is_ok_and(|layout| layout.is_v2());
+                match vaquita_cgroup::systemd::is_running() && is_v2() {
+                    true => CgroupDriver::Systemd,
+                    false => CgroupDriver::Cgroupfs,
+                }
+            }
+        }
+    }
+
+    fn runtimes(&self) -> Result<BTreeMap<String, PathBuf>> {
         let mut runtimes = BTreeMap::new();
-        for Handler { name, runtime } in &self.runtime {
-            if runtimes.insert(name.clone(), runtime.clone()).is_some() {
+        for Handler { name, program } in &self.runtime {
+            if runtimes.insert(name.clone(), program.clone()).is_some() {
                 bail!("--runtime {name}: given twice");
             }
         }
@@ -286,6 +316,9 @@ impl Node {
         // Who only runs a manifest has not asked for the network of whatever else uses this host.
         let network = self.network.unwrap_or(Network::Builtin).to_possible_value();
         args.extend(["--network".into(), network.unwrap_or_default().get_name().into()]);
+        // Nor has it a kubelet that would have to agree.
+        let driver = self.cgroup_driver.unwrap_or(Driver::Cgroupfs).to_possible_value();
+        args.extend(["--cgroup-driver".into(), driver.unwrap_or_default().get_name().into()]);
         args.extend(["--cni-conf-dir".into(), config.cni.conf_dir.into()]);
         for dir in config.cni.bin_dirs {
             args.extend(["--cni-bin-dir".into(), dir.into()]);
@@ -435,6 +468,18 @@ impl From<Network> for NetworkChoice {
             Network::Cni => Self::Cni,
         }
     }
+}
+
+/// Who makes cgroups.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Driver {
+    /// systemd where it is init and the host has cgroup v2 alone
+    #[default]
+    Auto,
+    /// The daemon, by directories
+    Cgroupfs,
+    /// systemd, as slices and scopes
+    Systemd,
 }
 
 /// How results are printed.
@@ -623,6 +668,8 @@ mod tests {
             "/a,/b",
             "--cni-timeout",
             "7",
+            "--cgroup-driver",
+            "systemd",
         ];
         let node = Cli::try_parse_from(args).unwrap().node;
         let mut again: Vec<OsString> = vec!["vaquita".into(), "version".into()];

@@ -109,7 +109,7 @@ impl Session {
         let daemon = client::Settings::of(connection.channel.clone()).await?;
         let mut settings = agent::Config::new(config.root.join("agent"));
         if let Some(daemon) = &daemon {
-            settings.cgroup_root.clone_from(&daemon.cgroup_root);
+            daemon.pod_cgroups().clone_into(&mut settings.cgroup_root);
         }
         let agent = Agent::new(Client::from_channel(connection.channel), settings);
         let (events, mut told) = mpsc::channel(1024);

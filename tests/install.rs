@@ -133,6 +133,7 @@ async fn systemd_the_service_comes_and_goes_and_pods_stay() {
         "/run/vaquita",
         "/sys/class/net/vaquita0",
         "/sys/fs/cgroup/vaquita",
+        "/sys/fs/cgroup/vaquita.slice",
         "/usr/local/bin/vaquita",
         "/usr/local/bin/vaquita-oci",
         "/var/lib/vaquita",

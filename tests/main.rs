@@ -22,6 +22,7 @@ mod oci;
 mod pod;
 mod restart;
 mod run;
+mod scopes;
 mod security;
 mod streaming;
 mod support;

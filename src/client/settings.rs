@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tonic::transport::Channel;
-use vaquita_cri::{Config, NetworkChoice};
+use vaquita_cri::{CgroupDriver, Config, NetworkChoice};
 use vaquita_proto::cri::StatusRequest;
 use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
 
@@ -11,7 +11,12 @@ use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Settings {
-    pub(crate) cgroup_root: String,
+    cgroup_root: String,
+    /// Not told by older daemons.
+    #[serde(default)]
+    cgroup_driver: CgroupDriver,
+    /// The group below which pods are; not told by older daemons, which have them in the root.
+    pod_cgroups: Option<String>,
     network: Option<Network>,
     /// Not told by older daemons.
     #[serde(default)]
@@ -38,6 +43,11 @@ impl Settings {
         Ok(answer.info.get("config").and_then(|config| serde_json::from_str(config).ok()))
     }
 
+    /// The group below which pods are.
+    pub(crate) fn pod_cgroups(&self) -> &str {
+        self.pod_cgroups.as_ref().unwrap_or(&self.cgroup_root)
+    }
+
     /// What was asked for on the command line and this daemon does not do: a sentence for each option.
     pub(crate) fn unmet(&self, asked: &Config) -> Vec<String> {
         let usual = Config::default();
@@ -54,6 +64,13 @@ impl Settings {
             };
             name.to_owned()
         };
+        let driver = |driver| match driver {
+            CgroupDriver::Cgroupfs => "cgroupfs",
+            CgroupDriver::Systemd => "systemd",
+        };
+        let own_driver = driver(self.cgroup_driver);
+        let (asked_driver, usual_driver) =
+            (driver(asked.cgroup_driver).to_owned(), driver(usual.cgroup_driver).to_owned());
         let (bridge, subnet) = network(asked);
         let (usual_bridge, usual_subnet) = network(&usual);
         let own = self.network.as_ref().map_or(("", ""), |network| (&*network.bridge, &*network.subnet));
@@ -61,6 +78,7 @@ impl Settings {
             ("--root", text(&asked.root), text(&usual.root), &*self.root),
             ("--state", text(&asked.state), text(&usual.state), &*self.state),
             ("--cgroup", text(&asked.cgroup_root), text(&usual.cgroup_root), &*self.cgroup_root),
+            ("--cgroup-driver", asked_driver, usual_driver, own_driver),
             ("--bridge", bridge, usual_bridge, own.0),
             ("--subnet", subnet, usual_subnet, own.1),
             ("--network", choice(asked), choice(&usual), &*self.pod_network),
@@ -104,11 +122,18 @@ mod tests {
     #[test]
     fn each_option_that_the_daemon_does_not_follow_is_named() {
         let cni = CniConfig { choice: NetworkChoice::Cni, ..CniConfig::default() };
-        let asked = Config { root: "/srv".into(), restrict_oom_score_adj: true, cni, ..Config::default() };
+        let asked = Config {
+            root: "/srv".into(),
+            restrict_oom_score_adj: true,
+            cni,
+            cgroup_driver: CgroupDriver::Systemd,
+            ..Config::default()
+        };
         assert_eq!(
             daemon().unmet(&asked),
             [
                 "--root /srv has no effect: the daemon on the socket runs with /var/lib/vaquita",
+                "--cgroup-driver systemd has no effect: the daemon on the socket runs with cgroupfs",
                 "--network cni has no effect: the daemon on the socket runs with builtin",
                 "--restrict-oom-score-adj has no effect: the daemon on the socket runs without it"
             ]

@@ -4,15 +4,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
-use vaquita_cri::OciRuntime;
-
-/// A runtime handler: `runc=/usr/sbin/runc`, `kata=/opt/kata,systemd-cgroup=true`.
+/// A runtime handler: `runc=/usr/sbin/runc`.
 #[derive(Clone, Debug)]
 pub(crate) struct Handler {
     /// What pods call it.
     pub(super) name: String,
     /// The program.
-    pub(super) runtime: OciRuntime,
+    pub(super) program: PathBuf,
 }
 
 impl FromStr for Handler {
@@ -20,30 +18,24 @@ impl FromStr for Handler {
 
     fn from_str(text: &str) -> Result<Self> {
         let (name, rest) = text.split_once('=').context("want NAME=PATH, as in runc=/usr/sbin/runc")?;
-        let mut parts = rest.split(',');
-        let program = PathBuf::from(parts.next().unwrap_or_default());
+        let (program, option) = rest.split_once(',').unwrap_or((rest, ""));
+        let program = PathBuf::from(program);
         if name.is_empty() || name == "vaquita" {
             bail!("the name {name:?} is the built-in runtime's");
         }
         if !program.is_absolute() {
             bail!("the path {} is not absolute", program.display());
         }
-        let mut systemd_cgroup = false;
-        for option in parts {
-            systemd_cgroup = match option {
-                "systemd-cgroup=true" => true,
-                "systemd-cgroup=false" => false,
-                _ => bail!("{option:?} is no option; there is systemd-cgroup=true"),
-            };
+        if !option.is_empty() {
+            bail!("{option:?} is no option; whether systemd makes the cgroups is for --cgroup-driver to say");
         }
-        Ok(Self { name: name.to_owned(), runtime: OciRuntime { program, systemd_cgroup } })
+        Ok(Self { name: name.to_owned(), program })
     }
 }
 
 impl std::fmt::Display for Handler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let OciRuntime { program, systemd_cgroup } = &self.runtime;
-        write!(f, "{}={},systemd-cgroup={systemd_cgroup}", self.name, program.display())
+        write!(f, "{}={}", self.name, self.program.display())
     }
 }
 
@@ -54,16 +46,11 @@ mod tests {
     #[test]
     fn a_runtime_says_what_is_wrong_with_it() {
         let parse = |text: &str| text.parse::<Handler>();
-        let handler = parse("runc=/usr/sbin/runc,systemd-cgroup=true").unwrap();
-        assert_eq!((handler.name.as_str(), handler.runtime.systemd_cgroup), ("runc", true));
-        assert_eq!(
-            parse("runc=/usr/sbin/runc").unwrap().to_string(),
-            "runc=/usr/sbin/runc,systemd-cgroup=false"
-        );
+        assert_eq!(parse("runc=/usr/sbin/runc").unwrap().to_string(), "runc=/usr/sbin/runc");
         let error = |text: &str| parse(text).unwrap_err().to_string();
         assert!(error("runc").contains("NAME=PATH"));
         assert!(error("vaquita=/x").contains("built-in"));
         assert!(error("runc=runc").contains("not absolute"));
-        assert!(error("runc=/runc,debug=true").contains("no option"));
+        assert!(error("runc=/runc,systemd-cgroup=true").contains("--cgroup-driver"));
     }
 }

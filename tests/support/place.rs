@@ -47,6 +47,11 @@ impl Place {
         format!("/vaquita-test-{}", self.number)
     }
 
+    /// The slice of the same name, as a daemon with the driver systemd has it.
+    fn slice(&self) -> String {
+        format!("{}.slice", self.cgroup()[1..].replace('-', "\\x2d"))
+    }
+
     /// The environment that points the binary here.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let below = |name: &str| self.path().join(name).display().to_string();
@@ -61,6 +66,7 @@ impl Place {
             ("VAQUITA_CNI_TIMEOUT", "10".to_owned()),
             ("VAQUITA_SUBNET", format!("10.204.{}.0/24", self.number)),
             ("VAQUITA_CGROUP", self.cgroup()),
+            ("VAQUITA_CGROUP_DRIVER", "cgroupfs".to_owned()),
         ];
         if !may_lower_oom_score() {
             environment.push(("VAQUITA_RESTRICT_OOM_SCORE_ADJ", "true".to_owned()));
@@ -82,6 +88,10 @@ impl Place {
     /// Takes away by force what a failed test left: processes first, then the rest.
     pub(crate) fn clear(&self) {
         for cgroup in self.cgroups() {
+            if cgroup.ends_with(self.slice()) {
+                // systemd would believe that it is still there.
+                let _ = Command::new("systemctl").args(["stop", &self.slice()]).output();
+            }
             clear_cgroup(&cgroup);
         }
         for mount in self.mounts() {
@@ -109,7 +119,7 @@ impl Place {
     fn cgroups(&self) -> Vec<PathBuf> {
         let top = Path::new("/sys/fs/cgroup");
         let name = &self.cgroup()[1..];
-        let mut candidates = vec![top.join(name)];
+        let mut candidates = vec![top.join(name), top.join(self.slice())];
         candidates.extend(top.read_dir().unwrap().map(|entry| entry.unwrap().path().join(name)));
         candidates.retain(|path| path.is_dir());
         candidates.sort();

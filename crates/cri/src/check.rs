@@ -12,7 +12,7 @@ use crate::error::Doing;
 use crate::model::{ContainerRecord, SandboxPhase, SandboxRecord, namespaces};
 use crate::network::builtin_config;
 use crate::paths::Paths;
-use crate::{Config, Result, kernel};
+use crate::{Config, Result, cgroups, kernel};
 
 /// How long what is about to go is waited for. The kernel destroys the link of a dead network namespace some time after the last
 /// process left it, and a shim says that its pod is gone before it ends itself.
@@ -63,7 +63,7 @@ fn look(config: &Config) -> Result<Vec<Resource>> {
     let daemon = UnixStream::connect(&config.socket).is_ok();
     let owners = Owners { records, daemon };
     processes(&paths, &owners, &mut all)?;
-    cgroups(config, &owners, &mut all)?;
+    groups(config, &owners, &mut all)?;
     mounts(config, &paths, &owners, &mut all)?;
     snapshots(&paths, &owners, &mut all)?;
     checkpoints(&paths, &owners, &mut all)?;
@@ -181,7 +181,7 @@ fn parent(pid: i32) -> Option<i32> {
     fields.split_whitespace().nth(1)?.parse().ok()
 }
 
-fn cgroups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
+fn groups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<()> {
     let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
     let mut owned: BTreeMap<PathBuf, String> = BTreeMap::new();
     for (id, record) in &owners.records.sandboxes {
@@ -189,13 +189,17 @@ fn cgroups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<
             if record.cgroup_is_ours {
                 owned.insert(record.cgroup.clone(), id.clone());
             }
-            owned.insert(record.cgroup.join(id), id.clone());
+            owned.insert(cgroups::of_container(&record.cgroup, id), id.clone());
         }
     }
     for (id, record) in &owners.records.containers {
         owned.insert(record.cgroup.clone(), id.clone());
     }
-    let mut found: BTreeSet<PathBuf> = list(&layout, &config.cgroup_root)?.into_iter().collect();
+    let roots = cgroups::roots(config);
+    let mut found = BTreeSet::new();
+    for root in &roots {
+        found.extend(list(&layout, root)?);
+    }
     for path in owned.keys() {
         if !found.contains(path) {
             found.extend(list(&layout, path)?);
@@ -211,7 +215,7 @@ fn cgroups(config: &Config, owners: &Owners, all: &mut Vec<Resource>) -> Result<
                 .max_by_key(|(owner, _)| owner.components().count())
                 .map(|(_, id)| id.clone()),
             None if owned.keys().any(|owner| owner.starts_with(&path)) => Some("pods".to_owned()),
-            None if is_shared(&path, config) => owners.shared(),
+            None if is_shared(&path, &roots) => owners.shared(),
             None => None,
         };
         let pids = Cgroup::open(&layout, &path).and_then(|cgroup| cgroup.procs()).unwrap_or_default();
@@ -232,14 +236,8 @@ fn list(layout: &Layout, path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The root and the classes of service below it belong to no pod and stay while the daemon does.
-fn is_shared(path: &Path, config: &Config) -> bool {
-    shared_cgroups(&config.cgroup_root).iter().any(|shared| shared == path)
-}
-
-/// The cgroups that pods share, innermost first.
-pub(crate) fn shared_cgroups(root: &Path) -> [PathBuf; 4] {
-    let pods = root.join("kubepods");
-    [pods.join("besteffort"), pods.join("burstable"), pods, root.to_owned()]
+fn is_shared(path: &Path, roots: &[PathBuf]) -> bool {
+    roots.iter().any(|root| cgroups::shared(root).iter().any(|shared| shared == path))
 }
 
 /// The command line of a process, as ps shows it.

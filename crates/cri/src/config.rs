@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use vaquita_image::Registries;
 use vaquita_net::Subnet6;
-use vaquita_shim::OciRuntime;
 use vaquita_streaming::Config as StreamingConfig;
+
+use crate::CgroupDriver;
 
 /// Where a server keeps its things and how it behaves.
 ///
@@ -25,7 +26,10 @@ pub struct Config {
     pub network: Option<NetworkConfig>,
     /// The pod network that the host's administrator has configured, and when it is used instead of the built-in one.
     pub cni: CniConfig,
-    /// The cgroup, in cgroupfs syntax, below which pods without a `cgroup_parent` get theirs.
+    /// Who makes cgroups, and so what a `cgroup_parent` has to be: a path, or a slice of systemd.
+    pub cgroup_driver: CgroupDriver,
+    /// The cgroup, in cgroupfs syntax, below which pods without a `cgroup_parent` get theirs. With the driver systemd it is
+    /// the slice of that name: for `/vaquita` it is `vaquita.slice`.
     pub cgroup_root: PathBuf,
     /// The static executable that shims run, copied into a sealed memory file at start. `None`: the running executable.
     pub executable: Option<PathBuf>,
@@ -39,8 +43,9 @@ pub struct Config {
     /// Bytes after which a container's log file is renamed and begun anew by ourselves, whatever the client does, of which
     /// renamed ones one is kept. For writers that fill a disk before their client has looked at their logs.
     pub container_log_limit: Option<u64>,
-    /// OCI runtimes that pods can name as their runtime handler, beside the built-in one, which goes by "" and "vaquita".
-    pub runtimes: BTreeMap<String, OciRuntime>,
+    /// OCI runtimes that pods can name as their runtime handler, by the absolute paths of their programs, beside the built-in
+    /// one, which goes by "" and "vaquita".
+    pub runtimes: BTreeMap<String, PathBuf>,
     /// The directories of the files of the Container Device Interface. The last that has a device wins; looked at for each
     /// container that asks for one.
     pub cdi_spec_dirs: Vec<PathBuf>,
@@ -67,6 +72,7 @@ impl Default for Config {
             socket: "/run/vaquita/vaquita.sock".into(),
             network: Some(NetworkConfig::default()),
             cni: CniConfig::default(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
             cgroup_root: "/vaquita".into(),
             executable: None,
             registries: Registries::default(),

@@ -177,7 +177,7 @@ async fn erase(node: &Arc<Node>, sandbox: Option<&Sandbox>, container: &Containe
     let erased = blocking("remove the container", move || {
         let (sandbox, id, cgroup) = record;
         let mut failures = Failures::default();
-        failures.note(crate::pod::remove_cgroups(&worker.layout, [cgroup.as_path()]));
+        failures.note(crate::cgroups::remove(&worker.layout, [cgroup.as_path()]));
         failures.note(volumes::unmount_all(&worker.paths.container(&sandbox, &id)));
         for snapshot in snapshots {
             failures.note(worker.images.remove_snapshot(&snapshot).map_err(Error::from));

@@ -7,6 +7,7 @@
 //! [`check::inventory`] lists every kernel resource of ours with its owner, with or without a running server.
 
 mod apparmor;
+mod cgroups;
 pub mod check;
 mod checkpoint;
 mod config;
@@ -35,6 +36,6 @@ mod telemetry;
 pub use config::{CniConfig, Config, DemoImage, NetworkChoice, NetworkConfig};
 pub use error::{Error, Kind, Result};
 pub use server::Server;
+pub use vaquita_cgroup::Driver as CgroupDriver;
 pub use vaquita_net::Subnet6;
-pub use vaquita_shim::OciRuntime;
 pub use vaquita_streaming::{Config as StreamingConfig, Tls};

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vaquita_cgroup::{Cgroup, Layout, Resources};
+use vaquita_cgroup::Layout;
 use vaquita_image::{Store, Unpacker};
 use vaquita_shim::client::Spawner;
 
@@ -15,7 +15,7 @@ use crate::model::{Joins, SandboxKey, Tables};
 use crate::network::PodNetwork;
 use crate::paths::{Paths, private_dir};
 use crate::runtimes::Runtimes;
-use crate::{Config, Error, Kind, Result};
+use crate::{Config, Error, Kind, Result, cgroups};
 
 /// What requests share. Behind an [`Arc`], because operations outlive the requests that began them.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Node {
     pub(crate) users: std::result::Result<(), String>,
     pub(crate) network: PodNetwork,
     pub(crate) layout: Arc<Layout>,
+    /// The cgroup of pods whose clients name no parent, for the driver that makes it.
+    pub(crate) cgroup_root: PathBuf,
     pub(crate) spawner: Spawner,
     pub(crate) runtimes: Runtimes,
     pub(crate) running: Running,
@@ -65,7 +67,8 @@ impl Node {
         let spans = crate::telemetry::Spans::start(&config, &telemetry.spans)?;
         let streaming = vaquita_streaming::Server::bind(&config.streaming)?;
         let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
-        let claimed = claim_cgroup(&layout, &config)?;
+        let cgroup_root = cgroups::root(&config)?;
+        let existed = cgroups::claim(&layout, &config, &cgroup_root)?;
         let network = {
             let (config, paths) = (config.clone(), paths.clone());
             blocking("open the network", move || PodNetwork::open(&config, &paths))
@@ -87,8 +90,8 @@ impl Node {
         let runtimes = blocking("ask the runtimes", move || Runtimes::look(&configured));
         let (network, executable, (images, users), runtimes) =
             tokio::try_join!(network, executable, images, runtimes).inspect_err(|_| {
-                if !claimed.existed() {
-                    let _ = claimed.remove();
+                if !existed {
+                    let _ = cgroups::remove_unused(&layout, &cgroup_root);
                 }
             })?;
         Ok(Arc::new(Self {
@@ -100,6 +103,7 @@ impl Node {
             users,
             network,
             layout: Arc::new(layout),
+            cgroup_root,
             spawner: Spawner::new(executable),
             runtimes,
             running: Running::default(),
@@ -111,11 +115,6 @@ impl Node {
             config,
         }))
     }
-
-    /// The cgroup of a pod whose client names no parent.
-    pub(crate) fn default_cgroup(&self, sandbox: &str) -> PathBuf {
-        self.config.cgroup_root.join(sandbox)
-    }
 }
 
 /// Whether pods can have users of their own: found out by making a namespace and a root for it.
@@ -123,34 +122,6 @@ fn can_map_users(store: &Store) -> std::result::Result<(), String> {
     let ids = "0 65536 65536\n";
     let users = vaquita_sys::ns::new_userns(ids, ids).map_err(|error| error.to_string())?;
     store.can_map(users.as_fd()).map_err(|error| error.to_string())
-}
-
-/// Makes the cgroup below which everything runs, and writes down that it is this node's: two nodes below one cgroup
-/// would take each other's pods for leftovers.
-#[expect(clippy::disallowed_methods, reason = "a path of the host, which another node's server gave")]
-fn claim_cgroup(layout: &Layout, config: &Config) -> Result<Cgroup> {
-    let doing = || format!("claim the cgroup {}", config.cgroup_root.display());
-    let state = std::path::absolute(&config.state).doing(doing)?;
-    let root = Cgroup::create(layout, &config.cgroup_root, &Resources::default()).doing(doing)?;
-    // Better no node than one on which every pod fails.
-    if let Err(error) = root.delegate() {
-        if !root.existed() {
-            let _ = root.remove();
-        }
-        return Err(error).doing(doing);
-    }
-    match root.claimant().doing(doing)? {
-        Some(owner) if owner != state && owner.exists() => Err(Error::new(
-            Kind::Busy,
-            format!(
-                "the cgroup {} belongs to the node whose state is in {}: give this one another cgroup, bridge and subnet",
-                config.cgroup_root.display(),
-                owner.display()
-            ),
-        )),
-        Some(owner) if owner == state => Ok(root),
-        _ => root.claim(&state).doing(doing).map(|()| root),
-    }
 }
 
 /// Who unpacks layers: never inside a container, so the file itself will do.

@@ -16,7 +16,8 @@ use crate::{Error, Kind, Result};
 
 pub(crate) use later::take_down_later;
 pub(crate) use resources::update as update_resources;
-pub(crate) use take_down::{remove_cgroups, take_down};
+pub(crate) use set_up::is_clean_absolute;
+pub(crate) use take_down::take_down;
 pub(crate) use watch::{settle, watch};
 
 /// Runs a sandbox, joins the call that does, or returns the one that is there.

@@ -16,7 +16,7 @@ use crate::container::volumes;
 use crate::error::Doing;
 use crate::model::{Container, ContainerPhase, Ended, Sandbox, SandboxPhase, now};
 use crate::node::{Failures, Node, blocking};
-use crate::{Result, checkpoint, container, pod};
+use crate::{Result, cgroups, checkpoint, container, pod};
 
 /// Takes up every pod, all at the same time; finishes what was interrupted; frees what nobody owns.
 ///
@@ -145,10 +145,9 @@ async fn bury(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     blocking("clean up after a shim", move || {
         let (node, sandbox) = worker;
         let containers = node.tables.containers_of(sandbox.id());
-        let mut cgroups: Vec<_> =
-            containers.iter().map(|container| container.record.cgroup.clone()).collect();
-        cgroups.push(sandbox.record.cgroup.join(sandbox.id()));
-        pod::remove_cgroups(&node.layout, cgroups.iter().map(std::path::PathBuf::as_path))?;
+        let mut left: Vec<_> = containers.iter().map(|container| container.record.cgroup.clone()).collect();
+        left.push(cgroups::of_container(&sandbox.record.cgroup, sandbox.id()));
+        cgroups::remove(&node.layout, left.iter().map(std::path::PathBuf::as_path))?;
         settle_all(&node, &sandbox);
         if sandbox.life().phase == SandboxPhase::Ready {
             let record = sandbox.advance(SandboxPhase::Dead, |_| {})?;
@@ -191,7 +190,7 @@ fn free_orphans(node: &Node) -> Result<()> {
 /// Removes cgroups of ours that belong to nothing in the tables. Safe while requests are answered: a sandbox is in the
 /// tables before it has a cgroup, and its containers' are inside.
 pub(crate) fn sweep_cgroups(node: &Node) -> Result<()> {
-    let root = node.config.cgroup_root.as_path();
+    let root = node.cgroup_root.as_path();
     let doing = || format!("list the cgroups below {}", root.display());
     let found = vaquita_cgroup::list(&node.layout, root).doing(doing)?;
     let sandboxes = node.tables.sandboxes();
@@ -204,14 +203,21 @@ pub(crate) fn sweep_cgroups(node: &Node) -> Result<()> {
     // Only what is named as we name: other groups below may be the client's own. Whatever we have started is in a record,
     // so processes in there are not ours to end: `check` names them.
     let orphans = found.iter().filter(|path| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(crate::model::is_id)
+        cgroups::id(path).is_some()
             && !path.ancestors().any(|above| owned.contains(above))
             && !owned.iter().any(|owner| owner.starts_with(path))
     });
     for path in orphans {
-        let removed = Cgroup::open(&node.layout, path).and_then(|orphan| match orphan.is_populated()? {
-            true => Ok(false),
-            false => orphan.remove().map(|()| true),
+        let populated = match Cgroup::open(&node.layout, path).and_then(|orphan| orphan.is_populated()) {
+            // It went with one around it.
+            Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => continue,
+            other => other,
+        };
+        let removed = populated.doing(|| format!("look into {}", path.display())).and_then(|populated| {
+            if !populated {
+                cgroups::remove_empty(&node.layout, path)?;
+            }
+            Ok(!populated)
         });
         match removed {
             Ok(true) => {}

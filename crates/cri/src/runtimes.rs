@@ -1,12 +1,11 @@
 //! Runtime handlers: what a client may name to have the containers of a pod made in one way or another.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use vaquita_proto::cri;
-use vaquita_shim::OciRuntime;
 
 use crate::{Error, Result};
 
@@ -23,7 +22,7 @@ pub(crate) struct Runtimes {
 
 #[derive(Debug)]
 struct Other {
-    runtime: OciRuntime,
+    program: PathBuf,
     features: cri::RuntimeHandlerFeatures,
 }
 
@@ -33,33 +32,33 @@ impl Runtimes {
     ///
     /// # Errors
     /// `Invalid` for a name that is taken or cannot be one, and for a path that is not absolute.
-    pub(crate) fn look(configured: &BTreeMap<String, OciRuntime>) -> Result<Self> {
+    pub(crate) fn look(configured: &BTreeMap<String, PathBuf>) -> Result<Self> {
         let mut others = BTreeMap::new();
-        for (name, runtime) in configured {
+        for (name, program) in configured {
             if name.is_empty() || name == BUILT_IN {
                 return Err(Error::invalid(format!("runtime {name:?}: this is the built-in one's name")));
             }
-            if !runtime.program.is_absolute() {
-                let program = runtime.program.display();
+            if !program.is_absolute() {
+                let program = program.display();
                 return Err(Error::invalid(format!("runtime {name}: the path {program} is not absolute")));
             }
-            let features = ask(&runtime.program).unwrap_or_else(|why| {
-                let program = runtime.program.display();
+            let features = ask(program).unwrap_or_else(|why| {
+                let program = program.display();
                 tracing::warn!(runtime = name, %program, why, "a runtime does not say what it can");
                 cri::RuntimeHandlerFeatures::default()
             });
-            others.insert(name.clone(), Other { runtime: runtime.clone(), features });
+            others.insert(name.clone(), Other { program: program.clone(), features });
         }
         Ok(Self { others })
     }
 
-    /// The runtime of a handler, none for the built-in one.
+    /// The program of a handler's runtime, none for the built-in one.
     ///
     /// # Errors
     /// `Invalid` if there is no such handler.
-    pub(crate) fn find(&self, handler: &str) -> Result<Option<&OciRuntime>> {
+    pub(crate) fn find(&self, handler: &str) -> Result<Option<&Path>> {
         match self.others.get(handler) {
-            Some(other) => Ok(Some(&other.runtime)),
+            Some(other) => Ok(Some(&other.program)),
             None if matches!(handler, "" | BUILT_IN) => Ok(None),
             None => {
                 let known: Vec<_> = self.others.keys().map(String::as_str).collect();
@@ -135,18 +134,17 @@ mod tests {
 
     #[test]
     fn handlers_are_found_by_name() {
-        let program = |path: &str| OciRuntime { program: path.into(), systemd_cgroup: false };
-        let configured = BTreeMap::from([("none".to_owned(), program("/nothing/there"))]);
+        let configured = BTreeMap::from([("none".to_owned(), "/nothing/there".into())]);
         let runtimes = Runtimes::look(&configured).unwrap();
         assert_eq!(runtimes.find("").unwrap(), None);
         assert_eq!(runtimes.find("vaquita").unwrap(), None);
-        assert_eq!(runtimes.find("none").unwrap(), Some(&program("/nothing/there")));
+        assert_eq!(runtimes.find("none").unwrap(), Some(Path::new("/nothing/there")));
         let error = runtimes.find("other").unwrap_err().to_string();
         assert!(error.contains("\"vaquita\", none"), "{error}");
         let all = runtimes.handlers(cri::RuntimeHandlerFeatures::default());
         assert_eq!(all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["", "vaquita", "none"]);
         for (name, path) in [("", "/a"), ("vaquita", "/a"), ("x", "a")] {
-            let configured = BTreeMap::from([(name.to_owned(), program(path))]);
+            let configured = BTreeMap::from([(name.to_owned(), path.into())]);
             assert!(Runtimes::look(&configured).is_err(), "{name} {path}");
         }
     }

@@ -6,7 +6,6 @@ mod idle;
 mod socket;
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +14,12 @@ use vaquita_proto::cri::image_service_server::ImageServiceServer;
 use vaquita_proto::cri::runtime_service_server::RuntimeServiceServer;
 use vaquita_proto::node::node_server::NodeServer;
 
-use crate::error::Doing;
 use crate::node::{Failures, Node, blocking};
 use crate::paths::remove_socket;
 use crate::service::Service;
 use crate::streaming::Sessions;
 use crate::telemetry::{Listeners, Observe};
-use crate::{Config, Error, Kind, Result, reconcile};
+use crate::{Config, Error, Kind, Result, cgroups, reconcile};
 
 /// The most bytes of one message, in either direction, as with every CRI client and server.
 const MESSAGE: usize = 16 << 20;
@@ -136,10 +134,8 @@ async fn take_down(node: Arc<Node>) -> Result<()> {
         }
         let mut failures = Failures::default();
         failures.note(node.network.close(&node.config, &node.paths));
-        for cgroup in crate::check::shared_cgroups(&node.config.cgroup_root) {
-            let removed =
-                vaquita_cgroup::remove_empty_parents(&node.layout, &cgroup.join("none"), Path::new("/"));
-            failures.note(removed.doing(|| format!("remove the cgroup {}", cgroup.display())));
+        for cgroup in cgroups::roots(&node.config).iter().flat_map(|root| cgroups::shared(root)) {
+            failures.note(cgroups::remove_unused(&node.layout, &cgroup));
         }
         failures.finish("ending")
     })

@@ -35,7 +35,8 @@ use crate::manifest::Manifest;
 pub struct Config {
     /// The agent's own directory, such as `/var/lib/vaquita/agent`: volumes, logs, hosts files of the pods.
     pub root: PathBuf,
-    /// Prefix of the pods' cgroups. Pods are put in `<prefix>/kubepods[/burstable|/besteffort]/pod<uid>`.
+    /// Prefix of the pods' cgroups. Pods are put in `<prefix>/kubepods[/burstable|/besteffort]/pod<uid>`, or, where the prefix is a
+    /// slice of systemd like `/vaquita.slice`, in the slice `vaquita-kubepods[-burstable|-besteffort]-pod<uid>.slice`.
     pub cgroup_root: String,
     /// Directory of `Localhost` seccomp profiles.
     pub seccomp_root: PathBuf,

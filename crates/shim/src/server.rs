@@ -27,6 +27,7 @@ mod elsewhere;
 mod exits;
 mod external;
 mod hooks;
+mod oom;
 mod output;
 mod requests;
 mod setup;

@@ -54,8 +54,8 @@ impl Unit {
         Cgroup::open(layout, path).map_err(|error| match error.kind() {
             Kind::NotFound => {
                 let message = format!(
-                    "systemd has started {} without the control group {}: is this a container, which sees another root of the \
-                     hierarchy than systemd does?",
+                    "systemd has started {0} without the control group {1}: stop {0} where somebody has removed that behind its back; \
+                     a container, which sees another root of the hierarchy than systemd does, cannot use it",
                     self.unit,
                     path.display()
                 );

@@ -19,7 +19,7 @@ use crate::model::{
 use crate::node::{Node, blocking};
 use crate::paths::private_dir;
 use crate::spec::{self, Input, PidNamespace, PodFiles, User};
-use crate::{Error, Kind, Result, pod_files};
+use crate::{Error, Kind, Result, cgroups, pod_files};
 
 /// How long looking at host paths and images may take: a network file system that is gone hangs whoever looks at it.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -43,7 +43,7 @@ pub(super) async fn run(
     let image = image(node, &config)?;
     let volumes = volumes::images(node, &config)?;
     let runtime = runtime(node, sandbox)?;
-    let mut record = record(sandbox, &config, &image, fingerprint, runtime)?;
+    let mut record = record(sandbox, &config, &image, fingerprint)?;
     record.image_volumes = spec::volumes(&image.config.volumes, &config)?;
     for (mount, image) in record.config.mounts.iter_mut().zip(&volumes) {
         if let (Some(spec), Some(image)) = (&mut mount.image, image) {
@@ -62,7 +62,10 @@ pub(super) async fn run(
         join: spec::joined(pod, pid),
         restrict_oom_score_adj: node.host.restrict_oom_score_adj,
         log_limit: node.config.container_log_limit.unwrap_or_default(),
-        runtime: runtime.cloned(),
+        runtime: runtime.map(|program| OciRuntime {
+            program: program.to_owned(),
+            systemd_cgroup: cgroups::is_systemd(&record.cgroup),
+        }),
         has_late_work: false,
     };
     let users = if request.join.user {
@@ -148,7 +151,7 @@ async fn roll_back(node: &Arc<Node>, sandbox: &Sandbox, record: ContainerRecord,
 }
 
 /// The runtime of the pod's handler, which the server may have been started without this time.
-fn runtime<'a>(node: &'a Node, sandbox: &Sandbox) -> Result<Option<&'a OciRuntime>> {
+fn runtime<'a>(node: &'a Node, sandbox: &Sandbox) -> Result<Option<&'a Path>> {
     let handler = &sandbox.record.runtime_handler;
     node.runtimes.find(handler).map_err(|_| {
         let message = format!(
@@ -199,13 +202,8 @@ fn record(
     config: &cri::ContainerConfig,
     image: &Image,
     fingerprint: u64,
-    runtime: Option<&OciRuntime>,
 ) -> Result<ContainerRecord> {
     let id = new_id()?;
-    let leaf = match runtime.is_some_and(|runtime| runtime.systemd_cgroup) {
-        true => format!("vaquita-{id}.scope"),
-        false => id.clone(),
-    };
     let stop_signal = match signal_from_cri(config.stop_signal)? {
         Some(signal) => signal,
         None if image.config.stop_signal.is_empty() => 15,
@@ -213,7 +211,7 @@ fn record(
     };
     let resources = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
     Ok(ContainerRecord {
-        cgroup: sandbox.record.cgroup.join(leaf),
+        cgroup: cgroups::of_container(&sandbox.record.cgroup, &id),
         id,
         sandbox: sandbox.id().to_owned(),
         log_path: log_path(&sandbox.record.config.log_directory, &config.log_path)?,

@@ -12,7 +12,7 @@ use vaquita_proto::cri;
 use crate::error::Doing;
 use crate::model::Container;
 use crate::node::{Node, blocking};
-use crate::{Error, Kind, Result, spec};
+use crate::{Error, Kind, Result, cgroups, spec};
 
 /// Sets other limits, all or none.
 pub(crate) async fn update(node: &Arc<Node>, id: &str, change: cri::LinuxContainerResources) -> Result<()> {
@@ -68,13 +68,14 @@ impl Update {
         let path = &self.container.record.cgroup;
         let doing = || format!("set the limits of {}", path.display());
         let cgroup = Cgroup::open(&self.node.layout, path).doing(doing)?;
-        let result = cgroup.apply(&self.limits).doing(doing).and_then(|()| match self.score {
+        let limit = |limits: &Resources| cgroups::limit(&self.node.layout, path, limits);
+        let result = limit(&self.limits).and_then(|()| match self.score {
             Some((from, to)) => self.rescore(&cgroup, from, to),
             None => Ok(()),
         });
         if result.is_err() {
             // What was set before the failure goes back; the first error is the one to tell.
-            let _ = cgroup.apply(&self.former);
+            let _ = limit(&self.former);
             let _ = self.score.map(|(from, to)| self.rescore(&cgroup, to, from));
         }
         result

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use vaquita_cgroup::Cgroup;
 use vaquita_proto::cri;
 
-use crate::error::Doing;
 use crate::model::{PodResources, SandboxPhase};
 use crate::node::{Node, blocking};
-use crate::{Error, Kind, Result, spec};
+use crate::{Error, Kind, Result, cgroups, spec};
 
 /// Takes note of a pod's limits. A cgroup that the client made it sets itself, as kubelet does; one of ours gets them here.
 pub(crate) async fn update(node: &Arc<Node>, request: cri::UpdatePodSandboxResourcesRequest) -> Result<()> {
@@ -25,9 +23,7 @@ pub(crate) async fn update(node: &Arc<Node>, request: cri::UpdatePodSandboxResou
         let limits = spec::limits(asked, &node.host)?;
         let (worker, path) = (node.clone(), sandbox.record.cgroup.clone());
         blocking("set the limits of a pod", move || {
-            let doing = || format!("set the limits of {}", path.display());
-            let cgroup = Cgroup::open(&worker.layout, &path).doing(doing)?;
-            cgroup.apply(&spec::cgroup_limits(&limits)).doing(doing)
+            cgroups::limit(&worker.layout, &path, &spec::cgroup_limits(&limits))
         })
         .await?;
     }

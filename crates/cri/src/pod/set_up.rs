@@ -1,6 +1,6 @@
 //! How a sandbox comes to be.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::model::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord
 use crate::network::{Netns, NewPod};
 use crate::node::{Node, blocking};
 use crate::paths::private_dir;
-use crate::{Error, Kind, Result, pod_files, spec};
+use crate::{Error, Kind, Result, cgroups, pod_files, spec};
 
 /// Everything that was decided before anything was made.
 struct Plan {
@@ -33,7 +33,8 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
         return again(&there, fingerprint, &handler);
     }
     let id = new_id()?;
-    let cgroup = pod_cgroup(node, &config, &id)?;
+    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    let cgroup = cgroups::of_pod(node.config.cgroup_driver, parent, &node.cgroup_root, &id)?;
     let mut plan = plan(node, &config, &handler, (&id, &cgroup))?;
     plan.request.apparmor = apparmor(node, &config).await?;
     if plan.request.new.net {
@@ -101,7 +102,7 @@ fn plan(
     handler: &str,
     (id, cgroup): (&str, &Path),
 ) -> Result<Plan> {
-    let request = spec::sandbox_request(id, config, &cgroup.join(id), &node.host)?;
+    let request = spec::sandbox_request(id, config, &cgroups::of_container(cgroup, id), &node.host)?;
     if request.new.user {
         users_are_possible(node, handler)?;
     }
@@ -178,8 +179,7 @@ fn prepare(node: &Node, sandbox: &Sandbox, resources: Option<&Resources>) -> Res
     pod_files::make(&node.paths, &record.id, &record.config)?;
     if record.cgroup_is_ours {
         let nothing = Resources::default();
-        Cgroup::create(&node.layout, &record.cgroup, resources.unwrap_or(&nothing))
-            .doing(|| format!("create the cgroup {} of the pod", record.cgroup.display()))?;
+        cgroups::make(&node.layout, &record.cgroup, resources.unwrap_or(&nothing))?;
     }
     Ok(())
 }
@@ -203,19 +203,6 @@ async fn roll_back(node: &Arc<Node>, sandbox: &Arc<Sandbox>, error: Error) -> Er
             Error::new(error.kind(), format!("{error} (taking it back failed too: {also})"))
         }
     }
-}
-
-fn pod_cgroup(node: &Node, config: &cri::PodSandboxConfig, id: &str) -> Result<PathBuf> {
-    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
-    if parent.is_empty() {
-        return Ok(node.default_cgroup(id));
-    }
-    if !is_clean_absolute(parent) || parent == "/" {
-        return Err(Error::invalid(format!(
-            "cgroup_parent: {parent:?} must be absolute, below the root, and without \"..\""
-        )));
-    }
-    Ok(parent.into())
 }
 
 fn exists(node: &Node, cgroup: &Path) -> Result<bool> {

@@ -1,18 +1,16 @@
 //! How a sandbox goes.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vaquita_cgroup::{Cgroup, Layout};
 use vaquita_shim::SignalScope;
 
 use crate::container;
 use crate::error::Doing;
 use crate::model::{Container, Sandbox, SandboxPhase};
 use crate::node::{Failures, Node, blocking};
-use crate::{Error, Kind, Result, pod_files};
+use crate::{Error, Kind, Result, cgroups, pod_files};
 
 /// How long killed processes may take to be gone.
 const KILL: Duration = Duration::from_secs(30);
@@ -111,32 +109,12 @@ fn give_back(node: &Node, sandbox: &Sandbox, containers: &[Arc<Container>]) -> R
     let mut failures = Failures::default();
     failures.note(node.network.detach(&record.id));
     let leaves = containers.iter().map(|container| container.record.cgroup.as_path());
-    let pause = record.cgroup.join(&record.id);
-    failures.note(remove_cgroups(&node.layout, leaves.chain([pause.as_path()])));
+    let pause = cgroups::of_container(&record.cgroup, &record.id);
+    failures.note(cgroups::remove(&node.layout, leaves.chain([pause.as_path()])));
     if record.cgroup_is_ours {
-        failures.note(remove_cgroups(&node.layout, [record.cgroup.as_path()]));
+        failures.note(cgroups::remove(&node.layout, [record.cgroup.as_path()]));
     }
     failures.finish("giving back")
-}
-
-/// Kills what is in these cgroups and removes them. Those that are not there are removed.
-pub(crate) fn remove_cgroups<'a>(layout: &Layout, cgroups: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    let mut failures = Failures::default();
-    for path in cgroups {
-        let cgroup = match Cgroup::open(layout, path) {
-            Ok(cgroup) => cgroup,
-            Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => continue,
-            Err(error) => {
-                failures.note::<()>(Err(error).doing(|| format!("open the cgroup {}", path.display())));
-                continue;
-            }
-        };
-        let killed = cgroup.kill().doing(|| format!("kill the cgroup {}", path.display()));
-        if failures.note(killed).is_some() {
-            failures.note(cgroup.remove().doing(|| format!("remove the cgroup {}", path.display())));
-        }
-    }
-    failures.finish("removing cgroups")
 }
 
 /// Removes containers and records; the sandbox's own last.

@@ -132,7 +132,7 @@ async fn shim_lost(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     let worker = (node.clone(), sandbox.clone());
     blocking("clean up after a shim", move || {
         for container in containers.iter().filter(|container| !container.life().is_over()) {
-            super::remove_cgroups(&worker.0.layout, [container.record.cgroup.as_path()])?;
+            crate::cgroups::remove(&worker.0.layout, [container.record.cgroup.as_path()])?;
             settle(&worker.0, container);
         }
         Ok(())

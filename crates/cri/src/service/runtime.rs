@@ -14,7 +14,7 @@ use super::batches::{Batches, batches};
 use super::{Service, answer, missing};
 use crate::model::{Container, Happened, now};
 use crate::telemetry::{about_container, about_sandbox};
-use crate::{checkpoint, container, exec, metrics, pod, stats, streaming};
+use crate::{CgroupDriver, checkpoint, container, exec, metrics, pod, stats, streaming};
 
 /// What an RPC answers.
 type Answer<T> = Result<Response<T>, Status>;
@@ -374,8 +374,12 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::RuntimeConfigRequest>,
     ) -> Answer<cri::RuntimeConfigResponse> {
+        let cgroup_driver = match self.node.config.cgroup_driver {
+            CgroupDriver::Cgroupfs => cri::CgroupDriver::Cgroupfs,
+            CgroupDriver::Systemd => cri::CgroupDriver::Systemd,
+        };
         Ok(Response::new(cri::RuntimeConfigResponse {
-            linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs as i32 }),
+            linux: Some(cri::LinuxRuntimeConfiguration { cgroup_driver: cgroup_driver as i32 }),
         }))
     }
 
@@ -420,6 +424,8 @@ impl Service {
             "state": config.state,
             "socket": config.socket,
             "cgroupRoot": config.cgroup_root,
+            "cgroupDriver": config.cgroup_driver,
+            "podCgroups": self.node.cgroup_root,
             "cgroupVersion": if self.node.host.cgroup_v2 { 2 } else { 1 },
             "network": network,
             "podNetwork": self.node.network.name(),

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tonic::Code;
-use vaquita_cri::OciRuntime;
 use vaquita_proto::cri;
 use vaquita_testing::temp_dir;
 
@@ -15,8 +14,7 @@ async fn node() -> (Node, vaquita_testing::TempDir) {
     let dir = temp_dir();
     let mut node = Node::without_server();
     node.config.cdi_spec_dirs = ["etc", "run"].iter().map(|name| dir.path().join(name)).collect();
-    let runc = OciRuntime { program: "/usr/sbin/runc".into(), systemd_cgroup: false };
-    node.config.runtimes.insert("runc".into(), runc);
+    node.config.runtimes.insert("runc".into(), "/usr/sbin/runc".into());
     for dir in &node.config.cdi_spec_dirs {
         std::fs::create_dir(dir).unwrap();
     }

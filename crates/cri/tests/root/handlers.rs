@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use tonic::Code;
-use vaquita_cri::OciRuntime;
 use vaquita_proto::cri;
 use vaquita_testing::{crun, temp_dir};
 
@@ -122,8 +121,7 @@ async fn an_unknown_handler_is_refused() {
 
 async fn with(name: &str, program: &Path) -> Node {
     let mut node = Node::without_server();
-    let runtime = OciRuntime { program: program.to_owned(), systemd_cgroup: false };
-    node.config.runtimes.insert(name.to_owned(), runtime);
+    node.config.runtimes.insert(name.to_owned(), program.to_owned());
     node.start().await;
     node.pull().await;
     node

@@ -121,15 +121,27 @@ fn own_labels(context: &Context) -> impl Iterator<Item = (String, String)> {
         .map(|(key, value)| (key.to_owned(), value.clone()))
 }
 
-/// `<prefix>/kubepods[/burstable|/besteffort]/pod<uid>`.
 fn cgroup_parent(context: &Context) -> String {
-    let class = match qos::class(&context.pod.spec) {
-        QosClass::Guaranteed => "",
-        QosClass::Burstable => "/burstable",
-        QosClass::BestEffort => "/besteffort",
+    pod_cgroup(&context.config.cgroup_root, qos::class(&context.pod.spec), &context.pod.metadata.uid)
+}
+
+/// `<prefix>/kubepods[/burstable|/besteffort]/pod<uid>`, or with a slice for prefix the slice that kubelet would name.
+fn pod_cgroup(prefix: &str, class: QosClass, uid: &str) -> String {
+    let class = match class {
+        QosClass::Guaranteed => None,
+        QosClass::Burstable => Some("burstable"),
+        QosClass::BestEffort => Some("besteffort"),
     };
-    let prefix = context.config.cgroup_root.trim_end_matches('/');
-    format!("{prefix}/kubepods{class}/pod{}", context.pod.metadata.uid)
+    let pod = format!("pod{uid}");
+    let parts = ["kubepods"].into_iter().chain(class).chain([pod.as_str()]);
+    let slice = prefix.rsplit('/').next().and_then(|name| name.strip_suffix(".slice"));
+    match slice {
+        // A dash leads to the next level.
+        Some(outer) => {
+            parts.fold(outer.to_owned(), |name, part| format!("{name}-{}", part.replace('-', "_"))) + ".slice"
+        }
+        None => parts.fold(prefix.trim_end_matches('/').to_owned(), |path, part| format!("{path}/{part}")),
+    }
 }
 
 fn port_mappings(context: &Context) -> Vec<cri::PortMapping> {
@@ -215,6 +227,15 @@ mod tests {
     use super::*;
     use crate::agent::context::tests::context;
     use crate::agent::security::ImageUser;
+
+    #[test]
+    fn pods_are_in_groups_of_their_class() {
+        let of = |prefix, class| pod_cgroup(prefix, class, "1-2");
+        assert_eq!(of("/v", QosClass::Guaranteed), "/v/kubepods/pod1-2");
+        assert_eq!(of("/", QosClass::BestEffort), "/kubepods/besteffort/pod1-2");
+        assert_eq!(of("/v.slice", QosClass::Guaranteed), "v-kubepods-pod1_2.slice");
+        assert_eq!(of("/a.slice/a-b.slice", QosClass::Burstable), "a-b-kubepods-burstable-pod1_2.slice");
+    }
 
     #[test]
     fn sandbox_requests() {

@@ -2,7 +2,7 @@
 //! left over for best-effort pods, what they request for burstable ones. The CRI knows of pods only, so this is done here.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
@@ -23,12 +23,24 @@ const ENODEV: i32 = rustix::io::Errno::NODEV.raw_os_error();
 /// What could not be written. That there is no such class, or controller, is none.
 pub(super) fn balance(cgroups: &Path, cgroup_root: &str) -> Result<()> {
     for (controller, file, least, most) in PLACES {
-        let top = cgroups.join(controller).join(cgroup_root.trim_start_matches('/')).join("kubepods");
-        set(&top.join("besteffort").join(file), least)?;
-        let burstable = top.join("burstable");
+        let root = cgroups.join(controller).join(cgroup_root.trim_start_matches('/'));
+        set(&class(&root, "besteffort").join(file), least)?;
+        let burstable = class(&root, "burstable");
         set(&burstable.join(file), sum(&burstable, file).clamp(least, most))?;
     }
     Ok(())
+}
+
+/// The group of a class, which is a slice where the root is one. systemd sets the shares of its slices back when it is reloaded;
+/// they are set again with the next pod.
+fn class(root: &Path, name: &str) -> PathBuf {
+    let slice = root.file_name().and_then(|root| root.to_str()?.strip_suffix(".slice"));
+    match slice {
+        Some(outer) => {
+            root.join(format!("{outer}-kubepods.slice")).join(format!("{outer}-kubepods-{name}.slice"))
+        }
+        None => root.join("kubepods").join(name),
+    }
 }
 
 /// What the pods of a class have together.
@@ -73,5 +85,10 @@ mod tests {
         assert_eq!(read("cpu/v/kubepods/burstable/cpu.shares"), "614");
         assert_eq!(read("v/kubepods/besteffort/cpu.weight"), "1");
         assert!(!dir.path().join("v/kubepods/burstable").exists());
+        let slices = "v.slice/v-kubepods.slice/v-kubepods-burstable.slice";
+        write(&format!("{slices}/cpu.weight"), "");
+        write(&format!("{slices}/v-kubepods-burstable-pod1.slice/cpu.weight"), "20\n");
+        balance(dir.path(), "/v.slice").unwrap();
+        assert_eq!(read(&format!("{slices}/cpu.weight")), "20");
     }
 }

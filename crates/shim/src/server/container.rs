@@ -25,6 +25,8 @@ pub(super) struct Sandbox {
     pub(super) uid_maps: Vec<IdMap>,
     pub(super) cgroup_path: PathBuf,
     pub(super) cgroup: Option<Cgroup>,
+    /// Kills for want of memory in the pod's group that are accounted for: of containers that have ended, and older ones.
+    pub(super) ooms: u64,
     pub(super) created_at_ns: i64,
     pub(super) phase: SandboxPhase,
 }

@@ -1,7 +1,10 @@
 //! Making processes: the work of a short-lived copy of the shim.
 //!
 //! The copy may allocate, parse JSON and wait as much as it likes; its memory goes with it. What it makes is a child of
-//! the shim (`CLONE_PARENT`), of which it sends pid and descriptors back, or why there is none.
+//! the shim (`CLONE_PARENT`), of which it sends pid and descriptors back, or why there is none. It is the one that asks systemd
+//! for scopes, and waits for them; the shim never does.
+
+mod place;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ use vaquita_runtime::{
 use vaquita_sys::ns;
 use vaquita_sys::process::fork_worker;
 
+use self::place::Place;
 use super::connection::Asker;
 use super::container::kinds;
 use super::{Server, hooks};
@@ -211,13 +215,13 @@ impl Server {
 
 /// Makes the sandbox. The other descriptors are its new namespaces, in the order of [`kinds`].
 pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<Made, Error> {
-    let cgroup = Cgroup::begin(layout, &request.cgroup, &Resources::default())?;
+    let place = Place::make(&request.cgroup, layout, &Resources::default())?;
     let new = kinds(request.new);
     let result = sandbox::create(sandbox::SandboxArgs {
         hostname: Some(request.hostname).filter(|name| !name.is_empty()),
         namespaces: new.clone(),
         sysctls: request.sysctls.into_iter().collect(),
-        cgroup: Some(&cgroup),
+        cgroup: place.cgroup(),
         uid: request.uid,
         gid: request.gid,
         seccomp: None,
@@ -229,7 +233,7 @@ pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<M
         gid_mappings: mappings(&request.gid_maps)?,
         parent: ParentOf::CallersParent,
     });
-    let mut sandbox = remove_on_error(result, &cgroup)?;
+    let mut sandbox = place.settle(result, |sandbox| (sandbox.pid, sandbox.pidfd.as_fd()))?;
     let mut others = Vec::new();
     for kind in new {
         let at = sandbox.namespaces.iter().position(|(made, _)| *made == kind);
@@ -259,7 +263,7 @@ pub(super) fn make_container(
     // The rules for devices follow when the process has made its own.
     let resources =
         resources.map_or_else(Resources::default, |all| Resources { devices: None, ..all.into() });
-    let cgroup = Cgroup::begin(layout, &request.cgroup, &resources)?;
+    let place = Place::make(&request.cgroup, layout, &resources)?;
     let stdio = match streams {
         Streams::Fds(fds) => {
             give(&fds, spec.process().as_ref(), uid_maps)?;
@@ -281,7 +285,7 @@ pub(super) fn make_container(
         rootfs,
         stdio,
         join,
-        cgroup: Some(&cgroup),
+        cgroup: place.cgroup(),
         extra_fds: Vec::new(),
         new_keyring: true,
         parent: ParentOf::CallersParent,
@@ -293,7 +297,7 @@ pub(super) fn make_container(
     let made = vaquita_runtime::create(&plan, args);
     let made = made.and_then(|created| {
         let pid = created.pid.as_raw_nonzero().get();
-        match vaquita_runtime::owner::give(&spec, request.join.user, Some(&cgroup), pid) {
+        match vaquita_runtime::owner::give(&spec, request.join.user, place.cgroup(), pid) {
             Ok(()) => Ok(created),
             Err(error) => {
                 let _ = vaquita_sys::signal::send(&created.pidfd, vaquita_sys::signal::Signal::KILL);
@@ -301,7 +305,7 @@ pub(super) fn make_container(
             }
         }
     });
-    let made = remove_on_error(made, &cgroup);
+    let made = place.settle(made, |created| (created.pid, created.pidfd.as_fd()));
     if made.is_err() && request.has_late_work {
         let _ = hooks::at_the_end(&request.id, &target);
     }
@@ -444,12 +448,4 @@ fn terminal(process: Option<&ProcessSpec>) -> Stdio {
         rows: size.map_or(0, |size| limit(size.height())),
         columns: size.map_or(0, |size| limit(size.width())),
     }
-}
-
-/// A process that did not come to be leaves no cgroup behind.
-fn remove_on_error<T>(result: Result<T, vaquita_runtime::Error>, cgroup: &Cgroup) -> Result<T, Error> {
-    if result.is_err() {
-        let _ = cgroup.remove();
-    }
-    Ok(result?)
 }

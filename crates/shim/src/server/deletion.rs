@@ -1,9 +1,10 @@
 //! Deleting: kill, see it die, remove its cgroup, forget it. Nothing waits; each step is looked at when it may be done.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, kill_process_group};
-use vaquita_cgroup::Cgroup;
+use vaquita_cgroup::{Cgroup, Driver, Location};
 use vaquita_sys::signal::{self, Signal};
 
 use super::connection::Asker;
@@ -176,17 +177,22 @@ impl Server {
         // Hooks hear of what is gone; another runtime removes more than the cgroup.
         let hooks_are_last = container.target.runtime.is_none();
         if hooks_are_last {
-            match remove(container.cgroup.as_ref()) {
+            match self.remove_cgroup(at) {
                 Step::Done => self.containers[at].cgroup = None,
                 other => return other,
             }
         }
         match self.erase_elsewhere(at) {
             Ok(true) if hooks_are_last => Step::Done,
-            Ok(true) => remove(self.containers[at].cgroup.as_ref()),
+            Ok(true) => self.remove_cgroup(at),
             Ok(false) => Step::Wait,
             Err(error) => Step::Failed(error),
         }
+    }
+
+    fn remove_cgroup(&self, at: usize) -> Step {
+        let container = &self.containers[at];
+        remove(container.cgroup.as_ref(), &container.target.cgroup_path)
     }
 
     fn continue_farewell(&mut self, now: i64) {
@@ -235,7 +241,7 @@ impl Server {
             }
             SandboxPhase::Made { .. } => {}
         }
-        remove(sandbox.cgroup.as_ref())
+        remove(sandbox.cgroup.as_ref(), &sandbox.cgroup_path)
     }
 
     fn answer_deletion(&mut self, deletion: Option<Deletion>, result: &Result<(), Error>) {
@@ -267,10 +273,18 @@ fn kill_all(cgroup: &Cgroup, attempts: u32) -> Result<(), vaquita_cgroup::Error>
 }
 
 /// Without waiting: if it is still in use we come again.
-fn remove(cgroup: Option<&Cgroup>) -> Step {
-    match cgroup.map(|cgroup| cgroup.remove_within(Duration::ZERO)) {
+fn remove(cgroup: Option<&Cgroup>, path: &Path) -> Step {
+    match cgroup.map(|cgroup| remove_empty(cgroup, path)) {
         None | Some(Ok(())) => Step::Done,
         Some(Err(error)) if error.kind() == vaquita_cgroup::Kind::Busy => Step::Wait,
         Some(Err(error)) => Step::Failed(error.into()),
+    }
+}
+
+/// Removes a group that nobody is in. systemd removes its own by itself, and would not notice if somebody else did.
+pub(super) fn remove_empty(cgroup: &Cgroup, path: &Path) -> Result<(), vaquita_cgroup::Error> {
+    match Location::at(path).driver() {
+        Driver::Cgroupfs => cgroup.remove_within(Duration::ZERO),
+        Driver::Systemd => Ok(()),
     }
 }

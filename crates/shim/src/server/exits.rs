@@ -1,7 +1,6 @@
 //! Beginnings and ends of processes, as they are seen.
 
 use rustix::event::epoll;
-use vaquita_cgroup::Cgroup;
 use vaquita_sys::process::{Exit as ProcessExit, reap_any};
 use vaquita_sys::signal::Signal;
 
@@ -63,12 +62,13 @@ impl Server {
         }
     }
 
-    /// The order matters: what it wrote, why it died, what it left running, the record, and only then the news.
+    /// The order matters: why it died, what it wrote, what it left running, the record, and only then the news.
     fn container_ended(&mut self, at: usize, exit: ProcessExit) {
+        // At once: systemd removes a scope in which nobody is left.
+        let oom = self.was_out_of_memory(at);
         self.resolve_start(at);
         self.drain(at);
         let container = &mut self.containers[at];
-        let oom = container.cgroup.as_ref().is_some_and(was_out_of_memory);
         if let Some(cgroup) = &container.cgroup
             && cgroup.is_populated().unwrap_or(false)
         {
@@ -175,8 +175,4 @@ impl Server {
 
 fn seen(exit: ProcessExit, started_at_ns: i64, oom: bool) -> Exit {
     Exit { code: exit.code, signal: exit.signal, oom, started_at_ns, finished_at_ns: now_ns() }
-}
-
-fn was_out_of_memory(cgroup: &Cgroup) -> bool {
-    cgroup.oom_kills().is_ok_and(|kills| kills > 0)
 }

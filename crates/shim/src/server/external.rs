@@ -60,7 +60,7 @@ pub(super) fn make_container(
     let spec = translated(read_spec(&request.bundle)?, request, &root, join)?;
     runtime.write("config.json", &spec)?;
     attach_privately(rootfs, &root)?;
-    // The manager of scopes makes its own.
+    // Of a scope the runtime has systemd make it.
     let cgroup = match how.systemd_cgroup {
         true => None,
         false => Some(Cgroup::create(layout, &request.cgroup, &Resources::default())?),

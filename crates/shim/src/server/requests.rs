@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::pipe::PipeFlags;
@@ -102,6 +101,7 @@ impl Server {
             uid_maps: request.uid_maps.clone(),
             cgroup_path: request.cgroup.clone(),
             cgroup: None,
+            ooms: self.ooms_of_pod(&request.cgroup),
             created_at_ns: now_ns(),
             phase: SandboxPhase::Creating,
         };
@@ -287,7 +287,8 @@ impl Server {
                 // A runtime that died may have left a process.
                 let _ = cgroup.as_ref().map(vaquita_cgroup::Cgroup::kill);
             }
-            let _ = cgroup.map(|cgroup| cgroup.remove_within(Duration::ZERO));
+            let path = &container.target.cgroup_path;
+            let _ = cgroup.map(|cgroup| super::deletion::remove_empty(&cgroup, path));
             self.close_outputs(at);
             self.containers.remove(at);
         }
