@@ -18,25 +18,40 @@ pub(crate) struct Client {
     image: ImageServiceClient<Channel>,
 }
 
-/// A list of all there is.
+/// A list of all there is, in one message or in several.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::enum_variant_names, reason = "they are the names of the calls, and printed")]
 pub(crate) enum List {
     ListPodSandbox,
     ListContainers,
+    ListImages,
     ListContainerStats,
     ListPodSandboxStats,
     ListPodSandboxMetrics,
+    StreamPodSandboxes,
+    StreamContainers,
+    StreamContainerStats,
+    StreamPodSandboxStats,
+    StreamPodSandboxMetrics,
 }
 
 impl List {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::ListPodSandbox,
         Self::ListContainers,
+        Self::ListImages,
         Self::ListContainerStats,
         Self::ListPodSandboxStats,
         Self::ListPodSandboxMetrics,
+        Self::StreamPodSandboxes,
+        Self::StreamContainers,
+        Self::StreamContainerStats,
+        Self::StreamPodSandboxStats,
+        Self::StreamPodSandboxMetrics,
     ];
+    /// Those for which something has to be measured.
+    pub(crate) const MEASURED: [Self; 3] =
+        [Self::ListContainerStats, Self::ListPodSandboxStats, Self::ListPodSandboxMetrics];
 }
 
 /// One pod with one container, and what it takes to remove it.
@@ -168,30 +183,62 @@ impl Client {
         }
     }
 
-    /// How long a list is.
-    pub(crate) async fn list(&self, list: List) -> Result<usize, AnyError> {
+    /// How long a list is; none where there is no such call.
+    pub(crate) async fn list(&self, list: List) -> Result<Option<usize>, AnyError> {
+        match self.asked(list).await {
+            Ok(length) => Ok(Some(length)),
+            Err(status) if status.code() == tonic::Code::Unimplemented => Ok(None),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    async fn asked(&self, list: List) -> Result<usize, tonic::Status> {
         let mut runtime = self.runtime.clone().max_decoding_message_size(16 << 20);
+        /// Asks, and counts the items of the answer, or of the messages of the answer.
+        macro_rules! length {
+            (one $client:ident.$call:ident($request:ident).$items:ident) => {
+                $client.$call(cri::$request::default()).await?.into_inner().$items.len()
+            };
+            (all $client:ident.$call:ident($request:ident).$items:ident) => {{
+                let mut stream = $client.$call(cri::$request::default()).await?.into_inner();
+                let mut length = 0;
+                while let Some(message) = stream.message().await? {
+                    length += message.$items.len();
+                }
+                length
+            }};
+        }
         Ok(match list {
-            List::ListPodSandbox => {
-                let request = cri::ListPodSandboxRequest::default();
-                runtime.list_pod_sandbox(request).await?.into_inner().items.len()
-            }
-            List::ListContainers => {
-                let request = cri::ListContainersRequest::default();
-                runtime.list_containers(request).await?.into_inner().containers.len()
+            List::ListPodSandbox => length!(one runtime.list_pod_sandbox(ListPodSandboxRequest).items),
+            List::ListContainers => length!(one runtime.list_containers(ListContainersRequest).containers),
+            List::ListImages => {
+                let mut image = self.image.clone();
+                length!(one image.list_images(ListImagesRequest).images)
             }
             List::ListContainerStats => {
-                let request = cri::ListContainerStatsRequest::default();
-                runtime.list_container_stats(request).await?.into_inner().stats.len()
+                length!(one runtime.list_container_stats(ListContainerStatsRequest).stats)
             }
             List::ListPodSandboxStats => {
-                let request = cri::ListPodSandboxStatsRequest::default();
-                runtime.list_pod_sandbox_stats(request).await?.into_inner().stats.len()
+                length!(one runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest).stats)
             }
             List::ListPodSandboxMetrics => {
-                let request = cri::ListPodSandboxMetricsRequest::default();
-                runtime.list_pod_sandbox_metrics(request).await?.into_inner().pod_metrics.len()
+                length!(one runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest).pod_metrics)
             }
+            List::StreamPodSandboxes => {
+                length!(all runtime.stream_pod_sandboxes(StreamPodSandboxesRequest).pod_sandboxes)
+            }
+            List::StreamContainers => {
+                length!(all runtime.stream_containers(StreamContainersRequest).containers)
+            }
+            List::StreamContainerStats => {
+                length!(all runtime.stream_container_stats(StreamContainerStatsRequest).container_stats)
+            }
+            List::StreamPodSandboxStats => {
+                length!(all runtime.stream_pod_sandbox_stats(StreamPodSandboxStatsRequest).pod_sandbox_stats)
+            }
+            List::StreamPodSandboxMetrics => length!(
+                all runtime.stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest).pod_sandbox_metrics
+            ),
         })
     }
 

@@ -1,16 +1,20 @@
 //! How long the lists take that a kubelet asks for again and again.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::AnyError;
 use crate::client::List;
+use crate::memory;
 use crate::peer::Peer;
-use crate::report::{Better, Report, percentile};
+use crate::report::{Better, Report, count, percentile};
 
-/// How often each list is asked for.
+/// How often each list is asked for, one question after the other.
 const CALLS: usize = 500;
+/// How often at kubelet's pace, and what that is.
+const ROUNDS: usize = 6;
+const PACE: Duration = Duration::from_secs(10);
 
-/// Makes `pods` pods on the host's network and times the lists of them.
+/// Makes `pods` pods and times the lists of them.
 pub(crate) async fn all(peers: &mut [Peer], pods: usize, report: &mut Report) -> Result<(), AnyError> {
     for peer in peers.iter_mut() {
         peer.start().await?;
@@ -18,27 +22,65 @@ pub(crate) async fn all(peers: &mut [Peer], pods: usize, report: &mut Report) ->
         report.version(peer.name, peer.client.version().await?);
         let mut alive = Vec::new();
         for number in 0..pods {
-            alive.push(peer.client.run_pod(&format!("l{number}"), true).await?);
+            alive.push(peer.client.run_pod(&format!("l{number}"), false).await?);
         }
         for list in List::ALL {
-            let mut times = Vec::new();
-            for _ in 0..CALLS {
-                let start = Instant::now();
-                let found = peer.client.list(list).await?;
-                times.push(start.elapsed());
-                if found != pods {
-                    return Err(format!("{list:?} has {found} of {pods}").into());
-                }
-            }
-            times.sort();
-            for percent in [50, 99] {
-                let name = format!("{list:?}, {pods} pods, p{percent}");
-                report.row(&name, "ms", Better::Lower, peer.name, percentile(&times, percent));
-            }
+            at_once(peer, list, pods, report).await?;
         }
+        paced(peer, pods, report).await?;
         for pod in &alive {
             peer.client.remove_pod(pod).await?;
         }
     }
+    Ok(())
+}
+
+async fn at_once(peer: &Peer, list: List, pods: usize, report: &mut Report) -> Result<(), AnyError> {
+    let mut times = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        let Some(found) = peer.client.list(list).await? else { return Ok(()) };
+        times.push(start.elapsed());
+        if found != pods && !matches!(list, List::ListImages) {
+            return Err(format!("{list:?} has {found} of {pods}").into());
+        }
+    }
+    times.sort();
+    for percent in [50, 99] {
+        let name = format!("{list:?}, p{percent}");
+        report.row(&name, "ms", Better::Lower, peer.name, percentile(&times, percent));
+    }
+    Ok(())
+}
+
+/// As a kubelet does: now and then. The slowest of some, and the daemon's CPU time meanwhile.
+async fn paced(peer: &Peer, pods: usize, report: &mut Report) -> Result<(), AnyError> {
+    let mut slowest = [Duration::ZERO; List::MEASURED.len()];
+    let (mut before, mut begin) = (Duration::ZERO, Instant::now());
+    for round in 0..ROUNDS + 2 {
+        tokio::time::sleep(PACE).await;
+        // Who begins to ask, and asks once more, waits.
+        if round == 2 {
+            (before, begin) = (memory::cpu(peer.pid(), &peer.dirs), Instant::now());
+        }
+        for (list, slowest) in List::MEASURED.into_iter().zip(&mut slowest) {
+            let start = Instant::now();
+            if peer.client.list(list).await?.is_some_and(|found| found != pods) {
+                return Err(format!("{list:?} has not all {pods}").into());
+            }
+            if round >= 2 {
+                *slowest = (*slowest).max(start.elapsed());
+            }
+        }
+    }
+    for (list, slowest) in List::MEASURED.into_iter().zip(slowest) {
+        let name = format!("{list:?}, every 10 s, slowest");
+        report.row(&name, "ms", Better::Lower, peer.name, slowest.as_secs_f64() * 1e3);
+    }
+    let used = memory::cpu(peer.pid(), &peer.dirs).saturating_sub(before);
+    let share = used.as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0;
+    report.row("CPU of the daemon meanwhile", "%", Better::Lower, peer.name, share);
+    let started = count(pods);
+    report.row("Pods", "", Better::Higher, peer.name, started);
     Ok(())
 }
