@@ -31,8 +31,12 @@ const RATE_AGE: Duration = Duration::from_millis(100);
 /// The controllers of v1 whose figures are told here.
 const CONTROLLERS: [&str; 3] = ["cpuacct", "memory", "pids"];
 
+/// How many times as old as other measurements the metrics may be: they take ten times as long, and Prometheus asks every ten seconds
+/// at best.
+const METRICS: u32 = 5;
+
 /// What was measured before: disk use, CPU time to tell a rate from, and what is given out again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Cache {
     disk: Mutex<HashMap<String, (Instant, Counted)>>,
     cpu: Mutex<HashMap<String, Rate>>,
@@ -55,6 +59,19 @@ struct Rate {
     at: Instant,
     usage_ns: u64,
     rate: Option<u64>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            disk: Mutex::default(),
+            cpu: Mutex::default(),
+            containers: Samples::default(),
+            pods: Samples::default(),
+            metrics: Samples::patient(METRICS),
+            sampler: Sampler::default(),
+        }
+    }
 }
 
 impl Cache {

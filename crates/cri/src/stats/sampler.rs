@@ -36,7 +36,7 @@ pub(crate) trait Measure: 'static {
 #[derive(Debug, Default)]
 pub(crate) struct Sampler(AtomicBool);
 
-/// What was measured of objects at most two seconds ago, and is no older than any earlier answer; what there is no such measurement of
+/// What was measured of objects a moment ago, and is no older than any earlier answer; what there is no such measurement of
 /// is measured now.
 pub(crate) async fn recent<M: Measure>(
     node: &Arc<Node>,

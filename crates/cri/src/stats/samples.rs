@@ -29,7 +29,11 @@ const FEW: usize = 16;
 
 /// What was measured of each object of a kind.
 #[derive(Debug)]
-pub(crate) struct Samples<V>(Mutex<State<V>>);
+pub(crate) struct Samples<V> {
+    state: Mutex<State<V>>,
+    /// How many times as long as usual a measurement is good for: it is worth as much.
+    patience: u32,
+}
 
 #[derive(Debug)]
 struct State<V> {
@@ -50,20 +54,25 @@ struct Taken<V> {
 
 impl<V> Default for Samples<V> {
     fn default() -> Self {
-        Self(Mutex::new(State { taken: HashMap::new(), asked: None }))
+        Self::patient(1)
     }
 }
 
 impl<V> Taken<V> {
-    fn is_good(&self, tag: u64, now: Instant) -> bool {
+    fn is_good(&self, tag: u64, now: Instant, patience: u32) -> bool {
         let since = |then: Instant| now.saturating_duration_since(then);
         self.tag == tag
-            && since(self.at) < LONGEST
-            && self.served.is_none_or(|served| served > now || since(served) < SAME)
+            && since(self.at) < LONGEST * patience
+            && self.served.is_none_or(|served| served > now || since(served) < SAME * patience)
     }
 }
 
 impl<V> Samples<V> {
+    /// Of what takes long to measure and may be older in turn.
+    pub(super) fn patient(patience: u32) -> Self {
+        Self { state: Mutex::new(State { taken: HashMap::new(), asked: None }), patience }
+    }
+
     /// Somebody asks for the objects that have these names and tags: what of it is good enough, in their order. Where nothing is, it has
     /// to be measured.
     pub(super) fn ask<'a>(
@@ -76,7 +85,8 @@ impl<V> Samples<V> {
         state.asked = Some((now, gap));
         wanted
             .map(|(name, tag)| {
-                let taken = state.taken.get_mut(name).filter(|taken| taken.is_good(tag, now))?;
+                let taken =
+                    state.taken.get_mut(name).filter(|taken| taken.is_good(tag, now, self.patience))?;
                 taken.served.get_or_insert(now);
                 Some(taken.value.clone())
             })
@@ -95,14 +105,14 @@ impl<V> Samples<V> {
 
     /// Whether it is to be measured in the background: somebody has asked more than once, and not long ago.
     pub(super) fn is_wanted(&self, now: Instant) -> bool {
-        self.state().pace(now).is_some()
+        self.state().pace(now, self.patience).is_some()
     }
 
     /// Which of these objects are to be measured at this look, the oldest first: so many that all of them are in time, few enough that
     /// they are spread over that time.
     pub(super) fn due<'a>(&self, names: impl Iterator<Item = &'a str>, now: Instant) -> Vec<&'a str> {
         let state = self.state();
-        let Some(pace) = state.pace(now) else { return Vec::new() };
+        let Some(pace) = state.pace(now, self.patience) else { return Vec::new() };
         let age = |name: &str| {
             let taken = state.taken.get(name);
             taken.map_or(Duration::MAX, |taken| now.saturating_duration_since(taken.at))
@@ -131,25 +141,25 @@ impl<V> Samples<V> {
     /// Drops everything, if nobody asks any more.
     pub(super) fn rest(&self, now: Instant) {
         let mut state = self.state();
-        if state.pace(now).is_none() {
+        if state.pace(now, self.patience).is_none() {
             state.taken = HashMap::new();
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State<V>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<V> State<V> {
     /// At which age objects are measured again; none while nobody asks.
-    fn pace(&self, now: Instant) -> Option<Duration> {
+    fn pace(&self, now: Instant, patience: u32) -> Option<Duration> {
         let (last, gap) = self.asked?;
         let since = now.saturating_duration_since(last);
         match since.max(gap) {
             long if long > INTEREST => None,
-            long if long > OFTEN => Some(FAR),
-            _ => Some(NEAR),
+            long if long > OFTEN * patience => Some(FAR * patience),
+            _ => Some(NEAR * patience),
         }
     }
 }
