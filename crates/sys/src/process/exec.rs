@@ -209,7 +209,7 @@ fn seal(file: File, name: &CStr) -> Result<OwnedFd> {
     loop {
         match rustix::fs::fcntl_add_seals(&fd, seals) {
             Ok(()) => return Ok(fd),
-            // Nobody else has it: the kernel itself holds a page for a moment, as it does to move it, and has waited 0.3 s for that.
+            // Nobody else has it: the kernel itself holds a page for a moment, as it does to move it, and has waited 0.15 s for that.
             Err(Errno::BUSY) if tries < SEAL_TRIES => tries += 1,
             Err(errno) => return Err(Error::new(format!("fcntl(<memfd {name:?}>, F_ADD_SEALS, ..)"), errno)),
         }
