@@ -20,6 +20,8 @@ pub(super) struct Output {
     /// When something was read last.
     last_read_ms: i64,
     pace: Pace,
+    /// Whether the pipe was widened; none while that was not tried.
+    wide: Option<bool>,
     /// Who looks on.
     pub(super) taps: Vec<Tap>,
 }
@@ -58,7 +60,8 @@ const INPUT: usize = 64 * 1024;
 const BATCH: usize = 128 * 1024;
 /// A read of less than this from a busy writer is not worth having been woken for.
 const WORTHWHILE: usize = INPUT / 2;
-/// What a pipe is widened to, so that it does not fill up in the time between two looks (the usual `pipe-max-size`).
+/// What a pipe is widened to, so that it does not fill up in the time between two looks, and so that who writes much at once
+/// and we can work at the same time (the usual `pipe-max-size`).
 const WIDE: usize = 1024 * 1024;
 /// The time between two looks.
 const REST_MS: i64 = 1;
@@ -79,7 +82,7 @@ impl Buffers {
 impl Output {
     pub(super) fn new(token: u64, fd: OwnedFd, stream: Stream) -> Self {
         let splitter = Splitter::new(stream);
-        Self { token, fd, splitter, last_read_ms: 0, pace: Pace::Close, taps: Vec::new() }
+        Self { token, fd, splitter, last_read_ms: 0, pace: Pace::Close, wide: None, taps: Vec::new() }
     }
 
     pub(super) fn stream(&self) -> Stream {
@@ -121,18 +124,30 @@ impl Output {
 }
 
 impl Output {
-    /// After a read of that length: whether this is to be left alone for a moment.
+    /// After so much was read: whether this is to be left alone for a moment.
     fn wants_rest(&mut self, read: usize) -> bool {
         let now = monotonic_ms();
         let is_busy = now - self.last_read_ms <= REST_MS;
         self.last_read_ms = now;
-        if !is_busy || read >= WORTHWHILE || self.pace != Pace::Close {
+        if !is_busy {
             return false;
         }
-        // Terminals cannot, and users with too many pipes may not.
-        let widened = rustix::pipe::fcntl_setpipe_size(&self.fd, WIDE);
-        self.pace = if widened.is_ok() { Pace::Resting } else { Pace::AlwaysClose };
-        widened.is_ok()
+        if read >= WORTHWHILE {
+            // Whoever fills the pipe at once would wait for us each time, and we for it.
+            self.widen();
+            return false;
+        }
+        if self.pace != Pace::Close {
+            return false;
+        }
+        let widened = self.widen();
+        self.pace = if widened { Pace::Resting } else { Pace::AlwaysClose };
+        widened
+    }
+
+    /// Makes room for more in the pipe. Terminals cannot, and users with too many pipes may not.
+    fn widen(&mut self) -> bool {
+        *self.wide.get_or_insert_with(|| rustix::pipe::fcntl_setpipe_size(&self.fd, WIDE).is_ok())
     }
 
     /// Reads what has gathered: how much, or none if the stream has ended.
@@ -166,7 +181,8 @@ impl Server {
                 }
                 output.last_read_ms = now;
                 match output.catch_up(container.log.as_mut(), &mut self.buffers) {
-                    Some(total) if total >= WORTHWHILE / 8 => {}
+                    // Less is not worth the looks; more, and the writer waits for them.
+                    Some(total) if (WORTHWHILE / 8..WIDE / 4 * 3).contains(&total) => {}
                     Some(_) => {
                         // If that cannot be, it goes on as it is.
                         let data = EventData::new_u64(output.token);
@@ -196,8 +212,19 @@ impl Server {
                 continue;
             };
             let output = &mut container.outputs[at];
-            match output.pump(container.log.as_mut(), &mut self.buffers) {
-                Read::Some(read) if output.wants_rest(read) => {
+            let mut read = output.pump(container.log.as_mut(), &mut self.buffers);
+            let mut total = 0;
+            // There is more. Who else wants something gets its turn after what a wide pipe holds.
+            while let Read::Some(some) = read
+                && output.wide == Some(true)
+                && some == INPUT
+                && total < WIDE
+            {
+                total += some;
+                read = output.pump(container.log.as_mut(), &mut self.buffers);
+            }
+            match read {
+                Read::Some(read) if output.wants_rest(total + read) => {
                     // Were it only watched for nothing, each write would still cost the writer a call to see that: a tenth
                     // of its time. The end is seen with the next look.
                     let _ = epoll::delete(&self.epoll, &output.fd);
