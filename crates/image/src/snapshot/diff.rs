@@ -37,7 +37,7 @@ impl Snapshot {
     /// links among each other. Sockets are left out. The snapshot should be at rest: files that change meanwhile are of both times.
     ///
     /// # Errors
-    /// [`Kind::Kernel`](crate::Kind::Kernel) for calls that fail; [`Kind::Unsupported`](crate::Kind::Unsupported) for a directory of
+    /// [`Kind::Kernel`] for calls that fail; [`Kind::Unsupported`] for a directory of
     /// the image that was renamed on a host where overlayfs only notes that.
     #[expect(clippy::disallowed_methods, reason = "the store's own directory, by names that it gave")]
     pub fn write_changes(&self, archive: impl Write) -> Result<Changes, Error> {
