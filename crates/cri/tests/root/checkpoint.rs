@@ -234,7 +234,7 @@ async fn a_checkpoint_that_fails_leaves_nothing() {
 async fn criu_that_hangs_is_killed_with_its_helpers() {
     let place = Place::new(SLOW).await;
     std::fs::create_dir(place.path("out")).unwrap();
-    let error = place.checkpoint(&place.path("out/a.tar"), 1).await.unwrap_err();
+    let error = place.checkpoint(&place.path("out/a.tar"), 5).await.unwrap_err();
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
     assert!(error.message().contains("was killed"), "{error}");
     let helper = place.read("helper");
