@@ -210,6 +210,11 @@ pub(crate) struct Node {
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
     #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
     restrict_oom_score_adj: bool,
+    /// Confine pods by SELinux labels, each at a level of its own; needs a kernel that runs SELinux. Without it a pod that
+    /// asks for a label is refused
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_SELINUX")]
+    #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    selinux: bool,
     /// Size, as in 512Mi, at which the daemon's supervisors begin a container's log anew by themselves and keep one old file,
     /// whatever the client does; see ARCHITECTURE.md [default: no limit]
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_CONTAINER_LOG_MAX_SIZE")]
@@ -259,6 +264,7 @@ impl Node {
                 ..Registries::default()
             },
             restrict_oom_score_adj: self.restrict_oom_score_adj,
+            selinux: self.selinux,
             container_log_limit: self.container_log_max_size,
             runtimes: self.runtimes()?,
             criu: self.criu.clone(),
@@ -339,6 +345,9 @@ impl Node {
         }
         if self.restrict_oom_score_adj {
             args.push("--restrict-oom-score-adj".into());
+        }
+        if self.selinux {
+            args.push("--selinux".into());
         }
         Ok(args)
     }

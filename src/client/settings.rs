@@ -22,6 +22,9 @@ pub(crate) struct Settings {
     #[serde(default)]
     pod_network: String,
     restrict_oom_score_adj: bool,
+    /// Not told by older daemons.
+    #[serde(default)]
+    selinux: bool,
     root: String,
     state: String,
 }
@@ -93,6 +96,9 @@ impl Settings {
             unmet.push(
                 "--restrict-oom-score-adj has no effect: the daemon on the socket runs without it".into(),
             );
+        }
+        if asked.selinux && !self.selinux {
+            unmet.push("--selinux has no effect: the daemon on the socket runs without it".into());
         }
         unmet
     }

@@ -40,6 +40,8 @@ pub struct Config {
     /// Raise an `oom_score_adj` that this process may not set to the lowest that it may, instead of refusing the container.
     /// For hosts where root lacks `CAP_SYS_RESOURCE`.
     pub restrict_oom_score_adj: bool,
+    /// Confine pods by SELinux labels. Opening the server fails where the kernel does not run SELinux.
+    pub selinux: bool,
     /// Bytes after which a container's log file is renamed and begun anew by ourselves, whatever the client does, of which
     /// renamed ones one is kept. For writers that fill a disk before their client has looked at their logs.
     pub container_log_limit: Option<u64>,
@@ -78,6 +80,7 @@ impl Default for Config {
             registries: Registries::default(),
             demo_image: None,
             restrict_oom_score_adj: false,
+            selinux: false,
             container_log_limit: None,
             runtimes: BTreeMap::new(),
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

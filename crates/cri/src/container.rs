@@ -3,6 +3,7 @@
 mod cdi;
 mod create;
 mod probe;
+mod relabel;
 mod update;
 pub(crate) mod volumes;
 

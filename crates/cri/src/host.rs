@@ -5,7 +5,8 @@ use vaquita_cgroup::Layout;
 use vaquita_sys::cap;
 
 use crate::error::Doing;
-use crate::{Result, kernel};
+use crate::spec::selinux::Policy;
+use crate::{Config, Error, Result, kernel};
 
 /// Facts about the host that decide what a container may be.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub(crate) struct Host {
     pub(crate) apparmor: bool,
     /// SELinux is enabled.
     pub(crate) selinux: bool,
+    /// What SELinux's policy has for containers, if pods get labels.
+    pub(crate) selinux_policy: Option<Policy>,
     /// What every process of ours inherits.
     pub(crate) oom_score_adj: i32,
     /// The lowest `oom_score_adj` that this process may set.
@@ -55,7 +58,10 @@ pub(crate) fn capability(name: &str) -> Option<Capability> {
 
 impl Host {
     /// Looks the facts up.
-    pub(crate) fn look(layout: &Layout, restrict_oom_score_adj: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Unsupported` if pods are to get SELinux labels that there are none of.
+    pub(crate) fn look(layout: &Layout, config: &Config) -> Result<Self> {
         let sets = cap::current().doing(|| "read our own capabilities")?;
         let ours = sets.permitted.intersection(sets.bounding);
         let capabilities = ours.iter().filter_map(|ours| capability(ours.name())).collect();
@@ -72,11 +78,31 @@ impl Host {
             memory_nodes: List("/sys/devices/system/node/has_memory".into()),
             apparmor: kernel::has_apparmor(),
             selinux: kernel::has_selinux(),
+            selinux_policy: config.selinux.then(selinux_policy).transpose()?,
             oom_score_adj,
             lowest_oom_score_adj,
-            restrict_oom_score_adj,
+            restrict_oom_score_adj: config.restrict_oom_score_adj,
         })
     }
+}
+
+/// What the policy that the host uses has for containers (selinux_config(5)).
+#[expect(clippy::disallowed_methods, reason = "files of the host's administrator")]
+fn selinux_policy() -> Result<Policy> {
+    let unsupported = |why: String| Error::unsupported(format!("SELinux labels for pods: {why}"));
+    let read = |path: &str| {
+        std::fs::read_to_string(path).map_err(|error| unsupported(format!("read {path}: {error}")))
+    };
+    if !kernel::has_selinux() {
+        return Err(unsupported("this kernel does not run SELinux (no /sys/fs/selinux/enforce)".into()));
+    }
+    let config = read("/etc/selinux/config")?;
+    let kind = config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE="));
+    let kind = kind.ok_or_else(|| unsupported("/etc/selinux/config has no SELINUXTYPE".into()))?.trim();
+    let path = format!("/etc/selinux/{kind}/contexts/lxc_contexts");
+    let has_levels = read("/sys/fs/selinux/mls")?.trim() == "1";
+    Policy::parse(&read(&path)?, has_levels)
+        .ok_or_else(|| unsupported(format!("{path} does not say what processes and files of containers get")))
 }
 
 /// From `/sys/kernel/mm/hugepages/hugepages-2048kB` and the like.

@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) tables: Tables,
     pub(crate) images: Store,
     pub(crate) apparmor: AppArmor,
+    /// Held while a pod gets a level of SELinux that no other has.
+    pub(crate) levels: std::sync::Mutex<()>,
     /// Whether pods can have users of their own, and if not, why.
     pub(crate) users: std::result::Result<(), String>,
     pub(crate) network: PodNetwork,
@@ -67,6 +69,7 @@ impl Node {
         let spans = crate::telemetry::Spans::start(&config, &telemetry.spans)?;
         let streaming = vaquita_streaming::Server::bind(&config.streaming)?;
         let layout = Layout::detect().doing(|| "find the cgroup hierarchies")?;
+        let host = Host::look(&layout, &config)?;
         let cgroup_root = cgroups::root(&config)?;
         let existed = cgroups::claim(&layout, &config, &cgroup_root)?;
         let network = {
@@ -95,11 +98,12 @@ impl Node {
                 }
             })?;
         Ok(Arc::new(Self {
-            host: Host::look(&layout, config.restrict_oom_score_adj)?,
+            host,
             paths,
             tables: Tables::default(),
             images,
             apparmor: AppArmor::default(),
+            levels: std::sync::Mutex::default(),
             users,
             network,
             layout: Arc::new(layout),

@@ -8,7 +8,7 @@ use vaquita_proto::cri;
 use vaquita_sys::mount::{Attributes, Filesystem};
 
 use crate::error::Doing;
-use crate::model::namespaces;
+use crate::model::{SandboxRecord, namespaces};
 use crate::paths::Paths;
 use crate::{Error, Result};
 
@@ -17,33 +17,36 @@ use crate::{Error, Result};
 const SHM_SIZE: &str = "67108864";
 
 /// Writes host name and name servers, and mounts the shared memory. `/etc/hosts` follows when the address is known.
-pub(crate) fn make(paths: &Paths, id: &str, config: &cri::PodSandboxConfig) -> Result<()> {
+pub(crate) fn make(paths: &Paths, record: &SandboxRecord) -> Result<()> {
+    let SandboxRecord { id, config, .. } = record;
+    let label = label(record);
     let namespaces = namespaces(config);
     let root = root(config)?;
-    write(&paths.hostname(id), format!("{}\n", hostname(config)).as_bytes(), root)?;
+    write(&paths.hostname(id), format!("{}\n", hostname(config)).as_bytes(), root, label)?;
     let resolv = match &config.dns_config {
         Some(dns) => resolv_conf(dns)?.into_bytes(),
         None => host_resolv(namespaces.network == cri::NamespaceMode::Pod as i32)?,
     };
-    write(&paths.resolv(id), &resolv, root)?;
+    write(&paths.resolv(id), &resolv, root, label)?;
     if namespaces.ipc == cri::NamespaceMode::Pod as i32 {
-        mount_shm(&paths.shm(id), root)?;
+        mount_shm(&paths.shm(id), root, label)?;
     }
     Ok(())
 }
 
 /// Writes `/etc/hosts`: the host's where the pod has no address of its own, else the pod's own name and addresses.
-pub(crate) fn write_hosts(
-    paths: &Paths,
-    id: &str,
-    config: &cri::PodSandboxConfig,
-    ips: &[IpAddr],
-) -> Result<()> {
+pub(crate) fn write_hosts(paths: &Paths, record: &SandboxRecord, ips: &[IpAddr]) -> Result<()> {
+    let SandboxRecord { id, config, .. } = record;
     let text = match ips {
         [] => host_file("/etc/hosts")?,
         ips => hosts(&hostname(config), ips).into_bytes(),
     };
-    write(&paths.hosts(id), &text, root(config)?)
+    write(&paths.hosts(id), &text, root(config)?, label(record))
+}
+
+/// What SELinux gives the files of the pod.
+fn label(record: &SandboxRecord) -> Option<&str> {
+    record.selinux.as_ref().map(|labels| labels.mount.as_str())
 }
 
 /// To whom the files belong: the pod's root, whoever that is on the host.
@@ -140,16 +143,20 @@ fn host_file(path: &str) -> Result<Vec<u8>> {
     clippy::disallowed_methods,
     reason = "the pod's directory, which is ours: its containers see the file, and not where it lies"
 )]
-fn write(path: &Path, bytes: &[u8], (uid, gid): (u32, u32)) -> Result<()> {
+fn write(path: &Path, bytes: &[u8], (uid, gid): (u32, u32), label: Option<&str>) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let doing = || format!("write {}", path.display());
     std::fs::write(path, bytes).doing(doing)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).doing(doing)?;
+    if let Some(label) = label {
+        rustix::fs::lsetxattr(path, "security.selinux", label.as_bytes(), rustix::fs::XattrFlags::empty())
+            .doing(|| format!("label {}", path.display()))?;
+    }
     std::os::unix::fs::lchown(path, Some(uid), Some(gid)).doing(doing)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the pod's directory, which is ours")]
-fn mount_shm(path: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+fn mount_shm(path: &Path, (uid, gid): (u32, u32), label: Option<&str>) -> Result<()> {
     let doing = || format!("mount a tmpfs on {}", path.display());
     match std::fs::create_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
@@ -160,6 +167,9 @@ fn mount_shm(path: &Path, (uid, gid): (u32, u32)) -> Result<()> {
     tmpfs.set_string("size", SHM_SIZE).doing(doing)?;
     tmpfs.set_string("uid", uid.to_string()).doing(doing)?;
     tmpfs.set_string("gid", gid.to_string()).doing(doing)?;
+    if let Some(label) = label {
+        tmpfs.set_string("context", label).doing(doing)?;
+    }
     tmpfs.set_string("source", "shm").doing(doing)?;
     let tree = tmpfs.create_with(Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC).doing(doing)?;
     vaquita_sys::mount::move_mount(&tree, rustix::fs::CWD, path).doing(doing)

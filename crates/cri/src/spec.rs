@@ -12,6 +12,7 @@ mod process;
 mod resources;
 mod sandbox;
 mod security;
+pub(crate) mod selinux;
 mod users;
 mod volumes;
 
@@ -63,6 +64,8 @@ pub(crate) struct Input<'a> {
     pub(crate) seccomp: Option<LinuxSeccomp>,
     /// The AppArmor profile that it is confined by; none leaves it as its maker is.
     pub(crate) apparmor: Option<String>,
+    /// Its SELinux labels; none leaves them as the policy makes them.
+    pub(crate) selinux: Option<selinux::Labels>,
     /// The process whose PID namespace it joins.
     pub(crate) target: Option<i32>,
     /// Its cgroup.
@@ -168,6 +171,7 @@ fn linux(input: &Input<'_>, context: &cri::LinuxContainerSecurityContext) -> Res
         .set_cgroups_path(Some(input.cgroup.to_owned()))
         .set_namespaces(Some(namespaces(input, context)?))
         .set_devices(Some(devices).filter(|devices| !devices.is_empty()))
+        .set_mount_label(input.selinux.as_ref().map(|labels| labels.mount.clone()))
         .set_seccomp(input.seccomp.clone())
         .set_rootfs_propagation(mounts::root_propagation(input.config))
         .set_masked_paths(visible(&context.masked_paths, context))

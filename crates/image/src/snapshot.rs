@@ -27,6 +27,8 @@ pub struct Snapshot {
     dir: PathBuf,
     /// Root directories of the layers, lowest first.
     lower: Vec<PathBuf>,
+    /// What SELinux takes for the label of everything in a mount of it.
+    label: Option<String>,
     /// As long as somebody has this, the layers stay.
     _layers: Vec<Arc<Layer>>,
 }
@@ -52,7 +54,14 @@ impl Snapshot {
         layers: Vec<Arc<Layer>>,
     ) -> Self {
         let dir = store.join("snapshots").join(id);
-        Self { id: id.to_owned(), image, store: store.to_owned(), dir, lower, _layers: layers }
+        Self { id: id.to_owned(), image, store: store.to_owned(), dir, lower, label: None, _layers: layers }
+    }
+
+    /// The same, with an SELinux label that everything in a mount of it has, whatever its files have (`context=` of mount(8)).
+    /// For kernels that run SELinux: others refuse to mount it.
+    #[must_use]
+    pub fn labelled(self, label: &str) -> Self {
+        Self { label: Some(label.to_owned()), ..self }
     }
 
     /// The id it was made with.
@@ -108,7 +117,8 @@ impl Snapshot {
                 self.give_root_to_owner_of(top).map_err(|errno| self.failed(false, errno))?;
             }
         }
-        mapped::mount(&self.store, &layers, (!readonly).then_some(&*self.dir)).map_err(failed)
+        mapped::mount(&self.store, &layers, (!readonly).then_some(&*self.dir), self.label.as_deref())
+            .map_err(failed)
     }
 
     /// The root of an overlay shows the owner of the writable directory.
@@ -151,13 +161,16 @@ impl Snapshot {
         for key in ["index", "metacopy"] {
             overlay.set_string(key, "off").map_err(errno)?;
         }
+        if let Some(label) = &self.label {
+            overlay.set_string("context", label).map_err(errno)?;
+        }
         overlay.create().map_err(errno)
     }
 
     fn mount_classic(&self, layers: &[PathBuf], readonly: bool) -> Result<OwnedFd, Errno> {
         let layers: Vec<&Path> = layers.iter().map(PathBuf::as_path).collect();
         self.forget_volatile();
-        classic::mount(&self.store, &layers, (!readonly).then_some(&*self.dir))
+        classic::mount(&self.store, &layers, (!readonly).then_some(&*self.dir), self.label.as_deref())
     }
 
     /// What an earlier volatile mount left, to warn of lost data: nothing was lost while the machine ran.
@@ -179,7 +192,7 @@ pub(crate) fn can_map(store: &Path, users: BorrowedFd<'_>) -> Result<(), Error> 
         Error::kernel(format!("layers with mapped identities in {}: {error}", store.display()), error.errno())
     };
     let layers = mapped::layers(&["empty", "layers"].map(|name| store.join(name)), users).map_err(failed)?;
-    mapped::mount(store, &layers, None).map(drop).map_err(failed)
+    mapped::mount(store, &layers, None, None).map(drop).map_err(failed)
 }
 
 #[cfg(test)]
@@ -252,7 +265,7 @@ mod tests {
                     if !readonly {
                         snapshot.give_root_to_owner_of(&layers[0]).unwrap();
                     }
-                    mapped::by_path(dir.path(), &layers, (!readonly).then_some(snapshot.dir())).unwrap()
+                    mapped::by_path(dir.path(), &layers, (!readonly).then_some(snapshot.dir()), None).unwrap()
                 } else {
                     snapshot.mount_mapped(readonly, users.as_fd()).unwrap()
                 };

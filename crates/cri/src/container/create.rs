@@ -10,7 +10,7 @@ use vaquita_proto::cri;
 use vaquita_shim::{CreateRequest, OciRuntime};
 
 use super::volumes::{self, Volumes};
-use super::{cdi, probe};
+use super::{cdi, probe, relabel};
 use crate::error::Doing;
 use crate::model::{
     Container, ContainerRecord, Ended, Life, Sandbox, fingerprint, new_id, now, signal_from_cri,
@@ -272,18 +272,26 @@ struct Prepared {
 impl Worker {
     fn prepare(&self, id: &str, cgroup: &Path) -> Result<Prepared> {
         let bundle = self.node.paths.container(self.sandbox.id(), id);
-        let mut volumes =
-            Volumes::mount(&self.node, &bundle, (id, &self.config), &self.volumes, self.users.as_ref())?;
-        let root = spec::users(&self.sandbox.record.config)?.map(|users| users.root());
-        let users = self.users.as_ref().zip(root);
-        volumes.define(&self.node, &bundle, (id, &self.image), &self.image_volumes, users)?;
+        let record = &self.sandbox.record;
+        let selinux = record.selinux.as_ref();
+        let selinux = spec::selinux::of_container(&self.config, &record.config, selinux, &self.node.host)?;
+        let label = selinux.as_ref().map(|labels| labels.mount.as_str());
+        let how = (self.users.as_ref(), label);
+        let mut volumes = Volumes::mount(&self.node, &bundle, (id, &self.config), &self.volumes, how)?;
+        let root = spec::users(&record.config)?.map(|users| users.root());
+        volumes.define(&self.node, &bundle, (id, &self.image), &self.image_volumes, how, root)?;
         let sources = probe::sources(&self.config, &volumes.sources)?;
+        relabel::sources(&self.config, &volumes.sources, &sources, label, &self.node.host)?;
         let devices = probe::devices(&self.config)?;
         let edits = cdi::edits(&self.config, &self.node.config.cdi_spec_dirs)?;
         let seccomp = probe::seccomp(&self.config, &self.node.host)?;
         let apparmor = spec::apparmor(&self.config, &self.node.host)?;
         let apparmor = apparmor.map(|wanted| self.node.apparmor.profile(&wanted)).transpose()?.flatten();
         let snapshot = self.node.images.snapshot(id, &self.image.id)?;
+        let snapshot = match label {
+            Some(label) => snapshot.labelled(label),
+            None => snapshot,
+        };
         let rootfs = match &self.users {
             Some(users) => snapshot.mount_mapped(false, users.as_fd())?,
             None => snapshot.mount(false)?,
@@ -311,6 +319,7 @@ impl Worker {
             devices: &devices,
             seccomp,
             apparmor,
+            selinux,
             target: self.target,
             cgroup,
             host: &self.node.host,

@@ -100,7 +100,7 @@ impl Volumes {
         bundle: &Path,
         (id, config): (&str, &cri::ContainerConfig),
         images: &[Option<Arc<Image>>],
-        users: Option<&OwnedFd>,
+        (users, label): (Option<&OwnedFd>, Option<&str>),
     ) -> Result<Self> {
         let mut volumes = Self::default();
         for (index, (mount, image)) in config.mounts.iter().zip(images).enumerate() {
@@ -112,7 +112,7 @@ impl Volumes {
                             &bundle.join("volumes").join(index.to_string()),
                             (&snapshot(id, index), image, true),
                             // An overlay cannot be mapped when it is there.
-                            users.filter(|_| !mount.uid_mappings.is_empty()),
+                            (users.filter(|_| !mount.uid_mappings.is_empty()), label),
                         )
                         .and_then(|point| below(&point, &mount.image_sub_path))
                         .map_err(|error| {
@@ -134,15 +134,16 @@ impl Volumes {
         bundle: &Path,
         (id, image): (&str, &Image),
         paths: &[String],
-        users: Option<(&OwnedFd, (u32, u32))>,
+        how: (Option<&OwnedFd>, Option<&str>),
+        owner: Option<(u32, u32)>,
     ) -> Result<()> {
         let first = self.sources.len();
         for (number, path) in paths.iter().enumerate() {
             let index = first + number;
             let point = bundle.join("volumes").join(index.to_string());
             let source = self
-                .add(node, &point, (&snapshot(id, index), image, false), users.map(|(users, _)| users))
-                .and_then(|point| made(&point, path, users.map(|(_, owner)| owner)))
+                .add(node, &point, (&snapshot(id, index), image, false), how)
+                .and_then(|point| made(&point, path, owner))
                 .map_err(|error| error.within(format!("the image's volume {path:?}")))?;
             self.defined.push((path.clone(), source));
         }
@@ -154,9 +155,13 @@ impl Volumes {
         node: &Node,
         point: &Path,
         (snapshot, image, readonly): (&str, &Image, bool),
-        users: Option<&OwnedFd>,
+        (users, label): (Option<&OwnedFd>, Option<&str>),
     ) -> Result<PathBuf> {
         let snapshot = node.images.snapshot(snapshot, &image.id)?;
+        let snapshot = match label {
+            Some(label) => snapshot.labelled(label),
+            None => snapshot,
+        };
         let tree = match users {
             Some(users) => snapshot.mount_mapped(readonly, users.as_fd())?,
             None => snapshot.mount(readonly)?,

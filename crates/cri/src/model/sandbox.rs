@@ -11,6 +11,7 @@ use vaquita_proto::cri;
 use vaquita_shim::client::Client;
 
 use super::Events;
+use crate::spec::selinux::Labels;
 use crate::{Error, Kind, Result};
 
 /// Where a sandbox is in its life.
@@ -126,6 +127,9 @@ pub(crate) struct SandboxRecord {
     pub(crate) created_at: i64,
     /// The cgroup of the pod, in cgroupfs syntax.
     pub(crate) cgroup: PathBuf,
+    /// Its SELinux labels, if it has any.
+    #[serde(default)]
+    pub(crate) selinux: Option<Labels>,
     /// Whether we made that cgroup, and so have to remove it.
     pub(crate) cgroup_is_ours: bool,
     /// The part that changes, as it was last written.

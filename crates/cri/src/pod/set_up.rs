@@ -1,7 +1,7 @@
 //! How a sandbox comes to be.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use vaquita_cgroup::{Cgroup, Resources};
@@ -48,14 +48,38 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
         runtime_handler: handler,
         created_at: now(),
         cgroup,
+        selinux: None,
         life: SandboxLife::INTENT,
     };
-    let sandbox = Arc::new(Sandbox::new(record));
-    node.tables.insert_sandbox(sandbox.clone());
+    let sandbox = insert(node, record)?;
+    plan.request.selinux = sandbox.record.selinux.clone().unwrap_or_default().process;
     match make(node, &sandbox, plan).await {
         Ok(()) => Ok(sandbox.id().to_owned()),
         Err(error) => Err(roll_back(node, &sandbox, error).await),
     }
+}
+
+/// Lists the sandbox, with SELinux labels at a level that no other has.
+fn insert(node: &Node, record: SandboxRecord) -> Result<Arc<Sandbox>> {
+    let _levels = node.levels.lock().unwrap_or_else(PoisonError::into_inner);
+    let level = match node.host.selinux_policy {
+        Some(_) => level(node, &record.id)?,
+        None => String::new(),
+    };
+    let selinux = spec::selinux::of_sandbox(&record.config, &node.host, &level)?;
+    let sandbox = Arc::new(Sandbox::new(SandboxRecord { selinux, ..record }));
+    node.tables.insert_sandbox(sandbox.clone());
+    Ok(sandbox)
+}
+
+/// A level that no other sandbox has.
+fn level(node: &Node, id: &str) -> Result<String> {
+    let others = node.tables.sandboxes();
+    let taken = others.iter().filter_map(|sandbox| sandbox.record.selinux.as_ref());
+    // The id is drawn at random.
+    let start = id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    let level = spec::selinux::fresh_level(taken, start.unwrap_or_default());
+    level.ok_or_else(|| Error::new(Kind::Exhausted, "all levels of SELinux are taken by other pods"))
 }
 
 /// The AppArmor profile of pause, empty where nobody asks for one.
@@ -163,7 +187,7 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
         }
         None => Vec::new(),
     };
-    pod_files::write_hosts(&node.paths, sandbox.id(), &sandbox.record.config, &ips)?;
+    pod_files::write_hosts(&node.paths, &sandbox.record, &ips)?;
     let record = sandbox.advance(SandboxPhase::Ready, |life| {
         life.pid = Some(created.pid);
         life.ips = ips;
@@ -176,7 +200,7 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
 /// What needs neither the shim nor the network.
 fn prepare(node: &Node, sandbox: &Sandbox, resources: Option<&Resources>) -> Result<()> {
     let record = &sandbox.record;
-    pod_files::make(&node.paths, &record.id, &record.config)?;
+    pod_files::make(&node.paths, record)?;
     if record.cgroup_is_ours {
         let nothing = Resources::default();
         cgroups::make(&node.layout, &record.cgroup, resources.unwrap_or(&nothing))?;

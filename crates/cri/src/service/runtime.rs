@@ -430,7 +430,7 @@ impl Service {
             "network": network,
             "podNetwork": self.node.network.name(),
             "apparmor": self.node.apparmor.describe(self.node.host.apparmor),
-            "selinux": self.node.host.selinux,
+            "selinux": config.selinux,
             "restrictOomScoreAdj": config.restrict_oom_score_adj,
             "execOutputLimit": exec::OUTPUT_LIMIT,
         });

@@ -14,6 +14,7 @@ pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityCont
     let config = input.config;
     let mut user = OciUser::default();
     user.set_uid(input.user.uid).set_gid(input.user.gid).set_additional_gids(Some(input.user.groups.clone()));
+    let label = input.selinux.as_ref().map(|labels| labels.process.clone());
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))
@@ -24,6 +25,7 @@ pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityCont
         .set_capabilities(Some(sets(super::capabilities(config, input.host)?)))
         .set_rlimits(None)
         .set_apparmor_profile(input.apparmor.clone())
+        .set_selinux_label(label.filter(|label| !label.is_empty()))
         .set_no_new_privileges(Some(context.no_new_privs))
         .set_oom_score_adj(match &config.linux.as_ref().and_then(|linux| linux.resources.as_ref()) {
             Some(resources) => Some(oom_score_adj(resources, input.host)?),

@@ -7,7 +7,7 @@ use vaquita_net::{PortMapping, Protocol};
 use vaquita_proto::cri;
 use vaquita_shim::{Namespaces, SandboxRequest};
 
-use super::{User, Users, security};
+use super::{User, Users};
 use crate::apparmor::Wanted;
 use crate::host::Host;
 use crate::model::{is_hostname, namespaces};
@@ -28,7 +28,6 @@ pub(crate) fn request(
     if config.windows.is_some() {
         return Err(Error::invalid("windows: this is not Windows"));
     }
-    security::refuse_selinux(context.selinux_options.as_ref(), host)?;
     super::apparmor::of_sandbox(&context, host)?;
     let users = super::users(config)?;
     let new = Namespaces { user: users.is_some(), ..new_namespaces(&namespaces(config))? };

