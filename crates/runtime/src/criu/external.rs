@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Mount, Spec};
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
 use vaquita_cgroup::{Layout, Version};
@@ -122,7 +122,8 @@ pub fn joined(spec: &Spec) -> Result<Vec<(ns::Kind, OwnedFd)>, Error> {
     let mut joined = Vec::new();
     for namespace in list {
         let path = namespace.path().as_deref().filter(|path| path.as_os_str() != OsStr::new(""));
-        let (Some(path), Some(kind)) = (path, kind(namespace.typ())) else { continue };
+        let Some(path) = path else { continue };
+        let kind = crate::plan::kind(namespace.typ());
         let file = std::fs::File::open(path).map_err(|error| io(format!("open({path:?})"), &error))?;
         joined.push((kind, file.into()));
     }
@@ -230,19 +231,6 @@ fn is_console(root: &Path) -> bool {
 /// The name of an external namespace, as other runtimes have it.
 fn key(kind: ns::Kind) -> &'static str {
     if kind == ns::Kind::Net { "extRootNetNS" } else { "extRootPidNS" }
-}
-
-fn kind(name: LinuxNamespaceType) -> Option<ns::Kind> {
-    Some(match name {
-        LinuxNamespaceType::Cgroup => ns::Kind::Cgroup,
-        LinuxNamespaceType::Ipc => ns::Kind::Ipc,
-        LinuxNamespaceType::Mount => ns::Kind::Mount,
-        LinuxNamespaceType::Network => ns::Kind::Net,
-        LinuxNamespaceType::Pid => ns::Kind::Pid,
-        LinuxNamespaceType::Time => ns::Kind::Time,
-        LinuxNamespaceType::User => ns::Kind::User,
-        LinuxNamespaceType::Uts => ns::Kind::Uts,
-    })
 }
 
 #[cfg(test)]
