@@ -162,7 +162,7 @@ kind: Pod
 metadata: {name: nonroot}
 spec:
   restartPolicy: Never
-  activeDeadlineSeconds: 2
+  activeDeadlineSeconds: 8
   containers:
   - {name: main, image: BUSYBOX, command: [id], securityContext: {runAsNonRoot: true}}
 "#;
