@@ -86,10 +86,17 @@ impl Bundle {
     }
 }
 
+/// What is said before of capabilities that are none.
+const WARNING: &str = "vaquita oci: process.capabilities: ignoring unknown or unavailable capabilities: [";
+
 /// Whether a command failed as it should: with 1, one line that names the container, and nothing left.
 fn judge(bundle: &Bundle, output: &Output) -> Result<String, String> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let line = err.strip_suffix('\n').unwrap_or_default();
+    let line = match line.split_once('\n') {
+        Some((warning, line)) if warning.starts_with(WARNING) => line,
+        _ => line,
+    };
     let left = fs::read_dir(bundle.path("state")).unwrap().count();
     let is_one = !line.contains(|c: char| c.is_control()) && line.len() < 4096 && line.contains(&bundle.id);
     if output.status.code() != Some(1) || !is_one || !out.is_empty() || left > 0 {
