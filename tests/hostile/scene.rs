@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 use serde_json::{Value, json};
@@ -200,6 +201,7 @@ impl Container<'_> {
         let program = Program::new(&self.runtime).name("vaquita-oci").args(self.arguments(verb));
         // What the start does, the process does that was created.
         let attached = if verb == Verb::Start { self.init().into_iter().collect() } else { Vec::new() };
+        attached.iter().for_each(|pid| until_it_waits(*pid));
         let mut trace = trace::run(&program, &attached, decide).unwrap();
         self.processes.append(&mut trace.processes);
         trace
@@ -250,6 +252,16 @@ impl Drop for Container<'_> {
     fn drop(&mut self) {
         let _ = self.remove();
         let _ = fs::remove_dir_all(self.scene.path(&self.id));
+    }
+}
+
+/// Waits until a process waits to be started: `create` does not wait for that.
+fn until_it_waits(pid: Pid) {
+    let waits = format!("{} ", libc::SYS_accept4);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default().starts_with(&waits) {
+        assert!(Instant::now() < deadline, "process {pid} does not wait to be started");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -15,7 +15,7 @@ use crate::paths::Paths;
 use crate::{Config, Result, cgroups, kernel};
 
 /// How long what is about to go is waited for. The kernel destroys the link of a dead network namespace some time after the last
-/// process left it, and a shim says that its pod is gone before it ends itself.
+/// process left it, a shim says that its pod is gone before it ends itself, and a directory goes after the record in it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Something of ours that the kernel or a directory holds.
@@ -47,7 +47,7 @@ fn settled(deadline: Instant, mut look: impl FnMut() -> Result<Vec<Resource>>) -
     loop {
         let mut all = look()?;
         all.sort_by(|one, other| (one.owner.is_none(), one).cmp(&(other.owner.is_none(), other)));
-        let may_go = |resource: &Resource| matches!(resource.kind.as_str(), "link" | "process");
+        let may_go = |resource: &Resource| matches!(resource.kind.as_str(), "link" | "process" | "record");
         let dying = all.iter().any(|resource| resource.owner.is_none() && may_go(resource));
         if !dying || Instant::now() > deadline {
             return Ok(all);
@@ -355,7 +355,7 @@ mod tests {
         let orphan = |kind: &str| resource(kind, "x", None, "");
         let owned = |kind: &str| resource(kind, "y", Some("z".to_owned()), "");
         let later = Instant::now() + Duration::from_secs(600);
-        for kind in ["link", "process"] {
+        for kind in ["link", "process", "record"] {
             let mut looks = vec![vec![owned(kind)], vec![orphan(kind), owned(kind)], vec![orphan(kind)]];
             assert_eq!(settled(later, || Ok(looks.pop().unwrap())).unwrap(), [owned(kind)]);
             assert!(looks.is_empty());

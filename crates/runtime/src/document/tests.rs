@@ -140,9 +140,11 @@ fn structures_are_objects() {
 
 #[test]
 fn names_that_no_capability_has_are_found() {
+    // The order of properties is not the same in every build of serde_json.
+    let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
     let without = |text: &str| {
         without_unknown_capabilities(text.as_bytes())
-            .map(|(bytes, names)| (String::from_utf8(bytes).unwrap(), names.into_iter().collect::<Vec<_>>()))
+            .map(|(bytes, names)| (value(&bytes), names.into_iter().collect::<Vec<_>>()))
     };
     for known in [
         "{}",
@@ -158,8 +160,8 @@ fn names_that_no_capability_has_are_found() {
     }
     let (text, names) =
         without(r#"{"capabilities":{"bounding":["X","CAP_KILL",7],"ambient":["CAP_Y","X"]}}"#).unwrap();
-    assert_eq!(text, r#"{"capabilities":{"ambient":[],"bounding":["CAP_KILL",7]}}"#);
+    assert_eq!(text, value(br#"{"capabilities":{"ambient":[],"bounding":["CAP_KILL",7]}}"#));
     assert_eq!(names, ["CAP_Y", "X"]);
     let (text, _) = without(r#"{"process":{"capabilities":{"effective":["X"]},"cwd":"/"}}"#).unwrap();
-    assert_eq!(text, r#"{"process":{"capabilities":{"effective":[]},"cwd":"/"}}"#);
+    assert_eq!(text, value(br#"{"process":{"capabilities":{"effective":[]},"cwd":"/"}}"#));
 }
