@@ -288,7 +288,7 @@ impl Reaper {
                         Err(_) => !trace::has_ended(process),
                     }
                 });
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
             }
         });
         Self { processes, stop, thread: Some(thread) }
