@@ -141,7 +141,7 @@ fn structures_are_objects() {
 #[test]
 fn names_that_no_capability_has_are_found() {
     // The order of properties is not the same in every build of serde_json.
-    let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
+    let value = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap();
     let without = |text: &str| {
         without_unknown_capabilities(text.as_bytes())
             .map(|(bytes, names)| (value(&bytes), names.into_iter().collect::<Vec<_>>()))
