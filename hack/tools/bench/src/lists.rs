@@ -19,7 +19,7 @@ pub(crate) async fn all(peers: &mut [Peer], pods: usize, report: &mut Report) ->
     for peer in peers.iter_mut() {
         peer.start().await?;
         peer.load_images().await?;
-        report.version(peer.name, peer.client.version().await?);
+        report.version(peer.name, peer.version().await?);
         let mut alive = Vec::new();
         for number in 0..pods {
             alive.push(peer.client.run_pod(&format!("l{number}"), false).await?);

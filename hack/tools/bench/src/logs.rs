@@ -23,7 +23,7 @@ pub(crate) async fn all(peers: &mut [Peer], work: &Path, report: &mut Report) ->
     for peer in peers.iter_mut() {
         peer.start().await?;
         peer.load_images().await?;
-        report.version(peer.name, peer.client.version().await?);
+        report.version(peer.name, peer.version().await?);
     }
     for (what, at_once) in [("64 KiB writes", 65_536 / LENGTH), ("a write for each line", 1)] {
         let mut best = vec![(f64::INFINITY, f64::INFINITY); peers.len()];

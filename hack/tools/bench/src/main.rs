@@ -24,22 +24,27 @@ use crate::report::Report;
 /// Errors are shown to a person and end the run.
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
+/// What containerd uses if nothing else is said.
+const RUNC: &str = "runc";
+
 const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
        hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
-       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--out DIR]
+       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--runtime PROGRAM] [--out DIR]
 
-  --vaquita BIN   the binary to measure (hack/bench builds and names the release binary)
-  --rounds N      pods measured one after another for each latency (default 40)
-  --pods N        pods alive for the memory and restart figures (default 50)
-  --only PEER     measure one side only
-  --out DIR       write bench.txt, bench.json and bench.svg there (default target/bench)";
+  --vaquita BIN      the binary to measure (hack/bench builds and names the release binary)
+  --rounds N         pods measured one after another for each latency (default 40)
+  --pods N           pods alive for the memory and restart figures (default 50)
+  --only PEER        measure one side only
+  --runtime PROGRAM  what containerd makes containers with (default runc)
+  --out DIR          write bench.txt, bench.json and bench.svg there (default target/bench)";
 
 struct Options {
     vaquita: PathBuf,
     out: PathBuf,
     only: Option<String>,
+    runtime: String,
     settings: Settings,
     logs: bool,
     lists: bool,
@@ -80,6 +85,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
         vaquita: PathBuf::from("target/x86_64-unknown-linux-gnu/release/vaquita"),
         out: PathBuf::from("target/bench"),
         only: None,
+        runtime: RUNC.to_owned(),
         settings: Settings { rounds: 40, pods: if lists { 200 } else { 50 } },
         lists,
         logs: args.next_if_eq("logs").is_some(),
@@ -91,6 +97,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
             "--rounds" => options.settings.rounds = value()?.parse()?,
             "--pods" => options.settings.pods = value()?.parse()?,
             "--only" => options.only = Some(value()?),
+            "--runtime" => options.runtime = value()?,
             "--out" => options.out = value()?.into(),
             "-h" | "--help" => {
                 println!("{USAGE}");
@@ -107,8 +114,11 @@ fn run(options: &Options) -> Result<(), AnyError> {
     if !rustix::process::geteuid().is_root() {
         return Err("needs root: both daemons make namespaces, cgroups and mounts".into());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let work = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
+    if options.runtime != RUNC {
+        oci::private_control_groups(work.path())?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     // On a host with systemd /run is in memory, and daemons keep their state there.
     let memory = tempfile::Builder::new().prefix("vaquita-bench-").tempdir_in("/dev/shm")?;
     let dirs = Dirs { disk: work.path(), memory: memory.path() };
@@ -121,7 +131,7 @@ fn run(options: &Options) -> Result<(), AnyError> {
         peers.push(Peer::vaquita(&options.vaquita, dirs, &archives)?);
     }
     if wanted("containerd") {
-        peers.push(Peer::containerd(dirs, &archives)?);
+        peers.push(Peer::containerd(dirs, &archives, &options.runtime)?);
     }
     let mut report = Report::new(peers.iter().map(|peer| peer.name.to_owned()));
     let outcome = match options.logs {

@@ -26,7 +26,7 @@ pub(crate) async fn all(
     for peer in peers.iter_mut() {
         let started = peer.start().await?;
         peer.load_images().await?;
-        report.version(peer.name, peer.client.version().await?);
+        report.version(peer.name, peer.version().await?);
         report.row("daemon start to first answer", "ms", Better::Lower, peer.name, millis(started));
         report.row("daemon PSS, no pods", "MiB", Better::Lower, peer.name, mib(memory::of(peer.pid()).pss));
         // One pod first: what is made once (bridge, tables, caches) is not part of the figures.

@@ -16,6 +16,7 @@ use crate::AnyError;
 use crate::report::Report;
 use bundle::Bundle;
 use peer::Peer;
+pub(crate) use peer::private_control_groups;
 
 const USAGE: &str = "\
 usage: hack/bench oci [--vaquita BIN] [--peer PATH]... [--rounds N] [--out DIR]
@@ -46,7 +47,7 @@ pub(crate) fn main(args: impl Iterator<Item = String>) -> Result<(), AnyError> {
     let disk = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
     // On a host with systemd /run is in memory, and runtimes keep their state there.
     let memory = tempfile::Builder::new().prefix("vaquita-bench-").tempdir_in("/dev/shm")?;
-    peer::private_control_groups(memory.path())?;
+    private_control_groups(memory.path())?;
     let bundle = Bundle::new(disk.path())?;
     let mut peers =
         vec![Peer::new(&installed(&options.vaquita, disk.path())?, "vaquita-oci", memory.path())?];

@@ -33,6 +33,8 @@ pub(crate) struct Peer {
     program: PathBuf,
     args: Vec<String>,
     load: Vec<(PathBuf, Vec<String>)>,
+    /// What makes its containers, if that is another program.
+    runtime: Option<String>,
     daemon: Option<Child>,
 }
 
@@ -59,11 +61,11 @@ impl Peer {
         let mut load = common;
         load.extend(["image".into(), "load".into(), archives.busybox.display().to_string()]);
         let load = vec![(program.clone(), load)];
-        Self::new("vaquita", program, args, [dir, state], socket, load)
+        Self::new("vaquita", program, args, [dir, state], socket, load, None)
     }
 
-    /// Debian's containerd with runc and Debian's CNI bridge, host-local and portmap.
-    pub(crate) fn containerd(dirs: Dirs<'_>, archives: &Archives) -> Result<Self, AnyError> {
+    /// Debian's containerd with Debian's CNI bridge, host-local and portmap, and with an OCI runtime that its shim finds as it is named.
+    pub(crate) fn containerd(dirs: Dirs<'_>, archives: &Archives, runtime: &str) -> Result<Self, AnyError> {
         let program = PathBuf::from("/usr/bin/containerd");
         if !program.exists() {
             return Err(
@@ -80,6 +82,7 @@ impl Peer {
             CONFIG
                 .replace("@DIR@", &dir.display().to_string())
                 .replace("@STATE@", &state.display().to_string())
+                .replace("@RUNTIME@", runtime)
                 .replace("@PAUSE@", PAUSE),
         )?;
         let load = [&archives.busybox, &archives.pause]
@@ -91,7 +94,7 @@ impl Peer {
             })
             .collect();
         let args = vec!["-c".into(), config.display().to_string(), "-l".into(), "error".into()];
-        Self::new("containerd", program, args, [dir, state], socket, load)
+        Self::new("containerd", program, args, [dir, state], socket, load, Some(runtime.to_owned()))
     }
 
     fn new(
@@ -101,10 +104,11 @@ impl Peer {
         dirs: [PathBuf; 2],
         socket: PathBuf,
         load: Vec<(PathBuf, Vec<String>)>,
+        runtime: Option<String>,
     ) -> Result<Self, AnyError> {
         dirs.iter().try_for_each(std::fs::create_dir_all)?;
         let client = Client::new(&socket)?;
-        Ok(Self { name, client, dirs, socket, program, args, load, daemon: None })
+        Ok(Self { name, client, dirs, socket, program, args, load, runtime, daemon: None })
     }
 
     /// Starts the daemon and returns the time until it answers.
@@ -123,6 +127,15 @@ impl Peer {
         until(START_LIMIT, self.name, || async { client.version().await.is_ok() }).await.map_err(|error| {
             let log = std::fs::read_to_string(self.dirs[0].join("daemon.log")).unwrap_or_default();
             format!("{error}; its log:\n{log}").into()
+        })
+    }
+
+    /// The daemon's name and version, with what makes its containers.
+    pub(crate) async fn version(&self) -> Result<String, AnyError> {
+        let version = self.client.version().await?;
+        Ok(match &self.runtime {
+            Some(runtime) => format!("{version} with {runtime}"),
+            None => version,
         })
     }
 
@@ -210,6 +223,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
     conf_dir = "@DIR@/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      BinaryName = "@RUNTIME@"
 "#;
 
 const CNI: &str = r#"{
