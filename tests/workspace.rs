@@ -21,6 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vaquita-image", &["vaquita-sys"]),
     ("vaquita-net", &["vaquita-sys"]),
     ("vaquita-cni", &["vaquita-sys"]),
+    ("vaquita-nri", &["vaquita-proto", "vaquita-sys"]),
     ("vaquita-streaming", &[]),
     (
         "vaquita-cri",
@@ -29,6 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "vaquita-cni",
             "vaquita-image",
             "vaquita-net",
+            "vaquita-nri",
             "vaquita-proto",
             "vaquita-runtime",
             "vaquita-shim",

@@ -72,3 +72,8 @@ pub mod otlp {
 pub mod health {
     tonic::include_proto!("grpc.health.v1");
 }
+
+/// `nri.pkg.api.v1alpha1`: what plugins of the Node Resource Interface and their runtime tell each other.
+pub mod nri {
+    tonic::include_proto!("nri.pkg.api.v1alpha1");
+}
