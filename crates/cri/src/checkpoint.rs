@@ -115,7 +115,7 @@ impl Work {
             staging.write("deleted.files", &serde_json::json!(changes.deleted))?;
         }
         documents::write(&self.sandbox, &self.container, &spec, &staging)?;
-        if let Some(log) = &record.log_path {
+        if let Some(log) = record.real_log_path.as_ref().or(record.log_path.as_ref()) {
             staging.copy("container.log", log)?;
         }
         staging.finish(&self.location)

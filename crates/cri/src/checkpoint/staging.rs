@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use serde_json::Value;
 use vaquita_cgroup::Cgroup;
+use vaquita_sys::root::openat2;
 
 use super::archive;
 use crate::error::Doing;
@@ -105,15 +107,22 @@ impl Staging {
     }
 
     /// A copy of a file of the host, as long as it is when this begins; one that is not there is left out.
+    ///
+    /// No symbolic link is followed: a container that may write in a directory of logs shall not decide what is read. What is
+    /// not a regular file is refused.
     pub(super) fn copy(&self, name: &str, from: &Path) -> Result<()> {
         use std::io::Read as _;
         let doing = || format!("copy {}", from.display());
-        let source = match File::open(from) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        let source = match open_plain(from) {
+            Err(Errno::NOENT) => return Ok(()),
             other => other.doing(doing)?,
         };
-        let length = source.metadata().doing(doing)?.len();
-        std::io::copy(&mut source.take(length), &mut self.file(name)?).doing(doing)?;
+        let metadata = source.metadata().doing(doing)?;
+        if !metadata.is_file() {
+            let message = format!("could not {}: it is not a regular file; remove it", doing());
+            return Err(Error::new(Kind::Precondition, message));
+        }
+        std::io::copy(&mut source.take(metadata.len()), &mut self.file(name)?).doing(doing)?;
         Ok(())
     }
 
@@ -190,7 +199,7 @@ async fn settle(node: &Arc<Node>, dir: PathBuf, id: &OsStr) -> Result<()> {
 fn take(lock: &File) -> Result<bool> {
     match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(false),
         Err(errno) => Err(errno).doing(|| "lock a checkpoint"),
     }
 }
@@ -208,6 +217,14 @@ fn remove_file(path: &Path) -> Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => other.doing(|| format!("remove {}", path.display())),
     }
+}
+
+/// Opens an absolute path without following a link anywhere in it, and without waiting for who writes to a pipe.
+fn open_plain(path: &Path) -> core::result::Result<File, Errno> {
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let below = path.strip_prefix("/").map_err(|_| Errno::INVAL)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    openat2(root.as_fd(), below, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty(), resolve).map(File::from)
 }
 
 /// For nobody else's eyes: it may have what is in a container's memory.
@@ -253,5 +270,32 @@ mod tests {
             assert_eq!(Staging::make(&paths, "one", &bad).unwrap_err().kind(), Kind::Invalid);
         }
         assert!(names(&paths.checkpoints()).is_empty());
+    }
+    #[test]
+    fn a_log_is_copied_and_nothing_that_is_put_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().canonicalize().unwrap();
+        let config = crate::Config { root: here.join("root"), ..crate::Config::default() };
+        let staging = Staging::make(&Paths::of(&config), "one", &(here.clone(), "a.tar".into())).unwrap();
+        std::fs::create_dir(here.join("logs")).unwrap();
+        std::fs::write(here.join("logs/log"), "a line").unwrap();
+        std::os::unix::fs::symlink("log", here.join("logs/link")).unwrap();
+        std::os::unix::fs::symlink("logs", here.join("elsewhere")).unwrap();
+        let fifo = here.join("logs/fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+
+        staging.copy("log", &here.join("logs/log")).unwrap();
+        assert_eq!(std::fs::read(staging.content().join("log")).unwrap(), b"a line");
+        staging.copy("none", &here.join("logs/none")).unwrap();
+        for (bad, why) in [
+            ("logs/link", "symbolic link"),
+            ("elsewhere/log", "symbolic link"),
+            ("logs/fifo", "not a regular file"),
+            ("logs", "not a regular file"),
+        ] {
+            let error = staging.copy("bad", &here.join(bad)).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains(why), "{error}");
+        }
+        assert!(!staging.content().join("none").exists() && !staging.content().join("bad").exists());
     }
 }

@@ -102,6 +102,7 @@ pub(super) async fn run(
     let made = async {
         let prepared = prepared?;
         request.has_late_work = prepared.has_late_work && request.runtime.is_none();
+        record.real_log_path = prepared.log_path.clone().filter(|_| prepared.log_path != record.log_path);
         request.log_path = prepared.log_path;
         let created = shim.create(&request, prepared.rootfs).await;
         drop(prepared.volumes);
@@ -215,6 +216,7 @@ fn record(
         id,
         sandbox: sandbox.id().to_owned(),
         log_path: log_path(&sandbox.record.config.log_directory, &config.log_path)?,
+        real_log_path: None,
         config: cri::ContainerConfig { envs: Vec::new(), windows: None, ..config.clone() },
         fingerprint,
         image: image.id.to_string(),

@@ -175,6 +175,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) cgroup: PathBuf,
     /// The log file.
     pub(crate) log_path: Option<PathBuf>,
+    /// The same without symbolic links, where that is another path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) real_log_path: Option<PathBuf>,
     /// Whom it runs as.
     pub(crate) user: cri::LinuxContainerUser,
     /// The kernel's number of the signal that asks it to end.
@@ -372,6 +375,7 @@ mod tests {
                 image_volumes: Vec::new(),
                 cgroup: PathBuf::new(),
                 log_path: None,
+                real_log_path: None,
                 user: cri::LinuxContainerUser::default(),
                 stop_signal: 15,
                 resources: cri::LinuxContainerResources::default(),
