@@ -179,7 +179,7 @@ pub(crate) fn prepare(host: &Host, id: &Id, request: &Request) -> Result<Contain
         .write_new(CONFIG, &request.config)
         .and_then(|()| record.encode())
         // In one step: what is there is whole, also when this process is killed.
-        .and_then(|bytes| directory.replace(STATE, &bytes));
+        .and_then(|bytes| Ok(directory.draft(STATE, &bytes)?.publish()?));
     match written {
         Ok(()) => Ok(Container::locked(directory, record)),
         Err(error) => {

@@ -165,7 +165,7 @@ impl Directory {
 
     /// Replaces a file in one step.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        Ok(vaquita_sys::fs::write_atomic(&self.fd, name, bytes, 0o600, false)?)
+        Ok(self.draft(name, bytes)?.replace()?)
     }
 
     /// What is to replace a file.
