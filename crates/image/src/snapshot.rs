@@ -1,5 +1,6 @@
 //! Writable root filesystems on top of an image's layers.
 
+mod apart;
 mod classic;
 mod diff;
 mod mapped;

@@ -10,11 +10,9 @@ use std::path::Path;
 use rustix::fd::OwnedFd;
 use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags};
-use vaquita_sys::ns::unshare;
-use vaquita_sys::process::CloneFlags;
+use rustix::mount::MountFlags;
 
-const STACK: usize = 256 << 10;
+use super::apart::apart;
 
 /// Mounts `layers` (topmost first) detached; `snapshot` has `upper` and `work` for a writable one.
 #[expect(clippy::disallowed_methods, reason = "directories of the store, in a mount namespace of its own")]
@@ -39,19 +37,10 @@ pub(super) fn mount(
     options.push_str(&context(label));
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     let flags = if snapshot.is_some() { MountFlags::empty() } else { MountFlags::RDONLY };
-    let work = || {
-        unshare(CloneFlags::NEWNS)?;
-        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    apart(|| {
         rustix::process::chdir(&base)?;
         rustix::mount::mount("overlay", "../empty", "overlay", flags, options.as_c_str())?;
         vaquita_sys::mount::open_tree_clone(CWD, "../empty", false).map_err(|e| e.errno())
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("overlay".to_owned())
-            .stack_size(STACK)
-            .spawn_scoped(scope, work);
-        thread.map_err(|_| Errno::AGAIN)?.join().unwrap_or(Err(Errno::IO))
     })
 }
 

@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::MountFlags;
 use vaquita_sys::mount::{Attr, Attributes, Filesystem, mount_setattr, move_mount, open_tree_clone};
-use vaquita_sys::ns::unshare;
-use vaquita_sys::process::CloneFlags;
 
-const STACK: usize = 256 << 10;
+use super::apart::apart;
 
 /// The layers of an overlay, topmost first, each as `users` sees it.
 pub(super) fn layers(paths: &[PathBuf], users: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, vaquita_sys::Error> {
@@ -87,9 +85,7 @@ pub(super) fn by_path(
     let [place, writable] = [Some(store.join("empty")), writable.map(Path::to_owned)]
         .map(|path| path.map(std::path::absolute).transpose().map_err(|_| Errno::NOENT));
     let (place, writable) = (place?.unwrap_or_default(), writable?);
-    let work = || {
-        unshare(CloneFlags::NEWNS)?;
-        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    apart(|| {
         let errno = |error: vaquita_sys::Error| error.errno();
         let workshop = Filesystem::open("tmpfs").and_then(|tmpfs| tmpfs.create_with(Attributes::NOSUID));
         let workshop = workshop.map_err(errno)?;
@@ -116,12 +112,5 @@ pub(super) fn by_path(
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
         rustix::mount::mount("overlay", "root", "overlay", flags, options.as_c_str())?;
         open_tree_clone(CWD, "root", false).map_err(errno)
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("overlay".to_owned())
-            .stack_size(STACK)
-            .spawn_scoped(scope, work);
-        thread.map_err(|_| Errno::AGAIN)?.join().unwrap_or(Err(Errno::IO))
     })
 }
