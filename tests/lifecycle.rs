@@ -197,6 +197,7 @@ fn a_shared_pid_namespace_shows_the_neighbours() {
     let processes = one.exec(&["ps"]).1;
     assert_eq!(processes.matches("sleep 4321").count(), 2, "{processes}");
     assert!(!one.exec(&["cat", "/proc/1/cmdline"]).1.contains("sleep"), "pause is the first process");
+    assert!(one.exec(&["cat", "/proc/1/status"]).1.contains("\nSeccomp:\t2\n"), "which is confined");
     node.finish();
 }
 

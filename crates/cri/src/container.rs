@@ -20,6 +20,7 @@ use crate::node::{Failures, Node, blocking};
 use crate::pod::found;
 use crate::{Error, Kind, Result};
 
+pub(crate) use probe::{local_profile, sandbox_seccomp};
 pub(crate) use update::update;
 
 /// How long a killed container may take to be gone: after that its processes hang in the kernel.

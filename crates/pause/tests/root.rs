@@ -76,6 +76,22 @@ fn it_ends_well_when_asked() {
     }
 }
 
+/// A pod's profile is for its first process, too.
+#[test]
+fn it_has_given_up_all_other_calls() {
+    require_root();
+    let tag = unique("pause");
+    let _leaks = Leaks::of(&tag);
+    let dir = temp_dir();
+    let mut pause = Pause::start(dir.path(), &tag, &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pause.pid)).unwrap();
+    assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+    // Being stopped interrupts its wait, which it begins anew.
+    pause.signal("STOP");
+    pause.signal("CONT");
+    assert_eq!(pause.end_by("TERM"), Some(0));
+}
+
 #[test]
 fn it_reaps_orphans() {
     require_root();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxSeccomp};
 use vaquita_proto::cri;
+use vaquita_proto::cri::security_profile::ProfileType;
 use vaquita_sys::mount::{MountInfo, Propagation};
 
 use crate::error::Doing;
@@ -167,40 +168,51 @@ fn node(metadata: &std::fs::Metadata, path: &Path) -> Option<LinuxDevice> {
 
 /// The profile that was asked for; none for a container that is privileged or unconfined.
 pub(super) fn seccomp(config: &cri::ContainerConfig, host: &Host) -> Result<Option<LinuxSeccomp>> {
-    use cri::security_profile::ProfileType;
     let context = spec::context(config);
     if context.privileged {
         return Ok(None);
     }
-    let (kind, path) = match &context.seccomp {
-        Some(profile) => {
-            let kind = ProfileType::try_from(profile.profile_type).map_err(|_| {
-                Error::invalid(format!("seccomp.profile_type: {} is unknown", profile.profile_type))
-            })?;
-            (kind, profile.localhost_ref.as_str())
-        }
-        None => match context.seccomp_profile_path.as_str() {
-            "" | "unconfined" => (ProfileType::Unconfined, ""),
-            "runtime/default" | "docker/default" => (ProfileType::RuntimeDefault, ""),
-            other => match other.strip_prefix("localhost/") {
-                Some(path) => (ProfileType::Localhost, path),
-                None => return Err(Error::invalid(format!("seccomp_profile_path: {other:?} is unknown"))),
-            },
-        },
-    };
-    match kind {
-        ProfileType::Unconfined => Ok(None),
-        ProfileType::RuntimeDefault => {
+    match wanted_seccomp(context.seccomp.as_ref(), &context.seccomp_profile_path)? {
+        (ProfileType::Unconfined, _) => Ok(None),
+        (ProfileType::RuntimeDefault, _) => {
             let capabilities: Vec<_> = spec::capabilities(config, host)?.into_iter().collect();
             Ok(Some(vaquita_runtime::seccomp::runtime_default(&capabilities)))
         }
-        ProfileType::Localhost => local_profile(path).map(Some),
+        (ProfileType::Localhost, path) => local_profile(path).map(Some),
+    }
+}
+
+/// The file with the profile that a sandbox asks for, if it is one. pause has a profile of its own, which allows less than any.
+pub(crate) fn sandbox_seccomp(config: &cri::PodSandboxConfig) -> Result<Option<&str>> {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let Some(context) = context.filter(|context| !context.privileged) else { return Ok(None) };
+    let (kind, path) = wanted_seccomp(context.seccomp.as_ref(), &context.seccomp_profile_path)?;
+    Ok(Some(path).filter(|_| kind == ProfileType::Localhost))
+}
+
+fn wanted_seccomp<'a>(
+    profile: Option<&'a cri::SecurityProfile>,
+    deprecated: &'a str,
+) -> Result<(ProfileType, &'a str)> {
+    if let Some(profile) = profile {
+        let kind = ProfileType::try_from(profile.profile_type).map_err(|_| {
+            Error::invalid(format!("seccomp.profile_type: {} is unknown", profile.profile_type))
+        })?;
+        return Ok((kind, &profile.localhost_ref));
+    }
+    match deprecated {
+        "" | "unconfined" => Ok((ProfileType::Unconfined, "")),
+        "runtime/default" | "docker/default" => Ok((ProfileType::RuntimeDefault, "")),
+        other => match other.strip_prefix("localhost/") {
+            Some(path) => Ok((ProfileType::Localhost, path)),
+            None => Err(Error::invalid(format!("seccomp_profile_path: {other:?} is unknown"))),
+        },
     }
 }
 
 /// A profile of the host's administrator.
 #[expect(clippy::disallowed_methods, reason = "a file of the host, which the client names")]
-fn local_profile(path: &str) -> Result<LinuxSeccomp> {
+pub(crate) fn local_profile(path: &str) -> Result<LinuxSeccomp> {
     /// More than any profile needs.
     const LIMIT: u64 = 4 << 20;
     let invalid =
@@ -304,5 +316,25 @@ mod tests {
             .to_string()
             .contains("/not/there.json")
         );
+    }
+
+    #[test]
+    fn seccomp_of_a_sandbox() {
+        let with = |profile_type, localhost_ref: &str, privileged| {
+            let context = cri::LinuxSandboxSecurityContext {
+                seccomp: Some(cri::SecurityProfile { profile_type, localhost_ref: localhost_ref.into() }),
+                privileged,
+                ..Default::default()
+            };
+            let linux = cri::LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() };
+            let config = cri::PodSandboxConfig { linux: Some(linux), ..Default::default() };
+            sandbox_seccomp(&config).map(|path| path.map(str::to_owned))
+        };
+        assert_eq!(with(0, "", false).unwrap(), None);
+        assert_eq!(with(1, "", false).unwrap(), None);
+        assert_eq!(with(2, "/a.json", false).unwrap(), Some("/a.json".to_owned()));
+        assert_eq!(with(2, "/a.json", true).unwrap(), None);
+        assert!(with(7, "", false).is_err());
+        assert_eq!(sandbox_seccomp(&cri::PodSandboxConfig::default()).unwrap(), None);
     }
 }

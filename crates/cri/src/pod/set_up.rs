@@ -17,7 +17,7 @@ use crate::model::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord
 use crate::network::{Netns, NewPod};
 use crate::node::{Node, blocking};
 use crate::paths::private_dir;
-use crate::{Error, Kind, Result, cgroups, pod_files, spec};
+use crate::{Error, Kind, Result, cgroups, container, pod_files, spec};
 
 /// Everything that was decided before anything was made.
 struct Plan {
@@ -37,6 +37,10 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
     let cgroup = cgroups::of_pod(node.config.cgroup_driver, parent, &node.cgroup_root, &id)?;
     let mut plan = plan(node, &config, &handler, (&id, &cgroup))?;
     plan.request.apparmor = apparmor(node, &config).await?;
+    if let Some(path) = container::sandbox_seccomp(&config)? {
+        let path = path.to_owned();
+        blocking("read the seccomp profile", move || container::local_profile(&path)).await?;
+    }
     if plan.request.new.net {
         node.network.check().await?;
     }
