@@ -259,6 +259,10 @@ impl From<vaquita_image::Error> for Error {
     }
 }
 
+/// Bytes of an error's text. It travels in a header, where a byte may take three; clients refuse headers of more than 16 KiB, and with
+/// them the code. What is longer quotes what the client has sent.
+const TEXT: usize = 4 << 10;
+
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         let code = match error.kind() {
@@ -274,7 +278,12 @@ impl From<Error> for tonic::Status {
             Kind::Timeout => tonic::Code::DeadlineExceeded,
             Kind::Unsupported => tonic::Code::Unimplemented,
         };
-        Self::new(code, error.to_string())
+        let mut text = error.to_string();
+        if text.len() > TEXT {
+            let tail = text.ceil_char_boundary(text.len() - TEXT / 4);
+            text.replace_range(text.floor_char_boundary(TEXT / 4 * 3)..tail, " … ");
+        }
+        Self::new(code, text)
     }
 }
 
@@ -307,5 +316,15 @@ mod tests {
         let status = tonic::Status::from(error);
         assert_eq!(status.code(), tonic::Code::NotFound);
         assert_eq!(status.message(), "could not read the record: entity not found");
+    }
+
+    #[test]
+    fn a_text_that_quotes_too_much_loses_its_middle() {
+        let status =
+            tonic::Status::from(Error::invalid(format!("a name: {} is too long", "ä".repeat(100_000))));
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        let text = status.message();
+        assert!(text.starts_with("a name: ä") && text.contains("ä … ä") && text.ends_with("ä is too long"));
+        assert!(text.len() < TEXT + 16);
     }
 }
