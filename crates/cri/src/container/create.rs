@@ -239,8 +239,18 @@ fn log_path(directory: &str, path: &str) -> Result<Option<PathBuf>> {
     if directory.is_empty() || path.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Path::new(directory).join(below)))
+    let whole = Path::new(directory).join(below);
+    // With what is added to the name of a log that is rotated.
+    let is_long = |part: Component<'_>| part.as_os_str().len() > NAME - ".20060102-150405".len();
+    if whole.as_os_str().len() > PATH || below.components().any(is_long) {
+        return Err(Error::invalid(format!("log_path: {path:?} is longer than a file's path can be")));
+    }
+    Ok(Some(whole))
 }
+
+/// Bytes of a path, and of a name in it (Linux, limits.h).
+const PATH: usize = 4095;
+const NAME: usize = 255;
 
 /// What the blocking part needs.
 struct Worker {
@@ -418,6 +428,11 @@ mod tests {
         assert_eq!(log_path("/logs", "").unwrap(), None);
         for bad in ["../x", "/etc/x", "a/../../x", "a/", "a\0"] {
             assert!(log_path("/logs", bad).is_err(), "{bad:?}");
+        }
+        assert!(log_path("/logs", &"x".repeat(239)).is_ok());
+        for long in ["x".repeat(240), format!("{}x", "a/".repeat(2045))] {
+            let error = log_path("/logs", &long).unwrap_err();
+            assert_eq!(error.kind(), Kind::Invalid, "{error}");
         }
     }
 
