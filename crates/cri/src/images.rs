@@ -26,8 +26,13 @@ async fn pull_now(node: &Node, name: &str, auth: Option<&Auth>) -> Result<Image>
     Ok(node.images.pull(&reference, auth, &node.config.registries).await?)
 }
 
-/// Credentials as kubelet and crictl pass them; none where the message is empty.
-pub(crate) fn auth(config: &cri::AuthConfig) -> Result<Option<Auth>> {
+/// Credentials as kubelet and crictl pass them; none where the message is empty, and none that are for another registry than that of
+/// the image `name` (as with containerd).
+pub(crate) fn auth(config: &cri::AuthConfig, name: &str) -> Result<Option<Auth>> {
+    if !config.server_address.is_empty() && !is_of(&config.server_address, &Reference::parse(name)?) {
+        tracing::info!(image = name, server = config.server_address, "credentials are for another registry");
+        return Ok(None);
+    }
     if !config.identity_token.is_empty() {
         return Ok(Some(Auth::IdentityToken(config.identity_token.clone())));
     }
@@ -47,6 +52,16 @@ pub(crate) fn auth(config: &cri::AuthConfig) -> Result<Option<Auth>> {
         text.split_once(':').ok_or_else(|| Error::invalid("auth.auth: is not base64 of user:password"))?;
     let (username, password) = (username.to_owned(), password.trim_end_matches('\0').to_owned());
     Ok(Some(Auth::Basic { username, password }))
+}
+
+/// Whether an address of a registry, as in Docker's configuration (a host, or a URL), is that of an image's registry.
+fn is_of(address: &str, reference: &Reference) -> bool {
+    let host = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = host.split('/').next().unwrap_or_default();
+    match reference.registry() {
+        "docker.io" => ["docker.io", "index.docker.io", "registry-1.docker.io"].contains(&host),
+        registry => host.eq_ignore_ascii_case(registry),
+    }
 }
 
 /// Standard base64 of UTF-8 text (RFC 4648), padded or not.
@@ -136,8 +151,31 @@ mod tests {
         assert_eq!(auth_of(named).unwrap(), basic("u", "p"));
     }
 
+    /// T39.
+    #[test]
+    fn credentials_are_for_their_own_registry() {
+        for (address, image, is) in [
+            ("https://index.docker.io/v1/", "busybox", true),
+            ("docker.io", "docker.io/library/busybox:1", true),
+            ("registry.example:5000", "registry.example:5000/a:1", true),
+            ("http://Registry.example/v2/", "registry.example/a", true),
+            ("registry.example", "registry.example:5000/a:1", false),
+            ("registry.example", "evil.example/registry.example/a", false),
+            ("https://evil.example/registry.example", "registry.example/a", false),
+            ("docker.io", "registry.example/a", false),
+        ] {
+            let config = cri::AuthConfig {
+                username: "u".into(),
+                password: "p".into(),
+                server_address: address.into(),
+                ..Default::default()
+            };
+            assert_eq!(auth(&config, image).unwrap().is_some(), is, "{address} {image}");
+        }
+    }
+
     fn auth_of(config: cri::AuthConfig) -> Result<Option<Auth>> {
-        auth(&config)
+        auth(&config, "busybox")
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl ImageService for Service {
     ) -> Result<Response<cri::PullImageResponse>, Status> {
         let request = request.into_inner();
         let name = named(request.image)?;
-        let auth = request.auth.as_ref().map(images::auth).transpose()?.flatten();
+        let auth = request.auth.as_ref().map(|auth| images::auth(auth, &name)).transpose()?.flatten();
         let image_ref = images::pull(&self.node, &name, auth.as_ref()).await?.id.to_string();
         Ok(Response::new(cri::PullImageResponse { image_ref }))
     }
