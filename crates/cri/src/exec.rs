@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::Process;
+use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use vaquita_proto::cri;
@@ -37,11 +38,19 @@ pub(crate) async fn sync(node: &Arc<Node>, request: cri::ExecSyncRequest) -> Res
     task.await.map_err(|error| Error::new(Kind::Internal, format!("the exec failed: {error}")))?
 }
 
+/// What is needed of a specification; the rest is passed over.
+#[derive(Deserialize)]
+struct ProcessOf {
+    process: Option<Process>,
+}
+
 /// The container's own process with another command line, from the specification that it was made with.
 pub(crate) fn process(node: &Node, container: &Container, command: &[String], tty: bool) -> Result<Vec<u8>> {
     let record = &container.record;
-    let spec: Spec = node.paths.read_spec(&record.sandbox, &record.id)?;
-    let has_score = spec.process().as_ref().is_some_and(|process| process.oom_score_adj().is_some());
+    let ProcessOf { process } = node.paths.read_spec(&record.sandbox, &record.id)?;
+    let process =
+        process.ok_or_else(|| Error::new(Kind::Corrupt, "the container's specification has no process"))?;
+    let has_score = process.oom_score_adj().is_some();
     // Other runtimes do as they see fit.
     let is_ours = match node.tables.sandbox(&record.sandbox) {
         Ok(sandbox) => matches!(node.runtimes.find(&sandbox.record.runtime_handler), Ok(None)),
@@ -51,7 +60,7 @@ pub(crate) fn process(node: &Node, container: &Container, command: &[String], tt
         true => Some(spec::oom_score_adj(&container.resources(), &node.host)?),
         false => None,
     };
-    serde_json::to_vec(&spec::exec_process(&spec, command, tty, score)?).doing(|| "write the process down")
+    serde_json::to_vec(&spec::exec_process(process, command, tty, score)?).doing(|| "write the process down")
 }
 
 async fn run(

@@ -36,6 +36,14 @@ pub fn read_spec(path: &Path) -> Result<Spec, Error> {
     parse_spec(&name(path), &read(path)?)
 }
 
+/// As [`read_spec`], for a file that this program has written: it has no name twice, and oci-spec's spelling of everything.
+///
+/// # Errors
+/// As [`read`], and [`crate::Kind::Invalid`] when it is no specification.
+pub fn read_own_spec(path: &Path) -> Result<Spec, Error> {
+    deserialize(&name(path), &read(path)?)
+}
+
 /// The bytes of a document. A symbolic link is followed; what it leads to must be a regular file of at most [`MAX_SIZE`]
 /// bytes. Never waits, and reads no more than that whatever the file says of its size.
 ///

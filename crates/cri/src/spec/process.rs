@@ -1,6 +1,6 @@
 //! What a container runs, as whom, with which environment.
 
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, Spec, User as OciUser};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process, User as OciUser};
 use vaquita_proto::cri;
 
 use super::Input;
@@ -38,7 +38,7 @@ pub(super) fn build(input: &Input<'_>, context: &cri::LinuxContainerSecurityCont
 /// The process of a command in a container that runs: as the container's own, with another command line, and with the
 /// `oom_score_adj` that the container has now.
 pub(crate) fn exec_process(
-    spec: &Spec,
+    mut process: Process,
     command: &[String],
     tty: bool,
     oom_score_adj: Option<i32>,
@@ -46,10 +46,6 @@ pub(crate) fn exec_process(
     if command.is_empty() {
         return Err(Error::invalid("cmd: there is no command"));
     }
-    let mut process = spec
-        .process()
-        .clone()
-        .ok_or_else(|| Error::new(Kind::Corrupt, "the container's specification has no process"))?;
     process.set_args(Some(command.to_vec())).set_terminal(Some(tty)).set_oom_score_adj(oom_score_adj);
     let environment = process.env_mut().get_or_insert_default();
     if tty && !environment.iter().any(|entry| entry.starts_with("TERM=")) {

@@ -356,10 +356,11 @@ fn an_update_keeps_what_it_does_not_name() {
 fn an_exec_is_the_container_with_another_command() {
     let config = cri::ContainerConfig::default();
     let spec: Spec = serde_json::from_value(spec(&config)).unwrap();
-    let process = exec_process(&spec, &["/bin/true".into()], false, Some(7)).unwrap();
+    let own = spec.process().clone().unwrap();
+    let process = exec_process(own.clone(), &["/bin/true".into()], false, Some(7)).unwrap();
     assert_eq!(process.args().as_deref(), Some(&["/bin/true".to_owned()][..]));
     assert_eq!(process.user().uid(), 1000);
-    assert!(exec_process(&spec, &[], false, None).is_err());
+    assert!(exec_process(own, &[], false, None).is_err());
 }
 
 /// T18, T34.

@@ -365,8 +365,8 @@ fn make_place(root: &Path) -> Result<(), Error> {
 
 /// Namespaces that the container has joined count as its own, whether its specification names them or not.
 fn name_namespaces(spec: &mut Spec, joined: Namespaces) {
-    let Some(mut linux) = spec.linux().clone() else { return };
-    let mut named = linux.namespaces().clone().unwrap_or_default();
+    let Some(linux) = spec.linux_mut() else { return };
+    let named = linux.namespaces_mut().get_or_insert_default();
     for kind in kinds(joined) {
         let kind = match kind {
             ns::Kind::Ipc => LinuxNamespaceType::Ipc,
@@ -382,8 +382,6 @@ fn name_namespaces(spec: &mut Spec, joined: Namespaces) {
             named.push(namespace);
         }
     }
-    linux.set_namespaces(Some(named));
-    spec.set_linux(Some(linux));
 }
 
 /// `/dev/null` where there is nothing.
@@ -413,7 +411,7 @@ fn died() -> Error {
 }
 
 pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
-    Ok(document::read_spec(&bundle.join("config.json"))?)
+    Ok(document::read_own_spec(&bundle.join("config.json"))?)
 }
 
 fn mappings(maps: &[IdMap]) -> Result<Vec<LinuxIdMapping>, Error> {
