@@ -14,6 +14,8 @@ mod oci;
 mod peer;
 mod report;
 
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -110,10 +112,17 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
     Ok(options)
 }
 
+/// Held while this run is the only one of the machine: two would share bridge and control group, and measure each other.
+fn alone() -> Result<UnixListener, AnyError> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name("vaquita-bench")?)
+        .map_err(|error| format!("another hack/bench is running, wait for its end: {error}").into())
+}
+
 fn run(options: &Options) -> Result<(), AnyError> {
     if !rustix::process::geteuid().is_root() {
         return Err("needs root: both daemons make namespaces, cgroups and mounts".into());
     }
+    let _alone = alone()?;
     let work = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
     if options.runtime != RUNC {
         oci::private_control_groups(work.path())?;
