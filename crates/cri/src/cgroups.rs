@@ -120,6 +120,40 @@ pub(crate) fn of_container(pod: &Path, id: &str) -> PathBuf {
     }
 }
 
+/// The group that somebody has chosen for a container of a pod, by a path or, with systemd, by `slice:prefix:name`.
+///
+/// # Errors
+/// `Invalid` for what the pod's driver cannot make; `Exists` for a group that is there: it goes with the container.
+pub(crate) fn chosen(layout: &Layout, pod: &Path, asked: &Path) -> Result<PathBuf> {
+    let text = asked.to_string_lossy();
+    let parts: Vec<&str> = text.split(':').collect();
+    let path = match parts[..] {
+        [slice, prefix, name] => systemd::slice_path(slice)
+            .map_err(|error| Error::invalid(format!("cgroups_path: {error}")))?
+            .join(format!("{prefix}-{name}.scope")),
+        _ => asked.to_owned(),
+    };
+    if !path.to_str().is_some_and(is_clean_absolute) || path == Path::new("/") {
+        return Err(Error::invalid(format!(
+            "cgroups_path: {text:?} must be absolute, below the root, and without \"..\""
+        )));
+    }
+    if is_systemd(&path) != is_systemd(pod) {
+        return Err(Error::invalid(format!(
+            "cgroups_path: {text:?} is not made by whoever makes the pod's, {}",
+            pod.display()
+        )));
+    }
+    match Cgroup::open(layout, &path) {
+        Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => Ok(path),
+        Err(error) => Err(error).doing(|| format!("open the cgroup {}", path.display())),
+        Ok(_) => Err(Error::new(
+            Kind::Exists,
+            format!("cgroups_path: {text:?} is there: a container's cgroup is made and removed with it"),
+        )),
+    }
+}
+
 /// Whether systemd makes the group at that path.
 pub(crate) fn is_systemd(path: &Path) -> bool {
     Location::at(path).driver() == Driver::Systemd

@@ -9,7 +9,7 @@ use vaquita_image::Registries;
 use vaquita_net::Subnet6;
 use vaquita_streaming::Config as StreamingConfig;
 
-use crate::CgroupDriver;
+use crate::{CgroupDriver, NriConfig};
 
 /// Where a server keeps its things and how it behaves.
 ///
@@ -61,6 +61,8 @@ pub struct Config {
     pub otlp_endpoint: Option<String>,
     /// How many of a million requests begin a trace, of those that belong to none. A client that has a trace decides by itself.
     pub otlp_sampling_per_million: u32,
+    /// Where plugins of the Node Resource Interface connect, and which are started. `None`: there are none.
+    pub nri: Option<NriConfig>,
     /// End when for two seconds there has been no pod and no connection.
     pub idle_exit: bool,
 }
@@ -89,6 +91,7 @@ impl Default for Config {
             metrics_address: None,
             otlp_endpoint: None,
             otlp_sampling_per_million: 0,
+            nri: None,
             idle_exit: false,
         }
     }

@@ -1,5 +1,6 @@
 //! The life of a container: created, started, stopped, removed.
 
+mod adjust;
 mod cdi;
 mod create;
 mod probe;
@@ -18,10 +19,10 @@ use crate::error::Doing;
 use crate::model::{Container, ContainerPhase, Ended, Reason, Sandbox, now};
 use crate::node::{Failures, Node, blocking};
 use crate::pod::found;
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, nri};
 
 pub(crate) use probe::{local_profile, sandbox_seccomp};
-pub(crate) use update::update;
+pub(crate) use update::{update, update_for_plugin};
 
 /// How long a killed container may take to be gone: after that its processes hang in the kernel.
 const KILL: Duration = Duration::from_secs(60);
@@ -48,25 +49,36 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
 }
 
 async fn start_now(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
+    let result = start_in_pod(node, container).await;
+    match &result {
+        Ok(true) => nri::post_start(node, container).await,
+        Err(_) if container.life().is_over() => nri::stopped(node, container).await,
+        _ => {}
+    }
+    result.map(drop)
+}
+
+/// Whether it was started just now, and did not run already.
+async fn start_in_pod(node: &Arc<Node>, container: &Arc<Container>) -> Result<bool> {
     let sandbox = node.tables.sandbox(&container.record.sandbox)?;
     let _pod = sandbox.lane.read().await;
-    let _lane = container.lane.lock().await;
-    let life = container.life();
-    match life.phase {
-        ContainerPhase::Created if !life.removing => {}
-        ContainerPhase::Running => return Ok(()),
-        _ => {
-            return Err(Error::new(
-                Kind::Precondition,
-                format!(
-                    "container {} is {}: only a created one can be started",
-                    container.id(),
-                    life.state().as_str_name()
-                ),
-            ));
-        }
+    if !may_start(container)? {
+        return Ok(false);
     }
     let shim = sandbox.open()?;
+    let agreed = nri::start(node, container).await;
+    let _lane = container.lane.lock().await;
+    if !may_start(container)? {
+        return Ok(false);
+    }
+    if let Err(error) = agreed {
+        container.ended(Ended::not_started(error.to_string(), now()), 0);
+        node.paths.write_container(&container.record())?;
+        shim.delete(container.id())
+            .await
+            .doing(|| format!("end container {}, as {error}", container.id()))?;
+        return Err(error);
+    }
     let result = shim.start(container.id()).await;
     match &result {
         Ok(()) => container.started(now()),
@@ -75,7 +87,24 @@ async fn start_now(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
         Err(error) => container.ended(Ended::not_started(error.to_string(), now()), 0),
     };
     node.paths.write_container(&container.record())?;
-    result.doing(|| format!("start container {}", container.id()))
+    result.doing(|| format!("start container {}", container.id())).map(|()| true)
+}
+
+/// Whether it waits to be started; false if it runs.
+fn may_start(container: &Container) -> Result<bool> {
+    let life = container.life();
+    match life.phase {
+        ContainerPhase::Created if !life.removing => Ok(true),
+        ContainerPhase::Running => Ok(false),
+        _ => Err(Error::new(
+            Kind::Precondition,
+            format!(
+                "container {} is {}: only a created one can be started",
+                container.id(),
+                life.state().as_str_name()
+            ),
+        )),
+    }
 }
 
 /// Asks a container to end, and kills it when `timeout` seconds were not enough. One that has ended, or is not there,
@@ -90,6 +119,12 @@ pub(crate) async fn stop(node: &Arc<Node>, id: &str, timeout: i64) -> Result<()>
 }
 
 async fn stop_now(node: &Arc<Node>, container: &Arc<Container>, grace: Duration) -> Result<()> {
+    end(node, container, grace).await?;
+    nri::stopped(node, container).await;
+    Ok(())
+}
+
+async fn end(node: &Arc<Node>, container: &Arc<Container>, grace: Duration) -> Result<()> {
     if container.life().is_over() {
         return Ok(());
     }
@@ -147,6 +182,7 @@ pub(crate) async fn remove(node: &Arc<Node>, id: &str) -> Result<()> {
 
 async fn remove_now(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     stop_now(node, container, Duration::ZERO).await?;
+    nri::removed(node, container).await;
     let _lane = container.lane.lock().await;
     container.removing();
     let sandbox = found(node.tables.sandbox(&container.record.sandbox))?;

@@ -161,6 +161,17 @@ impl Classify for vaquita_shim::Error {
     }
 }
 
+impl Classify for vaquita_nri::Error {
+    fn classify(&self) -> Kind {
+        use vaquita_nri::Kind as Nri;
+        match self.kind() {
+            Nri::Busy => Kind::Busy,
+            Nri::Invalid => Kind::Invalid,
+            _ => Kind::Internal,
+        }
+    }
+}
+
 impl Classify for vaquita_net::Error {
     fn classify(&self) -> Kind {
         use vaquita_net::Kind as Net;

@@ -42,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) telemetry: crate::telemetry::Telemetry,
     /// Where spans go, if anywhere.
     pub(crate) spans: Option<crate::telemetry::Spans>,
+    /// The plugins that are told of pods and containers.
+    pub(crate) nri: crate::nri::Nri,
     /// The id of the demo image once it is made: our executable does not change while we run.
     pub(crate) demo: tokio::sync::Mutex<Option<String>>,
 }
@@ -115,6 +117,7 @@ impl Node {
             usage: crate::stats::Cache::default(),
             telemetry,
             spans,
+            nri: crate::nri::Nri::default(),
             demo: tokio::sync::Mutex::default(),
             config,
         }))

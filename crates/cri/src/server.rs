@@ -15,6 +15,7 @@ use vaquita_proto::cri::runtime_service_server::RuntimeServiceServer;
 use vaquita_proto::node::node_server::NodeServer;
 
 use crate::node::{Failures, Node, blocking};
+use crate::nri::Nri;
 use crate::paths::remove_socket;
 use crate::service::Service;
 use crate::streaming::Sessions;
@@ -55,6 +56,8 @@ impl Server {
         let port = Listeners::port(&config).await?;
         let node = Node::open(config).await?;
         reconcile::run(&node).await?;
+        // Before anybody can ask for anything that they would miss.
+        Nri::start(&node).await?;
         let socket = socket::Socket::open(&node.config.socket)?;
         let metrics = Listeners::bind(&node.config, port)?;
         let worker = node.clone();
@@ -127,6 +130,7 @@ async fn take_down(node: Arc<Node>) -> Result<()> {
     if let Some(spans) = &node.spans {
         spans.flush(LAST_SPANS).await;
     }
+    node.nri.stop().await;
     blocking("take the node down", move || {
         node.network.settle();
         if !node.tables.is_empty() {

@@ -3,6 +3,7 @@
 //!
 //! What we cannot do is refused with the name of the field; nothing that was asked for is left out in silence.
 
+pub(crate) mod adjust;
 mod apparmor;
 mod bandwidth;
 pub(crate) mod cdi;
@@ -30,6 +31,7 @@ use vaquita_shim::Namespaces;
 use crate::host::Host;
 use crate::{Error, Result};
 
+pub(crate) use adjust::merge;
 pub(crate) use apparmor::apparmor;
 pub(crate) use bandwidth::bandwidth;
 pub(crate) use process::{exec_process, oom_score_adj};

@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
-use vaquita_proto::cri;
 
 use crate::Result;
 use crate::error::Doing;
@@ -18,9 +17,9 @@ const LIMIT: u64 = 4 << 20;
 /// More files than any directory has.
 const FILES: usize = 1024;
 
-/// What the devices that a container asks for do to it.
-pub(super) fn edits(config: &cri::ContainerConfig, dirs: &[PathBuf]) -> Result<Edits> {
-    if config.cdi_devices.is_empty() {
+/// What devices do to a container that gets them.
+pub(super) fn edits(names: &[&str], dirs: &[PathBuf]) -> Result<Edits> {
+    if names.is_empty() {
         return Ok(Edits::default());
     }
     let mut catalogue = Catalogue::default();
@@ -32,7 +31,7 @@ pub(super) fn edits(config: &cri::ContainerConfig, dirs: &[PathBuf]) -> Result<E
         let files = files.collect();
         catalogue.add(dir.clone(), files);
     }
-    catalogue.resolve(config.cdi_devices.iter().map(|device| device.name.as_str()))
+    catalogue.resolve(names.iter().copied())
 }
 
 /// The files of a directory in lexical order; none if there is no directory.
@@ -88,8 +87,7 @@ mod tests {
     use super::*;
 
     fn of(dirs: &[PathBuf]) -> Result<Edits> {
-        let cdi_devices = vec![cri::CdiDevice { name: "v.com/c=d".into() }];
-        edits(&cri::ContainerConfig { cdi_devices, ..Default::default() }, dirs)
+        edits(&["v.com/c=d"], dirs)
     }
 
     #[test]

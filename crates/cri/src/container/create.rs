@@ -5,10 +5,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use oci_spec::runtime::Spec;
 use vaquita_image::Image;
+use vaquita_nri::api::ContainerAdjustment;
 use vaquita_proto::cri;
 use vaquita_shim::{CreateRequest, OciRuntime};
 
+use super::adjust::Ground;
 use super::volumes::{self, Volumes};
 use super::{cdi, probe, relabel};
 use crate::error::Doing;
@@ -17,6 +20,7 @@ use crate::model::{
     signal_from_image,
 };
 use crate::node::{Node, blocking};
+use crate::nri::{self, Candidate, Stage};
 use crate::paths::private_dir;
 use crate::spec::{self, Input, PidNamespace, PodFiles, User};
 use crate::{Error, Kind, Result, cgroups, pod_files};
@@ -51,7 +55,7 @@ pub(super) async fn run(
         }
     }
     let bundle = node.paths.container(sandbox.id(), &record.id);
-    let mut request = CreateRequest {
+    let request = CreateRequest {
         id: record.id.clone(),
         bundle: bundle.clone(),
         cgroup: record.cgroup.clone(),
@@ -99,26 +103,94 @@ pub(super) async fn run(
             )),
         }
     };
-    let made = async {
-        let prepared = prepared?;
-        request.has_late_work = prepared.has_late_work && request.runtime.is_none();
-        record.real_log_path = prepared.log_path.clone().filter(|_| prepared.log_path != record.log_path);
-        request.log_path = prepared.log_path;
-        let created = shim.create(&request, prepared.rootfs).await;
-        drop(prepared.volumes);
-        let created = created.doing(|| format!("create container {:?}", metadata.name))?;
-        Ok((prepared.user, created.pid))
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return Err(roll_back(node, sandbox, record, error).await),
     };
-    match made.await {
-        Ok((user, pid)) => {
-            let container = Arc::new(Container::new(ContainerRecord { user, ..record }));
+    record.user = prepared.user.clone();
+    record.real_log_path = prepared.log_path.clone().filter(|_| prepared.log_path != record.log_path);
+    let candidate = Candidate::new(node, sandbox, &record, Some(&prepared.spec)).await;
+    match make(node, sandbox, &candidate, (&mut record, request, prepared)).await {
+        Ok(pid) => {
+            let container = Arc::new(Container::new(record));
             container.created(pid);
+            container.told.enter(Stage::Made);
             node.paths.write_container(&container.record())?;
             node.tables.insert_container(container.clone());
+            drop(candidate);
+            nri::post_create(node, &container).await;
             Ok(container.id().to_owned())
         }
-        Err(error) => Err(roll_back(node, sandbox, record, error).await),
+        Err(error) => {
+            candidate.undo(node).await;
+            Err(roll_back(node, sandbox, record, error).await)
+        }
     }
+}
+
+/// Has plugins say what they want of the container, and makes it. Returns its first process.
+async fn make(
+    node: &Arc<Node>,
+    sandbox: &Arc<Sandbox>,
+    candidate: &Candidate<'_>,
+    (record, mut request, prepared): (&mut ContainerRecord, CreateRequest, Prepared),
+) -> Result<i32> {
+    let Prepared { rootfs, volumes, log_path, spec, .. } = prepared;
+    let mut has_late_work = has_late_work(&spec);
+    if let Some(wishes) = candidate.wishes().await? {
+        nri::evict(node, wishes.evictions);
+        // Their failure is logged: it is no fault of this container.
+        drop(nri::apply(node, wishes.updates).await);
+        if wishes.adjustment != ContainerAdjustment::default() {
+            has_late_work =
+                adjust_all(node, sandbox, (record, &mut request), spec, wishes.adjustment).await?;
+        }
+    }
+    request.has_late_work = has_late_work && request.runtime.is_none();
+    request.log_path = log_path;
+    let shim = sandbox.open()?;
+    let created = shim.create(&request, rootfs).await;
+    drop(volumes);
+    let name = || record.config.metadata.clone().unwrap_or_default().name;
+    Ok(created.doing(|| format!("create container {:?}", name()))?.pid)
+}
+
+/// Does what plugins want, and writes the specification and the record anew. Returns whether there is work at the start or
+/// the end of the container.
+async fn adjust_all(
+    node: &Arc<Node>,
+    sandbox: &Arc<Sandbox>,
+    (record, request): (&mut ContainerRecord, &mut CreateRequest),
+    mut spec: Box<Spec>,
+    asked: ContainerAdjustment,
+) -> Result<bool> {
+    let (worker, pod, copy) = (node.clone(), sandbox.clone(), record.clone());
+    let (join, is_built_in) = (request.join, request.runtime.is_none());
+    let (outcome, has_late_work) = blocking("adjust the container", move || {
+        let ground = Ground { node: &worker, pod: &pod.record, record: &copy, join, is_built_in };
+        let outcome = ground.adjust(&mut spec, &asked)?;
+        worker.paths.write_spec(pod.id(), &copy.id, &spec)?;
+        Ok((outcome, has_late_work(&spec)))
+    })
+    .await?;
+    record.resources = outcome.limits;
+    record.cgroup.clone_from(&outcome.cgroup);
+    if let Some(groups) = outcome.groups {
+        record.user.supplemental_groups = groups.into_iter().map(i64::from).collect();
+    }
+    request.join = outcome.join;
+    if request.cgroup != outcome.cgroup {
+        request.cgroup = outcome.cgroup;
+        // Before there is such a group: whoever takes it away has to know of it.
+        node.paths.write_container(record)?;
+    }
+    Ok(has_late_work)
+}
+
+/// Whether a specification asks for something at the start or the end.
+fn has_late_work(spec: &Spec) -> bool {
+    vaquita_runtime::hook::has_late(spec)
+        || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some())
 }
 
 /// A retry gets the container that its first try made.
@@ -277,8 +349,8 @@ struct Prepared {
     /// Where the log goes, without symbolic links.
     log_path: Option<PathBuf>,
     user: cri::LinuxContainerUser,
-    /// The specification asks for something at the start or the end.
-    has_late_work: bool,
+    /// As it was written.
+    spec: Box<Spec>,
 }
 
 impl Worker {
@@ -295,7 +367,8 @@ impl Worker {
         let sources = probe::sources(&self.config, &volumes.sources)?;
         relabel::sources(&self.config, &volumes.sources, &sources, label, &self.node.host)?;
         let devices = probe::devices(&self.config)?;
-        let edits = cdi::edits(&self.config, &self.node.config.cdi_spec_dirs)?;
+        let names: Vec<&str> = self.config.cdi_devices.iter().map(|device| device.name.as_str()).collect();
+        let edits = cdi::edits(&names, &self.node.config.cdi_spec_dirs)?;
         let seccomp = probe::seccomp(&self.config, &self.node.host)?;
         let apparmor = spec::apparmor(&self.config, &self.node.host)?;
         let apparmor = apparmor.map(|wanted| self.node.apparmor.profile(&wanted)).transpose()?.flatten();
@@ -348,14 +421,13 @@ impl Worker {
         Ok(Prepared {
             rootfs,
             volumes,
-            has_late_work: vaquita_runtime::hook::has_late(&spec)
-                || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some()),
             log_path,
             user: cri::LinuxContainerUser {
                 uid: user.uid.into(),
                 gid: user.gid.into(),
                 supplemental_groups: user.groups.iter().map(|gid| i64::from(*gid)).collect(),
             },
+            spec: Box::new(spec),
         })
     }
 

@@ -60,7 +60,7 @@ fn source(path: &str) -> std::io::Result<PathBuf> {
 }
 
 /// Whether the mount that holds `path` passes on what is mounted below it.
-fn propagates(table: &[MountInfo], path: &Path, bidirectional: bool) -> Result<()> {
+pub(super) fn propagates(table: &[MountInfo], path: &Path, bidirectional: bool) -> Result<()> {
     // The last of equals is the one on top.
     let mount = table
         .iter()

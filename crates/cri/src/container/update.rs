@@ -7,29 +7,70 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use vaquita_cgroup::{Cgroup, Resources};
+use vaquita_nri::api;
 use vaquita_proto::cri;
 
 use crate::error::Doing;
 use crate::model::Container;
 use crate::node::{Node, blocking};
-use crate::{Error, Kind, Result, cgroups, spec};
+use crate::{Error, Kind, Result, cgroups, nri, spec};
 
-/// Sets other limits, all or none.
+/// Sets other limits, all or none, as plugins would have it.
 pub(crate) async fn update(node: &Arc<Node>, id: &str, change: cri::LinuxContainerResources) -> Result<()> {
     let container = node.tables.container(id)?;
+    let revised = {
+        let right = node.nri.change().await;
+        let _lane = container.lane.lock().await;
+        expect_alive(&container)?;
+        let old = container.resources();
+        let new = spec::merged(&old, &change);
+        let revised = nri::update(node, &right, &container, &change, new).await?;
+        set(node, &container, &old, &revised.limits, revised.rest.as_ref()).await?;
+        revised
+    };
+    // Not before: others may be about to ask the same of this one.
+    drop(nri::apply(node, revised.updates).await);
+    nri::evict(node, revised.evictions);
+    nri::post_update(node, &container).await;
+    Ok(())
+}
+
+/// Sets limits that a plugin wants, without asking others.
+pub(crate) async fn update_for_plugin(
+    node: &Arc<Node>,
+    container: &Arc<Container>,
+    asked: &api::LinuxResources,
+) -> Result<()> {
     let _lane = container.lane.lock().await;
-    if container.life().is_over() || container.life().removing {
+    expect_alive(container)?;
+    let old = container.resources();
+    let new = spec::merge(&old, asked, &node.host);
+    set(node, container, &old, &new, Some(asked)).await
+}
+
+fn expect_alive(container: &Container) -> Result<()> {
+    let life = container.life();
+    if life.is_over() || life.removing {
         return Err(Error::new(Kind::Precondition, format!("container {} has ended", container.id())));
     }
-    let old = container.resources();
-    let new = spec::merged(&old, &change);
-    let job = Update::new(node, &container, &old, &new)?;
+    Ok(())
+}
+
+/// Sets limits, and what only plugins have words for.
+async fn set(
+    node: &Arc<Node>,
+    container: &Arc<Container>,
+    old: &cri::LinuxContainerResources,
+    new: &cri::LinuxContainerResources,
+    rest: Option<&api::LinuxResources>,
+) -> Result<()> {
+    let job = Update::new(node, container, (old, new), rest)?;
     blocking("update the limits", move || job.run()).await?;
-    container.resources_changed(new);
+    container.resources_changed(new.clone());
     node.paths.write_container(&container.record())
 }
 
-/// What is to be done, and how it is taken back.
+/// What is to be done, and how it is taken back: what only plugins have words for is not.
 struct Update {
     node: Arc<Node>,
     container: Arc<Container>,
@@ -43,10 +84,16 @@ impl Update {
     fn new(
         node: &Arc<Node>,
         container: &Arc<Container>,
-        old: &cri::LinuxContainerResources,
-        new: &cri::LinuxContainerResources,
+        (old, new): (&cri::LinuxContainerResources, &cri::LinuxContainerResources),
+        rest: Option<&api::LinuxResources>,
     ) -> Result<Self> {
-        let limits = |asked| Ok::<_, Error>(spec::cgroup_limits(&spec::limits(asked, &node.host)?));
+        let former = spec::cgroup_limits(&spec::limits(old, &node.host)?);
+        let mut limits = spec::limits(new, &node.host)?;
+        if let Some(rest) = rest {
+            spec::adjust::refuse_late(rest)?;
+            spec::adjust::add_rest(&mut limits, rest)?;
+        }
+        let limits = spec::cgroup_limits(&limits);
         let is_less = new.memory_limit_in_bytes > 0
             && (old.memory_limit_in_bytes <= 0 || new.memory_limit_in_bytes < old.memory_limit_in_bytes);
         let lowest = node.host.lowest_oom_score_adj;
@@ -55,8 +102,8 @@ impl Update {
             node: node.clone(),
             container: container.clone(),
             // v2 would kill processes; v1 frees what it can, and refuses.
-            limits: Resources { memory_check_before_update: is_less && node.host.cgroup_v2, ..limits(new)? },
-            former: limits(old)?,
+            limits: Resources { memory_check_before_update: is_less && node.host.cgroup_v2, ..limits },
+            former,
             score: match old.oom_score_adj == new.oom_score_adj {
                 true => None,
                 false => Some((score(old)?, score(new)?)),

@@ -10,6 +10,7 @@ use vaquita_proto::cri;
 use vaquita_shim::Exit;
 
 use super::Events;
+use crate::nri::{Stage, Told};
 use crate::{Error, Kind, Result};
 
 /// Where a container is in its life.
@@ -201,6 +202,8 @@ pub(crate) struct Container {
     pub(crate) lane: Mutex<()>,
     /// Held while it is written to an archive.
     pub(crate) checkpoint: Mutex<()>,
+    /// What plugins were told of it.
+    pub(crate) told: Told,
     stop_sent: AtomicBool,
     execs: AtomicU64,
 }
@@ -211,12 +214,18 @@ impl Container {
         Self {
             life: watch::Sender::new(record.life.clone()),
             resources: RwLock::new(record.resources.clone()),
-            record,
-            events: OnceLock::new(),
             lane: Mutex::new(()),
             checkpoint: Mutex::new(()),
+            told: Told::new(match record.life.phase {
+                ContainerPhase::Creating => Stage::Unknown,
+                ContainerPhase::Created => Stage::Made,
+                ContainerPhase::Running => Stage::Started,
+                ContainerPhase::Exited(_) => Stage::Stopped,
+            }),
             stop_sent: AtomicBool::new(false),
             execs: AtomicU64::new(0),
+            events: OnceLock::new(),
+            record,
         }
     }
 

@@ -11,6 +11,7 @@ use vaquita_proto::cri;
 use vaquita_shim::client::Client;
 
 use super::Events;
+use crate::nri::{Stage, Told};
 use crate::spec::selinux::Labels;
 use crate::{Error, Kind, Result};
 
@@ -175,6 +176,8 @@ pub(crate) struct Sandbox {
     pub(crate) lane: RwLock<()>,
     /// Set when the pod is being taken down: nothing new may begin.
     closing: AtomicBool,
+    /// What plugins were told of it.
+    pub(crate) told: Told,
 }
 
 impl Sandbox {
@@ -182,11 +185,16 @@ impl Sandbox {
     pub(crate) fn new(record: SandboxRecord) -> Self {
         Self {
             life: watch::Sender::new(record.life.clone()),
-            record,
             events: OnceLock::new(),
             shim: OnceLock::new(),
             lane: RwLock::new(()),
             closing: AtomicBool::new(false),
+            told: Told::new(match record.life.phase {
+                SandboxPhase::Creating => Stage::Unknown,
+                SandboxPhase::Ready | SandboxPhase::Dead => Stage::Made,
+                SandboxPhase::Stopped | SandboxPhase::Removing => Stage::Stopped,
+            }),
+            record,
         }
     }
 

@@ -6,7 +6,7 @@ use vaquita_proto::cri;
 
 use crate::model::{PodResources, SandboxPhase};
 use crate::node::{Node, blocking};
-use crate::{Error, Kind, Result, cgroups, spec};
+use crate::{Error, Kind, Result, cgroups, nri, spec};
 
 /// Takes note of a pod's limits. A cgroup that the client made it sets itself, as kubelet does; one of ours gets them here.
 pub(crate) async fn update(node: &Arc<Node>, request: cri::UpdatePodSandboxResourcesRequest) -> Result<()> {
@@ -19,6 +19,8 @@ pub(crate) async fn update(node: &Arc<Node>, request: cri::UpdatePodSandboxResou
         return Err(Error::new(Kind::Precondition, message));
     }
     let (overhead, resources) = (request.overhead, request.resources);
+    let right = node.nri.change().await;
+    nri::update_pod(&right, &sandbox, overhead.as_ref(), resources.as_ref()).await?;
     if let Some(asked) = resources.as_ref().filter(|_| sandbox.record.cgroup_is_ours) {
         let limits = spec::limits(asked, &node.host)?;
         let (worker, path) = (node.clone(), sandbox.record.cgroup.clone());
@@ -27,5 +29,8 @@ pub(crate) async fn update(node: &Arc<Node>, request: cri::UpdatePodSandboxResou
         })
         .await?;
     }
-    node.paths.write_sandbox(&sandbox.resources_changed(PodResources { overhead, resources }))
+    node.paths.write_sandbox(&sandbox.resources_changed(PodResources { overhead, resources }))?;
+    drop(right);
+    nri::post_update_pod(node, &sandbox).await;
+    Ok(())
 }

@@ -17,7 +17,7 @@ use crate::model::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord
 use crate::network::{Netns, NewPod};
 use crate::node::{Node, blocking};
 use crate::paths::private_dir;
-use crate::{Error, Kind, Result, cgroups, container, pod_files, spec};
+use crate::{Error, Kind, Result, cgroups, container, nri, pod_files, spec};
 
 /// Everything that was decided before anything was made.
 struct Plan {
@@ -192,6 +192,7 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
         None => Vec::new(),
     };
     pod_files::write_hosts(&node.paths, &sandbox.record, &ips)?;
+    nri::run_pod(node, sandbox, created.pid, &ips).await?;
     let record = sandbox.advance(SandboxPhase::Ready, |life| {
         life.pid = Some(created.pid);
         life.ips = ips;

@@ -10,7 +10,7 @@ use crate::container;
 use crate::error::Doing;
 use crate::model::{Container, Sandbox, SandboxPhase};
 use crate::node::{Failures, Node, blocking};
-use crate::{Error, Kind, Result, cgroups, pod_files};
+use crate::{Error, Kind, Result, cgroups, nri, pod_files};
 
 /// How long killed processes may take to be gone.
 const KILL: Duration = Duration::from_secs(30);
@@ -19,6 +19,7 @@ const KILL: Duration = Duration::from_secs(30);
 pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
     // No container is being created or started from here on.
     let _alone = sandbox.lane.write().await;
+    let pause = sandbox.life().pid;
     if matches!(sandbox.life().phase, SandboxPhase::Creating | SandboxPhase::Ready) {
         let record = sandbox.advance(SandboxPhase::Dead, |_| {})?;
         node.paths.write_sandbox(&record)?;
@@ -32,6 +33,11 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
         tokio::spawn(blocking("unmount the shared memory", move || pod_files::unmount_shm(&node.paths, &id)))
     };
     failures.note(kill(sandbox, &containers).await);
+    // Whoever has ended them may still be about to tell.
+    for container in containers.iter().filter(|container| container.life().is_over()) {
+        nri::stopped(node, container).await;
+    }
+    nri::stop_pod(node, sandbox, pause).await;
     if let Err(error) = delete_network(node, sandbox).await {
         failures.note::<()>(Err(error));
         failures.note(joined(shm.await));
@@ -126,6 +132,7 @@ pub(crate) async fn forget(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<(
     failures.finish(format_args!("sandbox {} is not wholly removed; ask again", sandbox.id()))?;
     let dir = node.paths.pod(sandbox.id());
     blocking("remove the pod's directory", move || crate::paths::remove_dir(&dir)).await?;
+    nri::remove_pod(node, sandbox).await;
     node.tables.forget_sandbox(sandbox.id());
     node.usage.forget(sandbox.id());
     Ok(())

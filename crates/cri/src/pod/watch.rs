@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 use vaquita_shim::{Event, Exited, Status};
 
-use crate::Result;
 use crate::model::{Container, ContainerPhase, Ended, Sandbox, SandboxPhase, now};
 use crate::node::{Node, blocking};
+use crate::{Result, nri};
 
 /// Follows a pod until its shim is gone.
 pub(crate) async fn watch(node: Arc<Node>, sandbox: Arc<Sandbox>, events: UnboundedReceiver<Event>) {
@@ -67,7 +67,10 @@ async fn catch_up(node: Arc<Node>, sandbox: Arc<Sandbox>) {
                 let exit = seen.exit.clone().unwrap_or_default();
                 container_ended(&node, &sandbox, Exited { id: seen.id.clone(), exec_id: None, exit });
             }
-            None if container.life().phase == ContainerPhase::Running => settle(&node, &container),
+            None if container.life().phase == ContainerPhase::Running => {
+                settle(&node, &container);
+                nri::stopped(&node, &container).await;
+            }
             _ => {}
         }
     }
@@ -95,22 +98,27 @@ fn container_ended(node: &Arc<Node>, sandbox: &Arc<Sandbox>, exited: Exited) {
     let started_at = exited.exit.started_at_ns;
     if container.life().phase == ContainerPhase::Running {
         container.ended(ended, started_at);
-        tokio::spawn(clear(sandbox.clone(), container));
+        tokio::spawn(clear(node.clone(), sandbox.clone(), container));
         return;
     }
     // A start may be under way, which knows better what happened: it holds the lane until it has said so.
-    let sandbox = sandbox.clone();
+    let (node, sandbox) = (node.clone(), sandbox.clone());
     tokio::spawn(async move {
         {
             let _lane = container.lane.lock().await;
             container.ended(ended, started_at);
         }
-        clear(sandbox, container).await;
+        clear(node, sandbox, container).await;
     });
 }
 
-/// Kills what the container left running and frees its cgroup: its end is known, and its exit code recorded.
-async fn clear(sandbox: Arc<Sandbox>, container: Arc<Container>) {
+/// Kills what the container left running and frees its cgroup: its end is known, and its exit code recorded. Tells plugins
+/// meanwhile.
+async fn clear(node: Arc<Node>, sandbox: Arc<Sandbox>, container: Arc<Container>) {
+    tokio::join!(nri::stopped(&node, &container), delete(&sandbox, &container));
+}
+
+async fn delete(sandbox: &Sandbox, container: &Container) {
     let Some(shim) = sandbox.shim.get() else { return };
     match shim.delete(container.id()).await {
         Ok(()) => {}
@@ -129,15 +137,19 @@ async fn shim_lost(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Result<()> {
         node.paths.write_sandbox(&record)?;
     }
     let containers = node.tables.containers_of(sandbox.id());
-    let worker = (node.clone(), sandbox.clone());
+    let worker = (node.clone(), containers.clone());
     blocking("clean up after a shim", move || {
-        for container in containers.iter().filter(|container| !container.life().is_over()) {
+        for container in worker.1.iter().filter(|container| !container.life().is_over()) {
             crate::cgroups::remove(&worker.0.layout, [container.record.cgroup.as_path()])?;
             settle(&worker.0, container);
         }
         Ok(())
     })
-    .await
+    .await?;
+    for container in containers {
+        nri::stopped(node, &container).await;
+    }
+    Ok(())
 }
 
 /// Reports a container ended that has no process any more.
