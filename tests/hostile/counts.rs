@@ -6,13 +6,14 @@ use vaquita_testing::trace::Verdict;
 
 use crate::scene::{Scene, Verb, judge, name};
 
-/// System calls, those of the container's first process until it executes its program among them, and processes.
+/// System calls, those of the container's first process until it executes its program among them, and processes. Reads of one
+/// file after another count as one.
 const LIMITS: [(Verb, usize, usize); 5] = [
-    (Verb::Create, 620, 2),
-    (Verb::Start, 190, 2),
-    (Verb::Exec, 440, 2),
-    (Verb::Delete, 260, 1),
-    (Verb::Run, 800, 2),
+    (Verb::Create, 605, 2),
+    (Verb::Start, 176, 2),
+    (Verb::Exec, 410, 2),
+    (Verb::Delete, 236, 1),
+    (Verb::Run, 770, 2),
 ];
 
 const F_GETFD: u64 = 1;
@@ -30,10 +31,15 @@ fn commands_take_no_more_calls_and_processes_than_they_did() {
     for (verb, most, most_processes) in LIMITS {
         let mut calls: BTreeMap<(usize, String), usize> = BTreeMap::new();
         let mut processes = 0;
+        let mut last_read = None;
         let container = if verb == Verb::Run { &mut other } else { &mut container };
         let trace = container.traced(verb, |call| {
+            // How many reads it takes to get to the end of mountinfo is up to the host.
+            let read = (call.number == libc::SYS_read).then_some((call.process, call.arguments[0]));
+            let goes_on = read.is_some() && read == last_read;
+            last_read = read;
             // Of a build with debug assertions: it asks about each descriptor that it closes.
-            if (call.number, call.arguments[1]) != (libc::SYS_fcntl, F_GETFD) {
+            if (call.number, call.arguments[1]) != (libc::SYS_fcntl, F_GETFD) && !goes_on {
                 *calls.entry((call.process, name(call.number))).or_default() += 1;
             }
             processes = processes.max(call.process + 1);
