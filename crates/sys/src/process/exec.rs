@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -139,6 +139,28 @@ pub unsafe fn dup_for_exec(fd: BorrowedFd<'_>, number: i32) -> core::result::Res
     }
     // SAFETY: integers only; the caller answers for the owner.
     check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), number, 0) }).map(drop)
+}
+
+/// Has the programs that `command` starts find `fd` at `number`, which is above standard error, whatever is there in this process. It is
+/// open here as long as `command` is there.
+///
+/// # Errors
+/// `EINVAL` for a lower number; `EMFILE`.
+pub fn pass_as(command: &mut std::process::Command, fd: OwnedFd, number: i32) -> Result<()> {
+    use std::os::unix::process::CommandExt as _;
+    let call = || format!("fcntl({fd:?}, F_DUPFD_CLOEXEC, {number})");
+    if number < 3 {
+        return Err(Error::new(call(), Errno::INVAL));
+    }
+    // Not below that number: where it is free it is this one, and nothing that is opened for the start itself.
+    let fd = rustix::io::fcntl_dupfd_cloexec(&fd, number).map_err(|errno| Error::new(call(), errno))?;
+    let pass = move || {
+        // SAFETY: between fork and exec; nothing of the parent's is used any more.
+        unsafe { dup_for_exec(fd.as_fd(), number) }.map_err(std::io::Error::from)
+    };
+    // SAFETY: one system call, which allocates nothing and takes no lock.
+    unsafe { command.pre_exec(pass) };
+    Ok(())
 }
 
 /// A copy of a descriptor that this program was started with, close-on-exec and with a number above it.

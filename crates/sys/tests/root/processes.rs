@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::process::Command;
 
 use rustix::process::Pid;
 use vaquita_sys::cap::{self, CapSet, Capability, Sets};
 use vaquita_sys::process::{
     CStrArray, Clone, CloneFlags, Forked, clone3, close_range_on_exec, execveat, exit_now, no_new_privs,
-    open_pidfd, sealed_copy, sealed_self, set_groups, set_uid, start_time, try_wait_pidfd, wait_pidfd,
+    open_pidfd, pass_as, sealed_copy, sealed_self, set_groups, set_uid, start_time, try_wait_pidfd,
+    wait_pidfd,
 };
 use vaquita_sys::seccomp::{self, SockFilter};
 use vaquita_sys::signal::{self, Signal};
@@ -64,6 +66,21 @@ fn a_child_can_be_the_parents() {
     socket::recv(&ours, &mut pid, 0).unwrap();
     let pidfd = open_pidfd(Pid::from_raw(i32::from_ne_bytes(pid)).unwrap()).unwrap();
     assert_eq!(wait_pidfd(&pidfd).unwrap().code, 7);
+}
+
+#[test]
+fn a_program_finds_a_descriptor_where_it_was_told() {
+    for number in [3, 50] {
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "echo hello >/proc/self/fd/$0", &number.to_string()]);
+        pass_as(&mut command, writer, number).unwrap();
+        assert!(command.status().unwrap().success());
+        drop(command);
+        assert_eq!(std::io::read_to_string(std::fs::File::from(reader)).unwrap(), "hello\n", "{number}");
+    }
+    let null = std::fs::File::open("/dev/null").unwrap();
+    assert_eq!(pass_as(&mut Command::new("true"), null.into(), 2).unwrap_err().errno(), Errno::INVAL);
 }
 
 #[test]
