@@ -41,7 +41,6 @@ impl Error {
     }
 
     /// A failed operation on a file or socket; `what` is a verb.
-    #[expect(dead_code, reason = "for the socket and the directories")]
     pub(crate) fn file(what: &str, path: &Path, error: impl fmt::Display) -> Self {
         Self::new(Kind::System, format!("could not {what} {}: {error}", path.display()))
     }

@@ -9,8 +9,18 @@
 /// The messages: package `nri.pkg.api.v1alpha1`.
 pub use vaquita_proto::nri as api;
 
+mod connection;
 mod error;
+mod events;
+mod frame;
+mod hub;
+mod launch;
+mod listener;
+mod merge;
+mod plugin;
 mod plugins;
+mod synchronize;
+mod ttrpc;
 
 pub use error::{Error, Kind, Result};
 pub use plugins::{Change, Config, Creation, Plugins, Runtime, Update};
