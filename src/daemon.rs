@@ -40,6 +40,7 @@ fn run(node: &Node, args: options::Daemon, ready: &mut Ready) -> Result<ExitCode
         metrics_address: args.metrics_address,
         otlp_endpoint: args.otlp_endpoint.clone(),
         otlp_sampling_per_million: args.otlp_sampling_per_million,
+        nri: args.nri.config()?,
         ..node.config()?
     };
     log::start(args.log_format, &args.log_level)?;

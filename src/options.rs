@@ -3,6 +3,7 @@
 mod handler;
 mod network;
 mod node;
+mod nri;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -149,6 +150,8 @@ pub(crate) struct Daemon {
     #[arg(long, hide_env = true, env = "VAQUITA_OTLP_SAMPLING_PER_MILLION", value_name = "NUMBER")]
     #[arg(default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000), requires = "otlp_endpoint")]
     pub(crate) otlp_sampling_per_million: u32,
+    #[command(flatten)]
+    pub(crate) nri: nri::Nri,
     /// How the log is written to standard error
     #[arg(
         long,

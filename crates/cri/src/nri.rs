@@ -125,6 +125,11 @@ impl Nri {
         self.plugins.get().filter(|plugins| plugins.any())
     }
 
+    /// Those that are connected, in the order in which they are asked. None where they cannot connect.
+    pub(crate) fn names(&self) -> Option<Vec<String>> {
+        self.plugins.get().map(Plugins::names)
+    }
+
     /// Whether anybody may ever have to be told.
     fn is_used(&self) -> bool {
         self.plugins.get().is_some()

@@ -1,42 +1,81 @@
 //! What plugins of the Node Resource Interface want a container to be, put into its specification.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 use vaquita_nri::api;
 use vaquita_proto::cri;
-use vaquita_shim::Namespaces;
+use vaquita_shim::{CreateRequest, Namespaces};
 
 use super::{cdi, probe};
 use crate::error::Doing;
-use crate::model::{ContainerRecord, SandboxRecord};
-use crate::node::Node;
+use crate::model::{ContainerRecord, Sandbox, SandboxRecord};
+use crate::node::{Node, blocking};
 use crate::spec::{self, User};
 use crate::{Result, cgroups};
 
+/// Does what plugins want, and writes the specification and the record anew. Returns whether there is work at the start or
+/// the end of the container.
+pub(super) async fn adjust_all(
+    node: &Arc<Node>,
+    sandbox: &Arc<Sandbox>,
+    (record, request): (&mut ContainerRecord, &mut CreateRequest),
+    mut spec: Box<Spec>,
+    asked: api::ContainerAdjustment,
+) -> Result<bool> {
+    let (worker, pod, copy) = (node.clone(), sandbox.clone(), record.clone());
+    let (join, is_built_in) = (request.join, request.runtime.is_none());
+    let (outcome, has_late_work) = blocking("adjust the container", move || {
+        let ground = Ground { node: &worker, pod: &pod.record, record: &copy, join, is_built_in };
+        let outcome = ground.adjust(&mut spec, &asked)?;
+        worker.paths.write_spec(pod.id(), &copy.id, &spec)?;
+        Ok((outcome, has_late_work(&spec)))
+    })
+    .await?;
+    record.resources = outcome.limits;
+    record.cgroup.clone_from(&outcome.cgroup);
+    if let Some(groups) = outcome.groups {
+        record.user.supplemental_groups = groups.into_iter().map(i64::from).collect();
+    }
+    request.join = outcome.join;
+    if request.cgroup != outcome.cgroup {
+        request.cgroup = outcome.cgroup;
+        // Before there is such a group: whoever takes it away has to know of it.
+        node.paths.write_container(record)?;
+    }
+    Ok(has_late_work)
+}
+
+/// Whether a specification asks for something at the start or the end.
+pub(super) fn has_late_work(spec: &Spec) -> bool {
+    vaquita_runtime::hook::has_late(spec)
+        || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some())
+}
+
 /// What a specification was made for.
-pub(super) struct Ground<'a> {
-    pub(super) node: &'a Node,
-    pub(super) pod: &'a SandboxRecord,
-    pub(super) record: &'a ContainerRecord,
+struct Ground<'a> {
+    node: &'a Node,
+    pod: &'a SandboxRecord,
+    record: &'a ContainerRecord,
     /// The namespaces of the pod that it joins.
-    pub(super) join: Namespaces,
+    join: Namespaces,
     /// Whether the built-in runtime makes the container.
-    pub(super) is_built_in: bool,
+    is_built_in: bool,
 }
 
 /// What has changed beside the specification.
-pub(super) struct Outcome {
-    pub(super) limits: cri::LinuxContainerResources,
-    pub(super) join: Namespaces,
-    pub(super) cgroup: PathBuf,
+struct Outcome {
+    limits: cri::LinuxContainerResources,
+    join: Namespaces,
+    cgroup: PathBuf,
     /// All its groups, if there are more than there were.
-    pub(super) groups: Option<Vec<u32>>,
+    groups: Option<Vec<u32>>,
 }
 
 impl Ground<'_> {
     /// Does all of an adjustment, or fails. Blocks.
-    pub(super) fn adjust(&self, spec: &mut Spec, asked: &api::ContainerAdjustment) -> Result<Outcome> {
+    fn adjust(&self, spec: &mut Spec, asked: &api::ContainerAdjustment) -> Result<Outcome> {
         self.adjust_all(spec, asked).map_err(|error| error.within("an NRI plugin's adjustment"))
     }
 

@@ -11,7 +11,7 @@ use vaquita_nri::api::ContainerAdjustment;
 use vaquita_proto::cri;
 use vaquita_shim::{CreateRequest, OciRuntime};
 
-use super::adjust::Ground;
+use super::adjust::{adjust_all, has_late_work};
 use super::volumes::{self, Volumes};
 use super::{cdi, probe, relabel};
 use crate::error::Doing;
@@ -153,44 +153,6 @@ async fn make(
     drop(volumes);
     let name = || record.config.metadata.clone().unwrap_or_default().name;
     Ok(created.doing(|| format!("create container {:?}", name()))?.pid)
-}
-
-/// Does what plugins want, and writes the specification and the record anew. Returns whether there is work at the start or
-/// the end of the container.
-async fn adjust_all(
-    node: &Arc<Node>,
-    sandbox: &Arc<Sandbox>,
-    (record, request): (&mut ContainerRecord, &mut CreateRequest),
-    mut spec: Box<Spec>,
-    asked: ContainerAdjustment,
-) -> Result<bool> {
-    let (worker, pod, copy) = (node.clone(), sandbox.clone(), record.clone());
-    let (join, is_built_in) = (request.join, request.runtime.is_none());
-    let (outcome, has_late_work) = blocking("adjust the container", move || {
-        let ground = Ground { node: &worker, pod: &pod.record, record: &copy, join, is_built_in };
-        let outcome = ground.adjust(&mut spec, &asked)?;
-        worker.paths.write_spec(pod.id(), &copy.id, &spec)?;
-        Ok((outcome, has_late_work(&spec)))
-    })
-    .await?;
-    record.resources = outcome.limits;
-    record.cgroup.clone_from(&outcome.cgroup);
-    if let Some(groups) = outcome.groups {
-        record.user.supplemental_groups = groups.into_iter().map(i64::from).collect();
-    }
-    request.join = outcome.join;
-    if request.cgroup != outcome.cgroup {
-        request.cgroup = outcome.cgroup;
-        // Before there is such a group: whoever takes it away has to know of it.
-        node.paths.write_container(record)?;
-    }
-    Ok(has_late_work)
-}
-
-/// Whether a specification asks for something at the start or the end.
-fn has_late_work(spec: &Spec) -> bool {
-    vaquita_runtime::hook::has_late(spec)
-        || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some())
 }
 
 /// A retry gets the container that its first try made.

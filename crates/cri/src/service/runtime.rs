@@ -430,6 +430,9 @@ impl Service {
             "network": network,
             "podNetwork": self.node.network.name(),
             "apparmor": self.node.apparmor.describe(self.node.host.apparmor),
+            "nri": config.nri.as_ref().map(|nri| {
+                json!({ "socket": nri.socket, "plugins": self.node.nri.names().unwrap_or_default() })
+            }),
             "selinux": config.selinux,
             "restrictOomScoreAdj": config.restrict_oom_score_adj,
             "execOutputLimit": exec::OUTPUT_LIMIT,

@@ -12,6 +12,7 @@ mod fields;
 mod handlers;
 mod kubelet;
 mod metrics;
+mod nri;
 mod restart;
 mod retries;
 mod selinux;
