@@ -39,14 +39,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = tonic_prost_build::configure()
         .emit_rerun_if_changed(false)
         .bytes(".runtime.v1.ExecSyncResponse")
-        .extern_path(
-            ".runtime.v1.ListPodSandboxMetricsResponse",
-            "crate::encoded::ListPodSandboxMetricsResponse",
-        )
-        .extern_path(
-            ".runtime.v1.StreamPodSandboxMetricsResponse",
-            "crate::encoded::StreamPodSandboxMetricsResponse",
-        )
         .btree_map(".")
         // 400 bytes, which an empty one, of two bytes on the wire, would take too.
         .boxed(".nri.pkg.api.v1alpha1.ContainerUpdate.linux")

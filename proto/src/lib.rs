@@ -11,8 +11,6 @@
 
 /// `runtime.v1`: the Container Runtime Interface (1.36, with 1.37's additions).
 pub mod cri {
-    pub use crate::encoded::{ListPodSandboxMetricsResponse, StreamPodSandboxMetricsResponse};
-
     tonic::include_proto!("runtime.v1");
 
     impl std::fmt::Debug for AuthConfig {
@@ -23,28 +21,6 @@ pub mod cri {
                 .field("server_address", &self.server_address)
                 .finish_non_exhaustive()
         }
-    }
-}
-
-/// Messages whose parts are encoded already. One [`cri::PodSandboxMetrics`] takes 15 KiB and some hundred allocations: a server that
-/// gives it out several times makes it once.
-mod encoded {
-    use prost::bytes::Bytes;
-
-    /// `runtime.v1.ListPodSandboxMetricsResponse`
-    #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
-    pub struct ListPodSandboxMetricsResponse {
-        /// One [`PodSandboxMetrics`](crate::cri::PodSandboxMetrics) each.
-        #[prost(bytes = "bytes", repeated, tag = "1")]
-        pub pod_metrics: Vec<Bytes>,
-    }
-
-    /// `runtime.v1.StreamPodSandboxMetricsResponse`
-    #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
-    pub struct StreamPodSandboxMetricsResponse {
-        /// As above.
-        #[prost(bytes = "bytes", repeated, tag = "1")]
-        pub pod_sandbox_metrics: Vec<Bytes>,
     }
 }
 

@@ -8,8 +8,8 @@ use crate::files::{read, read_if_there};
 use crate::group::key;
 use crate::{Result, Version};
 
-pub(crate) use details::read_details;
 pub use details::{Counter, CpuSet, Details, IoDetails, IoEntry, MemoryDetails, PerCpu, RdmaUse};
+pub(crate) use details::{read_details, read_metered};
 
 /// A snapshot of a group's use. Parts of controllers that the host lacks are none or empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub mod check;
 mod checkpoint;
 mod config;
 mod container;
+mod encoded;
 mod error;
 mod exec;
 mod host;

@@ -9,16 +9,15 @@ mod measure;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use prost::Message as _;
-use prost::bytes::Bytes;
+use bytes::Bytes;
 use vaquita_proto::cri;
 
 use self::families::{CONTAINER, POD};
 use self::measure::{Measured, MeasuredPod};
-use crate::Result;
 use crate::model::{Container, Sandbox, now};
 use crate::node::Node;
 use crate::stats::{Measure, Pods, Samples, recent, running};
+use crate::{Result, encoded};
 
 /// The labels that all metrics begin with. `id` is the cgroup and `name` the id of the container, as with cAdvisor; those
 /// of a pod have no container, image and name.
@@ -77,13 +76,13 @@ pub(crate) fn descriptors() -> Vec<cri::MetricDescriptor> {
     POD.iter().map(Family::describe).chain(CONTAINER.iter().map(Family::describe)).collect()
 }
 
-/// The metrics of the pods that are ready and of their containers that run, kept as they go to clients: in memory they are ten
-/// times as large, and take longer to build than to measure.
+/// The metrics of the pods that are ready and of their containers that run.
 #[derive(Debug)]
 pub(crate) struct Metrics;
 
 impl Measure for Metrics {
     type Of = Sandbox;
+    /// A [`cri::PodSandboxMetrics`], as an item of a list.
     type Value = Bytes;
 
     fn samples(node: &Node) -> &Samples<Bytes> {
@@ -106,11 +105,11 @@ impl Measure for Metrics {
     }
 
     fn read(node: &Node, of: &Sandbox) -> Bytes {
-        pod(node, of).encode_to_vec().into()
+        encoded::item(&pod(node, of))
     }
 }
 
-/// One [`cri::PodSandboxMetrics`] for each pod that is ready, as it was a moment ago.
+/// One [`cri::PodSandboxMetrics`] for each pod that is ready, as it was a moment ago, as the items of a list.
 pub(crate) async fn measure(node: &Arc<Node>) -> Result<Vec<Bytes>> {
     let pods = <Pods as Measure>::all(node);
     Ok(recent::<Metrics>(node, &pods).await?.iter().map(|encoded| Bytes::clone(encoded)).collect())

@@ -14,6 +14,7 @@ use vaquita_proto::cri::image_service_server::ImageServiceServer;
 use vaquita_proto::cri::runtime_service_server::RuntimeServiceServer;
 use vaquita_proto::node::node_server::NodeServer;
 
+use crate::encoded::MESSAGE;
 use crate::node::{Failures, Node, blocking};
 use crate::nri::Nri;
 use crate::paths::remove_socket;
@@ -21,9 +22,6 @@ use crate::service::Service;
 use crate::streaming::Sessions;
 use crate::telemetry::{Listeners, Observe};
 use crate::{Config, Error, Kind, Result, cgroups, reconcile};
-
-/// The most bytes of one message, in either direction, as with every CRI client and server.
-const MESSAGE: usize = 16 << 20;
 
 /// The most calls at once on one connection: kubelet has one for each probe that runs a command, and asks for no more
 /// than it is allowed. Without a limit one client's calls could take all memory.

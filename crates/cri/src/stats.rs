@@ -1,25 +1,24 @@
 //! What containers and pods use.
 
+mod messages;
 pub(crate) mod network;
 mod sampler;
 mod samples;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prost::bytes::Bytes;
-use vaquita_cgroup::{Cgroup, Layout, Pressure, PressureAverages, Stats};
+use bytes::Bytes;
+use prost::Message as _;
 use vaquita_image::Usage;
 use vaquita_proto::cri;
 
-use crate::Result;
 use crate::container::volumes::snapshots;
-use crate::model::{Container, ContainerPhase, Sandbox, SandboxPhase, now};
+use crate::model::{Container, Sandbox, now};
 use crate::node::Node;
+use crate::{Result, encoded};
 
-use self::network::Network;
 pub(crate) use self::sampler::{Measure, recent};
 use self::sampler::{Sampler, measured};
 pub(crate) use self::samples::Samples;
@@ -28,8 +27,6 @@ pub(crate) use self::samples::Samples;
 const USAGE_AGE: Duration = Duration::from_secs(10);
 /// The least time that a rate is told from: shorter ones say nothing.
 const RATE_AGE: Duration = Duration::from_millis(100);
-/// The controllers of v1 whose figures are told here.
-const CONTROLLERS: [&str; 3] = ["cpuacct", "memory", "pids"];
 
 /// How many times as old as other measurements the metrics may be: they take ten times as long, and Prometheus asks every ten seconds
 /// at best.
@@ -40,8 +37,8 @@ const METRICS: u32 = 5;
 pub(crate) struct Cache {
     disk: Mutex<HashMap<String, (Instant, Counted)>>,
     cpu: Mutex<HashMap<String, Rate>>,
-    containers: Samples<Measured>,
-    pods: Samples<MeasuredPod>,
+    containers: Samples<Bytes>,
+    pods: Samples<Pod>,
     pub(crate) metrics: Samples<Bytes>,
     sampler: Sampler,
 }
@@ -126,52 +123,22 @@ fn volumes(node: &Node, id: &str) -> Vec<String> {
     container.map(|container| snapshots(&container.record).collect()).unwrap_or_default()
 }
 
-/// A container at a time, in nanoseconds since 1970.
-#[derive(Debug)]
-pub(crate) struct Measured {
-    time: i64,
-    group: Option<Group>,
-    disk: Option<Counted>,
-}
-
-/// A pod at a time, in nanoseconds since 1970.
-#[derive(Debug)]
-pub(crate) struct MeasuredPod {
-    time: i64,
-    group: Option<Group>,
-    network: Option<Network>,
-}
-
-/// A cgroup, and nanoseconds of CPU that it used per second.
-#[derive(Debug)]
-struct Group {
-    stats: Stats,
-    rate: Option<u64>,
-}
-
-impl Group {
-    fn read(node: &Node, id: &str, path: &Path) -> Option<Self> {
-        let stats = measure(&node.layout, path)?;
-        let rate = stats.cpu.as_ref().and_then(|cpu| node.usage.rate(id, Instant::now(), cpu.usage_ns));
-        Some(Self { stats, rate })
-    }
-}
-
 /// Containers that run come with figures of their cgroup; others with their disk use alone.
 #[derive(Debug)]
 pub(crate) struct Containers;
 
 impl Measure for Containers {
     type Of = Container;
-    type Value = Measured;
+    /// A [`cri::ContainerStats`], as an item of a list.
+    type Value = Bytes;
 
-    fn samples(node: &Node) -> &Samples<Measured> {
+    fn samples(node: &Node) -> &Samples<Bytes> {
         &node.usage.containers
     }
 
     fn all(node: &Node) -> Vec<Arc<Container>> {
         let mut all = node.tables.containers();
-        all.retain(|container| container.life().phase == ContainerPhase::Running);
+        all.retain(|container| container.is_running());
         all
     }
 
@@ -180,14 +147,11 @@ impl Measure for Containers {
     }
 
     fn tag(_: &Node, of: &Container) -> u64 {
-        u64::from(of.life().phase == ContainerPhase::Running)
+        u64::from(of.is_running())
     }
 
-    fn read(node: &Node, of: &Container) -> Measured {
-        let running = of.life().phase == ContainerPhase::Running;
-        let time = now();
-        let group = running.then(|| Group::read(node, of.id(), &of.record.cgroup)).flatten();
-        Measured { time, group, disk: node.usage.disk(node, of.id()) }
+    fn read(node: &Node, of: &Container) -> Bytes {
+        encoded::item(&messages::container(node, of))
     }
 }
 
@@ -195,17 +159,26 @@ impl Measure for Containers {
 #[derive(Debug)]
 pub(crate) struct Pods;
 
+/// A [`cri::PodSandboxStats`] without its containers, which are measured at other times.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// What it is about.
+    head: Bytes,
+    /// A [`cri::LinuxPodSandboxStats`].
+    linux: Bytes,
+}
+
 impl Measure for Pods {
     type Of = Sandbox;
-    type Value = MeasuredPod;
+    type Value = Pod;
 
-    fn samples(node: &Node) -> &Samples<MeasuredPod> {
+    fn samples(node: &Node) -> &Samples<Pod> {
         &node.usage.pods
     }
 
     fn all(node: &Node) -> Vec<Arc<Sandbox>> {
         let mut all = node.tables.sandboxes();
-        all.retain(|sandbox| sandbox.life().phase == SandboxPhase::Ready);
+        all.retain(|sandbox| sandbox.is_ready());
         all
     }
 
@@ -214,185 +187,76 @@ impl Measure for Pods {
     }
 
     fn tag(_: &Node, of: &Sandbox) -> u64 {
-        u64::from(of.life().phase == SandboxPhase::Ready)
+        u64::from(of.is_ready())
     }
 
-    fn read(node: &Node, of: &Sandbox) -> MeasuredPod {
-        let ready = of.life().phase == SandboxPhase::Ready;
-        let time = now();
-        let group = ready.then(|| Group::read(node, of.id(), &of.record.cgroup)).flatten();
-        MeasuredPod { time, group, network: network::of(of) }
+    fn read(node: &Node, of: &Sandbox) -> Pod {
+        Pod::new(messages::sandbox(node, of))
     }
 }
 
-/// What a container uses at this moment.
-pub(crate) async fn container(node: &Arc<Node>, container: Arc<Container>) -> Result<cri::ContainerStats> {
-    let measured = measured::<Containers>(node, vec![container.clone()]).await?;
-    Ok(container_stats(node, &container, &measured[0]))
+impl Pod {
+    fn new(mut stats: cri::PodSandboxStats) -> Self {
+        let linux = stats.linux.take().unwrap_or_default();
+        Self { head: stats.encode_to_vec().into(), linux: linux.encode_to_vec().into() }
+    }
+
+    /// An item of a list, with the containers that run in the pod.
+    fn with(&self, containers: &[Arc<Bytes>]) -> Bytes {
+        /// Their fields in the messages.
+        const LINUX: u32 = 2;
+        const CONTAINERS: u32 = 5;
+
+        let inside: usize = containers.iter().map(|container| container.len()).sum();
+        let linux = self.linux.len() + inside;
+        let length = self.head.len() + encoded::field_length(LINUX, linux);
+        let mut bytes = Vec::with_capacity(encoded::field_length(encoded::LIST, length));
+        encoded::begin(encoded::LIST, length, &mut bytes);
+        bytes.extend_from_slice(&self.head);
+        encoded::begin(LINUX, linux, &mut bytes);
+        bytes.extend_from_slice(&self.linux);
+        containers.iter().for_each(|container| encoded::put_item(CONTAINERS, container, &mut bytes));
+        bytes.into()
+    }
 }
 
-/// What a sandbox with its containers uses at this moment.
-pub(crate) async fn sandbox(node: &Arc<Node>, sandbox: Arc<Sandbox>) -> Result<cri::PodSandboxStats> {
+/// What a container uses at this moment, as the item of a list.
+pub(crate) async fn container(node: &Arc<Node>, container: Arc<Container>) -> Result<Bytes> {
+    Ok(Bytes::clone(&measured::<Containers>(node, vec![container]).await?[0]))
+}
+
+/// What a sandbox with its containers uses at this moment, as the item of a list.
+pub(crate) async fn sandbox(node: &Arc<Node>, sandbox: Arc<Sandbox>) -> Result<Bytes> {
     let containers = running(node, &sandbox);
-    let pod = measured::<Pods>(node, vec![sandbox.clone()]).await?;
-    let measured = measured::<Containers>(node, containers.clone()).await?;
-    let of_containers = containers.iter().zip(&measured);
-    let of_containers = of_containers.map(|(container, measured)| container_stats(node, container, measured));
-    Ok(sandbox_stats(&sandbox, &pod[0], of_containers.collect()))
+    let pod = measured::<Pods>(node, vec![sandbox]).await?;
+    Ok(pod[0].with(&measured::<Containers>(node, containers).await?))
 }
 
-/// What containers used a moment ago.
-pub(crate) async fn containers(
-    node: &Arc<Node>,
-    containers: Vec<Arc<Container>>,
-) -> Result<Vec<cri::ContainerStats>> {
+/// One [`cri::ContainerStats`] for each of some containers, as it was a moment ago, as the items of a list.
+pub(crate) async fn containers(node: &Arc<Node>, containers: Vec<Arc<Container>>) -> Result<Vec<Bytes>> {
     let measured = recent::<Containers>(node, &containers).await?;
-    let all = containers.iter().zip(&measured);
-    Ok(all.map(|(container, measured)| container_stats(node, container, measured)).collect())
+    Ok(measured.iter().map(|item| Bytes::clone(item)).collect())
 }
 
-/// What sandboxes with their containers used a moment ago.
-pub(crate) async fn sandboxes(
-    node: &Arc<Node>,
-    sandboxes: Vec<Arc<Sandbox>>,
-) -> Result<Vec<cri::PodSandboxStats>> {
-    let inside: Vec<_> = sandboxes.iter().map(|sandbox| running(node, sandbox)).collect();
-    let containers: Vec<_> = inside.iter().flatten().cloned().collect();
+/// One [`cri::PodSandboxStats`] for each of some sandboxes, as it was a moment ago, as the items of a list.
+pub(crate) async fn sandboxes(node: &Arc<Node>, sandboxes: Vec<Arc<Sandbox>>) -> Result<Vec<Bytes>> {
+    let (mut containers, mut ends) = (Vec::new(), Vec::with_capacity(sandboxes.len()));
+    for sandbox in &sandboxes {
+        containers.extend(running(node, sandbox));
+        ends.push(containers.len());
+    }
     let pods = recent::<Pods>(node, &sandboxes).await?;
-    let measured = recent::<Containers>(node, &containers).await?;
-    let mut of_containers = containers
-        .iter()
-        .zip(&measured)
-        .map(|(container, measured)| container_stats(node, container, measured));
-    let all = sandboxes.iter().zip(&pods).zip(&inside);
-    Ok(all
-        .map(|((sandbox, pod), inside)| {
-            sandbox_stats(sandbox, pod, of_containers.by_ref().take(inside.len()).collect())
-        })
-        .collect())
+    let containers = recent::<Containers>(node, &containers).await?;
+    let mut begin = 0;
+    let of = |(pod, end): (&Arc<Pod>, usize)| pod.with(&containers[std::mem::replace(&mut begin, end)..end]);
+    Ok(pods.iter().zip(ends).map(of).collect())
 }
 
 /// The containers of a sandbox that run.
 pub(crate) fn running(node: &Node, sandbox: &Sandbox) -> Vec<Arc<Container>> {
     let mut containers = node.tables.containers_of(sandbox.id());
-    containers.retain(|container| container.life().phase == ContainerPhase::Running);
+    containers.retain(|container| container.is_running());
     containers
-}
-
-fn container_stats(node: &Node, container: &Container, measured: &Measured) -> cri::ContainerStats {
-    let record = &container.record;
-    let Measured { time, group, disk } = measured;
-    let stats = group.as_ref().map(|group| &group.stats);
-    let mountpoint = || node.images.mountpoint().to_string_lossy().into_owned();
-    cri::ContainerStats {
-        attributes: Some(cri::ContainerAttributes {
-            id: container.id().to_owned(),
-            metadata: Some(container.metadata()),
-            labels: record.config.labels.clone(),
-            annotations: record.config.annotations.clone(),
-        }),
-        cpu: group.as_ref().and_then(|group| cpu(group, *time)),
-        memory: stats.and_then(|stats| memory(stats, *time)),
-        writable_layer: disk.map(|counted| cri::FilesystemUsage {
-            timestamp: counted.time,
-            fs_id: Some(cri::FilesystemIdentifier { mountpoint: mountpoint() }),
-            used_bytes: value(counted.usage.bytes),
-            inodes_used: value(counted.usage.inodes),
-        }),
-        swap: stats.and_then(|stats| stats.memory.as_ref()).map(|memory| cri::SwapUsage {
-            timestamp: *time,
-            swap_available_bytes: swap_limit(&container.resources())
-                .and_then(|limit| value(limit.saturating_sub(memory.swap))),
-            swap_usage_bytes: value(memory.swap),
-        }),
-        io: stats.and_then(|stats| stats.io_pressure).map(|pressure| io(pressure, *time)),
-    }
-}
-
-fn sandbox_stats(
-    sandbox: &Sandbox,
-    measured: &MeasuredPod,
-    containers: Vec<cri::ContainerStats>,
-) -> cri::PodSandboxStats {
-    let record = &sandbox.record;
-    let MeasuredPod { time, group, network } = measured;
-    let stats = group.as_ref().map(|group| &group.stats);
-    cri::PodSandboxStats {
-        attributes: Some(cri::PodSandboxAttributes {
-            id: sandbox.id().to_owned(),
-            metadata: record.config.metadata.clone(),
-            labels: record.config.labels.clone(),
-            annotations: record.config.annotations.clone(),
-        }),
-        linux: Some(cri::LinuxPodSandboxStats {
-            cpu: group.as_ref().and_then(|group| cpu(group, *time)),
-            memory: stats.and_then(|stats| memory(stats, *time)),
-            network: network.as_ref().map(|network| network.usage(*time)),
-            process: stats
-                .and_then(|stats| stats.pids)
-                .map(|pids| cri::ProcessUsage { timestamp: *time, process_count: value(pids.current) }),
-            containers,
-            io: stats.and_then(|stats| stats.io_pressure).map(|pressure| io(pressure, *time)),
-        }),
-        windows: None,
-    }
-}
-
-fn measure(layout: &Layout, path: &Path) -> Option<Stats> {
-    Cgroup::open_for(layout, path, &CONTROLLERS).and_then(|cgroup| cgroup.stats()).ok()
-}
-
-fn cpu(Group { stats, rate }: &Group, timestamp: i64) -> Option<cri::CpuUsage> {
-    let cpu = stats.cpu.as_ref()?;
-    Some(cri::CpuUsage {
-        timestamp,
-        usage_core_nano_seconds: value(cpu.usage_ns),
-        usage_nano_cores: rate.and_then(value),
-        psi: stats.cpu_pressure.map(psi),
-    })
-}
-
-fn memory(stats: &Stats, timestamp: i64) -> Option<cri::MemoryUsage> {
-    let memory = stats.memory.as_ref()?;
-    Some(cri::MemoryUsage {
-        timestamp,
-        working_set_bytes: value(memory.working_set),
-        available_bytes: memory.available.and_then(value),
-        usage_bytes: value(memory.usage),
-        rss_bytes: value(memory.rss),
-        page_faults: value(memory.page_faults),
-        major_page_faults: value(memory.major_page_faults),
-        psi: stats.memory_pressure.map(psi),
-    })
-}
-
-/// How much swap may be used; none without a limit. The CRI's limit is that of memory and swap together.
-fn swap_limit(resources: &cri::LinuxContainerResources) -> Option<u64> {
-    let limit = |asked: i64| u64::try_from(asked).ok().filter(|limit| *limit > 0);
-    let both = limit(resources.memory_swap_limit_in_bytes)?;
-    Some(both.saturating_sub(limit(resources.memory_limit_in_bytes)?))
-}
-
-fn io(pressure: Pressure, timestamp: i64) -> cri::IoUsage {
-    cri::IoUsage { timestamp, psi: Some(psi(pressure)) }
-}
-
-fn psi(pressure: Pressure) -> cri::PsiStats {
-    let data = |averages: PressureAverages| cri::PsiData {
-        total: averages.total.saturating_mul(1000),
-        avg10: percent(averages.avg10),
-        avg60: percent(averages.avg60),
-        avg300: percent(averages.avg300),
-    };
-    cri::PsiStats { full: Some(data(pressure.full)), some: Some(data(pressure.some)) }
-}
-
-fn percent(hundredths: u64) -> f64 {
-    u32::try_from(hundredths).map_or(100.0, f64::from) / 100.0
-}
-
-fn value(value: u64) -> Option<cri::UInt64Value> {
-    Some(cri::UInt64Value { value })
 }
 
 #[cfg(test)]
@@ -412,16 +276,30 @@ mod tests {
         assert_eq!(cache.rate("a", at(500), 5), None);
     }
 
+    /// The parts of a message at the places where they belong.
     #[test]
-    fn swap_has_what_both_limits_leave() {
-        let of = |memory, both| {
-            swap_limit(&cri::LinuxContainerResources {
-                memory_limit_in_bytes: memory,
-                memory_swap_limit_in_bytes: both,
-                ..Default::default()
-            })
+    fn a_pod_with_its_containers_is_one_message() {
+        let container = |number: usize| cri::ContainerStats {
+            attributes: Some(cri::ContainerAttributes { id: "c".repeat(number), ..Default::default() }),
+            ..Default::default()
         };
-        assert_eq!((of(100, 150), of(100, 100), of(100, 0)), (Some(50), Some(0), None));
-        assert_eq!((of(100, -1), of(0, 100)), (None, None));
+        let mut pod = cri::PodSandboxStats {
+            attributes: Some(cri::PodSandboxAttributes { id: "a".into(), ..Default::default() }),
+            linux: Some(cri::LinuxPodSandboxStats {
+                cpu: Some(cri::CpuUsage { timestamp: 1, ..Default::default() }),
+                io: Some(cri::IoUsage { timestamp: 2, ..Default::default() }),
+                ..Default::default()
+            }),
+            windows: None,
+        };
+        for containers in [&[][..], &[1], &[0, 1, 200, 3000]] {
+            let containers: Vec<_> = containers.iter().map(|number| container(*number)).collect();
+            let items: Vec<_> = containers.iter().map(|one| Arc::new(encoded::item(one))).collect();
+            pod.linux.as_mut().unwrap().containers.clear();
+            let item = Pod::new(pod.clone()).with(&items);
+            let list = cri::ListPodSandboxStatsResponse::decode(item).unwrap();
+            pod.linux.as_mut().unwrap().containers = containers;
+            assert_eq!(list.stats, [pod.clone()]);
+        }
     }
 }

@@ -148,6 +148,33 @@ pub(crate) fn read_details<'a>(find: &Find<'a>, stats: Stats) -> Result<Details>
     Ok(all)
 }
 
+/// The part that is metered all the time: memory without swap and buffers of TCP, and the IO that every kernel counts.
+pub(crate) fn read_metered<'a>(find: &Find<'a>, stats: Stats) -> Result<Details> {
+    let mut all = Details { stats, ..Details::default() };
+    all.memory = find("memory").map(|(dir, version)| metered_memory(dir, version)).transpose()?.flatten();
+    if let Some((dir, version)) = find("io") {
+        all.io = match version {
+            Version::V2 => io(dir, version)?,
+            Version::V1 => IoDetails {
+                service_bytes: v1_io(dir, "io_service_bytes")?,
+                serviced: v1_io(dir, "io_serviced")?,
+                ..IoDetails::default()
+            },
+        };
+    }
+    Ok(all)
+}
+
+fn metered_memory(dir: BorrowedFd<'_>, version: Version) -> Result<Option<MemoryDetails>> {
+    if version == Version::V2 {
+        return memory(dir, version);
+    }
+    let Some(raw) = memory_stat(dir)? else { return Ok(None) };
+    let kernel = read_if_there(dir, "memory.kmem.usage_in_bytes")?.and_then(|text| number(&text));
+    let kernel = Counter { usage: kernel.unwrap_or_default(), ..Counter::default() };
+    Ok(Some(MemoryDetails { raw, memory: v1_counter(dir, "memory")?, kernel, ..MemoryDetails::default() }))
+}
+
 fn per_cpu(totals: &str, table: &str) -> Vec<PerCpu> {
     let mut all: Vec<PerCpu> = totals
         .split_whitespace()
@@ -204,12 +231,8 @@ fn numbers(list: &str) -> Vec<u16> {
 }
 
 fn memory(dir: BorrowedFd<'_>, version: Version) -> Result<Option<MemoryDetails>> {
-    let Some(raw) = read_if_there(dir, "memory.stat")? else { return Ok(None) };
-    let pair = |line: &str| {
-        let (name, value) = line.split_once(' ')?;
-        Some((name.to_owned(), value.trim().parse().ok()?))
-    };
-    let mut all = MemoryDetails { raw: raw.lines().filter_map(pair).collect(), ..MemoryDetails::default() };
+    let Some(raw) = memory_stat(dir)? else { return Ok(None) };
+    let mut all = MemoryDetails { raw, ..MemoryDetails::default() };
     if version == Version::V1 {
         all.memory = v1_counter(dir, "memory")?;
         all.memory_and_swap = v1_counter(dir, "memory.memsw")?;
@@ -230,6 +253,14 @@ fn memory(dir: BorrowedFd<'_>, version: Version) -> Result<Option<MemoryDetails>
     all.kernel.usage = all.raw.get("kernel").copied().unwrap_or_default();
     all.kernel_tcp.usage = all.raw.get("sock").copied().unwrap_or_default();
     Ok(Some(all))
+}
+
+fn memory_stat(dir: BorrowedFd<'_>) -> Result<Option<BTreeMap<String, u64>>> {
+    let pair = |line: &str| {
+        let (name, value) = line.split_once(' ')?;
+        Some((name.to_owned(), value.trim().parse().ok()?))
+    };
+    Ok(read_if_there(dir, "memory.stat")?.map(|text| text.lines().filter_map(pair).collect()))
 }
 
 fn v1_counter(dir: BorrowedFd<'_>, name: &str) -> Result<Counter> {
@@ -261,21 +292,7 @@ fn io(dir: BorrowedFd<'_>, version: Version) -> Result<IoDetails> {
     if version == Version::V2 {
         return Ok(read_if_there(dir, "io.stat")?.map(|text| parse_io_v2(&text)).unwrap_or_default());
     }
-    // The scheduler's own files count what the throttling ones do, and more, where it is BFQ, or was CFQ (Linux 4.20).
-    let table = |name: &str| {
-        for file in [
-            format!("blkio.bfq.{name}_recursive"),
-            format!("blkio.{name}_recursive"),
-            format!("blkio.throttle.{name}_recursive"),
-            format!("blkio.throttle.{name}"),
-        ] {
-            let entries = read_if_there(dir, &file)?.map(|text| parse_io_v1(&text)).unwrap_or_default();
-            if !entries.is_empty() {
-                return Ok(entries);
-            }
-        }
-        Ok::<_, crate::Error>(Vec::new())
-    };
+    let table = |name: &str| v1_io(dir, name);
     Ok(IoDetails {
         service_bytes: table("io_service_bytes")?,
         serviced: table("io_serviced")?,
@@ -286,6 +303,22 @@ fn io(dir: BorrowedFd<'_>, version: Version) -> Result<IoDetails> {
         time: table("time")?,
         sectors: table("sectors")?,
     })
+}
+
+/// The scheduler's own files count what the throttling ones do, and more, where it is BFQ, or was CFQ (Linux 4.20).
+fn v1_io(dir: BorrowedFd<'_>, name: &str) -> Result<Vec<IoEntry>> {
+    for file in [
+        format!("blkio.bfq.{name}_recursive"),
+        format!("blkio.{name}_recursive"),
+        format!("blkio.throttle.{name}_recursive"),
+        format!("blkio.throttle.{name}"),
+    ] {
+        let entries = read_if_there(dir, &file)?.map(|text| parse_io_v1(&text)).unwrap_or_default();
+        if !entries.is_empty() {
+            return Ok(entries);
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// Lines like `8:0 Read 4096`, or `8:0 4096`; that of all devices together is left out.

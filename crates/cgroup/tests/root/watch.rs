@@ -71,6 +71,17 @@ fn the_full_statistics() {
         assert!(memory.memory.max_usage >= 32 << 20, "{memory:?}");
         assert!(memory.memory.failures > 0, "{memory:?}");
         assert!(memory.raw.contains_key("pgfault"), "{memory:?}");
+        // The part of it that is metered says the same.
+        let metered = group.metered().unwrap();
+        let part = metered.memory.unwrap();
+        assert_eq!(part.memory.max_usage, memory.memory.max_usage);
+        assert_eq!((part.memory.limit, part.memory.failures), (memory.memory.limit, memory.memory.failures));
+        assert!(part.raw.keys().eq(memory.raw.keys()), "{part:?}");
+        assert_eq!(
+            (metered.io.service_bytes, metered.io.serviced),
+            (details.io.service_bytes, details.io.serviced)
+        );
+        assert!(metered.stats.cpu.is_some());
         let cpuset = details.cpuset.unwrap();
         assert_eq!(cpuset.cpus, [0]);
         assert!(!cpuset.mems.is_empty());

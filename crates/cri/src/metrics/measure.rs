@@ -53,7 +53,7 @@ impl Measured {
         Self {
             now: seconds(now()),
             started: seconds(life.started_at),
-            details: cgroup.as_ref().and_then(|cgroup| cgroup.details().ok()),
+            details: cgroup.as_ref().and_then(|cgroup| cgroup.metered().ok()),
             oom_kills: cgroup.as_ref().and_then(|cgroup| cgroup.oom_kills().ok()),
             disk: disk(node, container),
             processes: cgroup.and_then(|cgroup| cgroup.procs().ok()).map(|pids| processes(&pids, life.pid)),

@@ -244,6 +244,11 @@ impl Container {
         self.life.borrow().clone()
     }
 
+    /// Whether its program runs, as far as is known; never waits.
+    pub(crate) fn is_running(&self) -> bool {
+        self.life.borrow().phase == ContainerPhase::Running
+    }
+
     /// Waits until it has ended.
     pub(crate) async fn over(&self) {
         // The sender lives as long as `self`, so this cannot fail.

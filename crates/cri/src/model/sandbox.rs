@@ -208,6 +208,11 @@ impl Sandbox {
         self.life.borrow().clone()
     }
 
+    /// Whether it is ready; never waits.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.life.borrow().phase == SandboxPhase::Ready
+    }
+
     /// Goes one step on and returns the record to be written.
     pub(crate) fn advance(
         &self,

@@ -22,6 +22,30 @@ pub(crate) struct Tables {
 struct Inner {
     sandboxes: BTreeMap<String, Arc<Sandbox>>,
     containers: BTreeMap<String, Arc<Container>>,
+    /// The same by their sandboxes, in the order of their ids: lists of all sandboxes with their containers look up each.
+    inside: BTreeMap<String, Vec<Arc<Container>>>,
+}
+
+impl Inner {
+    fn insert_container(&mut self, container: Arc<Container>) {
+        self.remove_container(container.id());
+        let inside = self.inside.entry(container.record.sandbox.clone()).or_default();
+        let at = inside.partition_point(|other| other.id() < container.id());
+        inside.insert(at, Arc::clone(&container));
+        self.containers.insert(container.id().to_owned(), container);
+    }
+
+    fn remove_container(&mut self, id: &str) -> Option<Arc<Container>> {
+        let container = self.containers.remove(id)?;
+        let sandbox = container.record.sandbox.as_str();
+        if let Some(inside) = self.inside.get_mut(sandbox) {
+            inside.retain(|other| other.id() != id);
+            if inside.is_empty() {
+                self.inside.remove(sandbox);
+            }
+        }
+        Some(container)
+    }
 }
 
 impl Tables {
@@ -45,14 +69,7 @@ impl Tables {
 
     /// The containers of one sandbox.
     pub(crate) fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        self.read(|inner| {
-            inner
-                .containers
-                .values()
-                .filter(|container| container.record.sandbox == sandbox)
-                .cloned()
-                .collect()
-        })
+        self.read(|inner| inner.inside.get(sandbox).cloned().unwrap_or_default())
     }
 
     /// The sandbox with this id, or with the only id that begins so.
@@ -85,19 +102,11 @@ impl Tables {
         attempt: u32,
     ) -> Option<Arc<Container>> {
         self.read(|inner| {
-            inner
-                .containers
-                .values()
-                .find(|container| {
-                    container.record.sandbox == sandbox
-                        && container
-                            .record
-                            .config
-                            .metadata
-                            .as_ref()
-                            .is_some_and(|metadata| metadata.name == name && metadata.attempt == attempt)
-                })
-                .cloned()
+            let is_it = |container: &&Arc<Container>| {
+                let metadata = container.record.config.metadata.as_ref();
+                metadata.is_some_and(|metadata| metadata.name == name && metadata.attempt == attempt)
+            };
+            inner.inside.get(sandbox)?.iter().find(is_it).cloned()
         })
     }
 
@@ -112,7 +121,7 @@ impl Tables {
         self.write(|inner| {
             self.events.tell(container.id(), &container.record.sandbox, ContainerCreatedEvent);
             let _ = container.events.set(Arc::clone(&self.events));
-            inner.containers.insert(container.id().to_owned(), container);
+            inner.insert_container(container);
         });
     }
 
@@ -128,7 +137,7 @@ impl Tables {
     /// Forgets a container.
     pub(crate) fn forget_container(&self, id: &str) {
         self.write(|inner| {
-            if let Some(container) = inner.containers.remove(id) {
+            if let Some(container) = inner.remove_container(id) {
                 self.events.tell(id, &container.record.sandbox, ContainerDeletedEvent);
             }
         });

@@ -15,6 +15,7 @@ use tonic::codegen::http::{Request, Response};
 use tower::{Layer, Service};
 
 use super::clients::{Call, Client};
+use crate::encoded::Encoded;
 
 /// Puts [`Calls`] around services.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,11 @@ where
                 Err(panic) => Err(panic),
             };
             match ended {
-                Ok(Ok(response)) => Ok(response.map(|body| Body::new(Answer { body, method, _call: call }))),
+                Ok(Ok(mut response)) => {
+                    let encoded = Encoded::take(response.extensions_mut()).map(Body::new);
+                    let answer = |body| Answer { body: encoded.unwrap_or(body), method, _call: call };
+                    Ok(response.map(|body| Body::new(answer(body))))
+                }
                 Ok(Err(never)) => match never {},
                 Err(panic) => Ok(fault(&method, panic.as_ref()).into_http()),
             }

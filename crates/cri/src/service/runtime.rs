@@ -14,7 +14,7 @@ use super::batches::{Batches, batches};
 use super::{Service, answer, missing};
 use crate::model::{Container, Happened, now};
 use crate::telemetry::{about_container, about_sandbox};
-use crate::{CgroupDriver, checkpoint, container, exec, metrics, pod, stats, streaming};
+use crate::{CgroupDriver, checkpoint, container, encoded, exec, metrics, pod, stats, streaming};
 
 /// What an RPC answers.
 type Answer<T> = Result<Response<T>, Status>;
@@ -22,13 +22,16 @@ type Answer<T> = Result<Response<T>, Status>;
 /// A list in pieces.
 type Pieces<T, M> = tokio_stream::Iter<Batches<T, M>>;
 
+/// A list in pieces that are encoded already: nothing is left to be done here.
+type Encoded<M> = tokio_stream::Empty<Result<M, Status>>;
+
 #[tonic::async_trait]
 impl RuntimeService for Service {
     type StreamPodSandboxesStream = Pieces<cri::PodSandbox, cri::StreamPodSandboxesResponse>;
     type StreamContainersStream = Pieces<cri::Container, cri::StreamContainersResponse>;
-    type StreamContainerStatsStream = Pieces<cri::ContainerStats, cri::StreamContainerStatsResponse>;
-    type StreamPodSandboxStatsStream = Pieces<cri::PodSandboxStats, cri::StreamPodSandboxStatsResponse>;
-    type StreamPodSandboxMetricsStream = Pieces<bytes::Bytes, cri::StreamPodSandboxMetricsResponse>;
+    type StreamContainerStatsStream = Encoded<cri::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Encoded<cri::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = Encoded<cri::StreamPodSandboxMetricsResponse>;
     type GetContainerEventsStream =
         Pin<Box<dyn Stream<Item = Result<cri::ContainerEventResponse, Status>> + Send>>;
 
@@ -227,8 +230,7 @@ impl RuntimeService for Service {
         request: Request<cri::ContainerStatsRequest>,
     ) -> Answer<cri::ContainerStatsResponse> {
         let container = self.node.tables.container(&request.into_inner().container_id)?;
-        let stats = Some(stats::container(&self.node, container).await?);
-        Ok(Response::new(cri::ContainerStatsResponse { stats }))
+        encoded::whole(vec![stats::container(&self.node, container).await?])
     }
 
     async fn list_container_stats(
@@ -236,17 +238,15 @@ impl RuntimeService for Service {
         request: Request<cri::ListContainerStatsRequest>,
     ) -> Answer<cri::ListContainerStatsResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let stats = self.measure_containers(filter).await?;
-        Ok(Response::new(cri::ListContainerStatsResponse { stats }))
+        encoded::whole(self.measure_containers(filter).await?)
     }
 
     async fn stream_container_stats(
         &self,
         request: Request<cri::StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        let items = self.measure_containers(request.into_inner().filter.unwrap_or_default()).await?;
-        let message = |container_stats| cri::StreamContainerStatsResponse { container_stats };
-        Ok(Response::new(batches(items, message)))
+        let filter = request.into_inner().filter.unwrap_or_default();
+        Ok(encoded::pieces(self.measure_containers(filter).await?))
     }
 
     async fn pod_sandbox_stats(
@@ -254,8 +254,7 @@ impl RuntimeService for Service {
         request: Request<cri::PodSandboxStatsRequest>,
     ) -> Answer<cri::PodSandboxStatsResponse> {
         let sandbox = self.node.tables.sandbox(&request.into_inner().pod_sandbox_id)?;
-        let stats = Some(stats::sandbox(&self.node, sandbox).await?);
-        Ok(Response::new(cri::PodSandboxStatsResponse { stats }))
+        encoded::whole(vec![stats::sandbox(&self.node, sandbox).await?])
     }
 
     async fn list_pod_sandbox_stats(
@@ -263,17 +262,15 @@ impl RuntimeService for Service {
         request: Request<cri::ListPodSandboxStatsRequest>,
     ) -> Answer<cri::ListPodSandboxStatsResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        let stats = self.measure_sandboxes(filter).await?;
-        Ok(Response::new(cri::ListPodSandboxStatsResponse { stats }))
+        encoded::whole(self.measure_sandboxes(filter).await?)
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
         request: Request<cri::StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        let items = self.measure_sandboxes(request.into_inner().filter.unwrap_or_default()).await?;
-        let message = |pod_sandbox_stats| cri::StreamPodSandboxStatsResponse { pod_sandbox_stats };
-        Ok(Response::new(batches(items, message)))
+        let filter = request.into_inner().filter.unwrap_or_default();
+        Ok(encoded::pieces(self.measure_sandboxes(filter).await?))
     }
 
     async fn update_runtime_config(
@@ -357,17 +354,14 @@ impl RuntimeService for Service {
         &self,
         _: Request<cri::ListPodSandboxMetricsRequest>,
     ) -> Answer<cri::ListPodSandboxMetricsResponse> {
-        let pod_metrics = metrics::measure(&self.node).await?;
-        Ok(Response::new(cri::ListPodSandboxMetricsResponse { pod_metrics }))
+        encoded::whole(metrics::measure(&self.node).await?)
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<cri::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        let items = metrics::measure(&self.node).await?;
-        let message = |pod_sandbox_metrics| cri::StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
-        Ok(Response::new(batches(items, message)))
+        Ok(encoded::pieces(metrics::measure(&self.node).await?))
     }
 
     async fn runtime_config(

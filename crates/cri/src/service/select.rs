@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use vaquita_proto::cri;
 
 use super::{Service, answer};
@@ -20,10 +21,7 @@ impl Service {
     }
 
     /// What the running containers that pass a filter use.
-    pub(super) async fn measure_containers(
-        &self,
-        filter: cri::ContainerStatsFilter,
-    ) -> Result<Vec<cri::ContainerStats>> {
+    pub(super) async fn measure_containers(&self, filter: cri::ContainerStatsFilter) -> Result<Vec<Bytes>> {
         let containers = self.containers(cri::ContainerFilter {
             id: filter.id,
             pod_sandbox_id: filter.pod_sandbox_id,
@@ -34,10 +32,7 @@ impl Service {
     }
 
     /// What the ready sandboxes that pass a filter use.
-    pub(super) async fn measure_sandboxes(
-        &self,
-        filter: cri::PodSandboxStatsFilter,
-    ) -> Result<Vec<cri::PodSandboxStats>> {
+    pub(super) async fn measure_sandboxes(&self, filter: cri::PodSandboxStatsFilter) -> Result<Vec<Bytes>> {
         let sandboxes = self.sandboxes(cri::PodSandboxFilter {
             id: filter.id,
             label_selector: filter.label_selector,

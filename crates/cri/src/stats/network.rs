@@ -2,7 +2,7 @@
 
 use vaquita_proto::cri;
 
-use super::value;
+use super::messages::value;
 use crate::kernel;
 use crate::model::{Sandbox, SandboxPhase};
 

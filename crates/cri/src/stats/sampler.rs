@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::samples::{Samples, TICK};
 use crate::Result;
 use crate::node::{Node, blocking};
+
+/// How long the background works in one go, an object more or less, and rests in between. Who wakes on a processor that is busy with
+/// it waits so long: the scheduler lets a thread finish its slice, some 3 ms.
+const WORK: Duration = Duration::from_micros(200);
+const REST: Duration = Duration::from_micros(300);
 
 /// Something that can be measured.
 pub(crate) trait Measure: 'static {
@@ -92,10 +97,11 @@ async fn run(node: Arc<Node>) {
         ticks.tick().await;
         let worker = node.clone();
         let wanted = blocking("measure in the background", move || {
+            let mut pace = Pace(Instant::now());
             let all = [
-                tick::<super::Containers>(&worker),
-                tick::<super::Pods>(&worker),
-                tick::<crate::metrics::Metrics>(&worker),
+                tick::<super::Containers>(&worker, &mut pace),
+                tick::<super::Pods>(&worker, &mut pace),
+                tick::<crate::metrics::Metrics>(&worker, &mut pace),
             ];
             Ok(all.contains(&true))
         })
@@ -108,8 +114,21 @@ async fn run(node: Arc<Node>) {
     }
 }
 
+/// When a stretch of work began.
+struct Pace(Instant);
+
+impl Pace {
+    /// Rests where it was long enough.
+    fn step(&mut self) {
+        if self.0.elapsed() >= WORK {
+            std::thread::sleep(REST);
+            self.0 = Instant::now();
+        }
+    }
+}
+
 /// Measures what is due; says whether anybody wants it at all.
-fn tick<M: Measure>(node: &Node) -> bool {
+fn tick<M: Measure>(node: &Node, pace: &mut Pace) -> bool {
     let samples = M::samples(node);
     if !samples.is_wanted(Instant::now()) {
         samples.rest(Instant::now());
@@ -121,6 +140,7 @@ fn tick<M: Measure>(node: &Node) -> bool {
     for id in samples.due(by_id.keys().copied(), Instant::now()) {
         if let Some(object) = by_id.get(id) {
             measure::<M>(node, object, false);
+            pace.step();
         }
     }
     true

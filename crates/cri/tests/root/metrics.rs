@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost::Message as _;
-use prost::bytes::Bytes;
 use vaquita_proto::cri;
 
 use crate::support::{IMAGE, Node, container, pod};
@@ -34,7 +32,7 @@ async fn metrics_are_as_described_and_measured() {
         .map(|descriptor| (descriptor.name, descriptor.label_keys))
         .collect();
     let request = cri::ListPodSandboxMetricsRequest {};
-    let pods = decoded(runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics);
+    let pods = runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics;
     assert_eq!(pods.len(), 1);
     assert_eq!(pods[0].pod_sandbox_id, sandbox);
     assert_eq!(pods[0].container_metrics.len(), 1, "one only waits");
@@ -75,13 +73,9 @@ async fn metrics_are_as_described_and_measured() {
     let request = cri::StreamPodSandboxMetricsRequest {};
     let mut stream = runtime.stream_pod_sandbox_metrics(request).await.unwrap().into_inner();
     let message = stream.message().await.unwrap().unwrap();
-    assert_eq!(decoded(message.pod_sandbox_metrics)[0].container_metrics[0].container_id, id);
+    assert_eq!(message.pod_sandbox_metrics[0].container_metrics[0].container_id, id);
     assert!(stream.message().await.unwrap().is_none());
     node.finish().await;
-}
-
-fn decoded(pods: Vec<Bytes>) -> Vec<cri::PodSandboxMetrics> {
-    pods.into_iter().map(|pod| cri::PodSandboxMetrics::decode(pod).unwrap()).collect()
 }
 
 /// The host's interfaces are not the pod's.
@@ -103,7 +97,7 @@ async fn a_pod_in_the_network_of_the_host_has_no_network_figures() {
     let request = cri::RunPodSandboxRequest { config: Some(config), ..Default::default() };
     let id = runtime.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
     let request = cri::ListPodSandboxMetricsRequest {};
-    let pods = decoded(runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics);
+    let pods = runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics;
     assert_eq!(pods[0].metrics, []);
     let stats = runtime.pod_sandbox_stats(cri::PodSandboxStatsRequest { pod_sandbox_id: id }).await.unwrap();
     let linux = stats.into_inner().stats.unwrap().linux.unwrap();
@@ -192,7 +186,7 @@ async fn lists_are_recent_and_one_object_is_measured_at_once() {
 
     let metrics = |mut runtime: cri::runtime_service_client::RuntimeServiceClient<_>| async move {
         let request = cri::ListPodSandboxMetricsRequest {};
-        decoded(runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics)
+        runtime.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics
     };
     assert_eq!(metrics(node.runtime()).await[0].container_metrics.len(), 1);
     node.launch(&sandbox, "second", &["sleep"]).await;

@@ -1,5 +1,7 @@
 //! The CRI calls of a pod's life.
 
+mod undecoded;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,10 +18,11 @@ use crate::archive::BUSYBOX;
 pub(crate) struct Client {
     runtime: RuntimeServiceClient<Channel>,
     image: ImageServiceClient<Channel>,
+    channel: Channel,
 }
 
 /// A list of all there is, in one message or in several.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(clippy::enum_variant_names, reason = "they are the names of the calls, and printed")]
 pub(crate) enum List {
     ListPodSandbox,
@@ -52,6 +55,13 @@ impl List {
     /// Those for which something has to be measured.
     pub(crate) const MEASURED: [Self; 3] =
         [Self::ListContainerStats, Self::ListPodSandboxStats, Self::ListPodSandboxMetrics];
+
+    /// Whether something has to be measured for it, in one message or in several.
+    pub(crate) fn is_measured(self) -> bool {
+        let several =
+            [Self::StreamContainerStats, Self::StreamPodSandboxStats, Self::StreamPodSandboxMetrics];
+        Self::MEASURED.contains(&self) || several.contains(&self)
+    }
 }
 
 /// One pod with one container, and what it takes to remove it.
@@ -76,7 +86,8 @@ impl Client {
         );
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()),
-            image: ImageServiceClient::new(channel),
+            image: ImageServiceClient::new(channel.clone()),
+            channel,
         })
     }
 
@@ -240,6 +251,12 @@ impl Client {
                 all runtime.stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest).pod_sandbox_metrics
             ),
         })
+    }
+
+    /// How many bytes a list is, which are taken and thrown away: what a client makes of them is its own affair.
+    pub(crate) async fn take(&self, list: List) -> Result<usize, AnyError> {
+        let path = format!("/runtime.v1.RuntimeService/{list:?}").parse()?;
+        Ok(undecoded::take(self.channel.clone(), path).await?)
     }
 
     /// The number of running containers.

@@ -25,7 +25,9 @@ pub(crate) async fn all(peers: &mut [Peer], pods: usize, report: &mut Report) ->
             alive.push(peer.client.run_pod(&format!("l{number}"), false).await?);
         }
         for list in List::ALL {
-            at_once(peer, list, pods, report).await?;
+            if at_once(peer, list, pods, report).await? && list.is_measured() {
+                undecoded(peer, list, report).await?;
+            }
         }
         paced(peer, pods, report).await?;
         for pod in &alive {
@@ -35,22 +37,39 @@ pub(crate) async fn all(peers: &mut [Peer], pods: usize, report: &mut Report) ->
     Ok(())
 }
 
-async fn at_once(peer: &Peer, list: List, pods: usize, report: &mut Report) -> Result<(), AnyError> {
+/// False where there is no such list.
+async fn at_once(peer: &Peer, list: List, pods: usize, report: &mut Report) -> Result<bool, AnyError> {
     let mut times = Vec::new();
     for _ in 0..CALLS {
         let start = Instant::now();
-        let Some(found) = peer.client.list(list).await? else { return Ok(()) };
+        let Some(found) = peer.client.list(list).await? else { return Ok(false) };
         times.push(start.elapsed());
         if found != pods && !matches!(list, List::ListImages) {
             return Err(format!("{list:?} has {found} of {pods}").into());
         }
     }
+    rows(&format!("{list:?}"), times, peer, report);
+    Ok(true)
+}
+
+/// The same for a client that takes the bytes and does not look at them.
+async fn undecoded(peer: &Peer, list: List, report: &mut Report) -> Result<(), AnyError> {
+    let mut times = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        peer.client.take(list).await?;
+        times.push(start.elapsed());
+    }
+    rows(&format!("{list:?}, not decoded"), times, peer, report);
+    Ok(())
+}
+
+fn rows(what: &str, mut times: Vec<Duration>, peer: &Peer, report: &mut Report) {
     times.sort();
     for percent in [50, 99] {
-        let name = format!("{list:?}, p{percent}");
+        let name = format!("{what}, p{percent}");
         report.row(&name, "ms", Better::Lower, peer.name, percentile(&times, percent));
     }
-    Ok(())
 }
 
 /// As a kubelet does: now and then. The slowest of some, and the daemon's CPU time meanwhile.
