@@ -31,7 +31,7 @@ pub struct Config {
     /// The cgroup, in cgroupfs syntax, below which pods without a `cgroup_parent` get theirs. With the driver systemd it is
     /// the slice of that name: for `/vaquita` it is `vaquita.slice`.
     pub cgroup_root: PathBuf,
-    /// The static executable that shims run, copied into a sealed memory file at start. `None`: the running executable.
+    /// The static executable that shims run, as it is at start. `None`: the running executable.
     pub executable: Option<PathBuf>,
     /// How registries are reached.
     pub registries: Registries,

@@ -1,9 +1,10 @@
 //! The node: everything that requests work on.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
 use vaquita_cgroup::Layout;
 use vaquita_image::{Store, Unpacker};
 use vaquita_shim::client::Spawner;
@@ -139,13 +140,24 @@ fn unpacker(executable: Option<&Path>) -> Result<Unpacker> {
     Ok(Unpacker::Exe(Arc::new(file.into())))
 }
 
-/// The executable of the shims in memory that nobody can write to (CVE-2019-5736).
+/// The executable of the shims where no container can write to it (CVE-2019-5736): the file itself on a mount of its own, so
+/// that its pages are in memory once; a sealed copy in memory where the kernel refuses that.
 #[expect(clippy::disallowed_methods, reason = "our own program")]
-fn sealed(executable: Option<&Path>) -> Result<std::os::fd::OwnedFd> {
+fn sealed(executable: Option<&Path>) -> Result<OwnedFd> {
+    let path = executable.unwrap_or(Path::new("/proc/self/exe"));
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let refused = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => match vaquita_sys::process::read_only(file) {
+            Ok(file) => return Ok(file),
+            Err(error) => error.to_string(),
+        },
+        Err(errno) => errno.to_string(),
+    };
+    tracing::debug!(%refused, "shims run from a copy of the executable in memory");
+    let doing = || format!("seal a copy of {}", path.display());
     match executable {
-        None => vaquita_sys::process::sealed_self().doing(|| "seal a copy of the running executable"),
+        None => vaquita_sys::process::sealed_self().doing(doing),
         Some(path) => {
-            let doing = || format!("seal a copy of {}", path.display());
             let bytes = std::fs::read(path).doing(doing)?;
             vaquita_sys::process::sealed_copy(c"vaquita", &bytes).doing(doing)
         }

@@ -6,6 +6,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -125,8 +126,8 @@ fn tty() {
 /// file `/stop`; reports how many processes there were, how often it tried and how often it could.
 fn overwrite(pid: &str) {
     use std::fs::File;
-    use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::MetadataExt as _;
+    use vaquita_sys::mount::{Attr, Attributes};
     // Only to have it: it can be opened anew when nobody runs it any more.
     let open = |pid: &str| {
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
@@ -134,6 +135,7 @@ fn overwrite(pid: &str) {
         rustix::fs::open(exe, flags, rustix::fs::Mode::empty()).map(File::from)
     };
     let which = |file: &File| file.metadata().map(|stat| (stat.dev(), stat.ino())).unwrap();
+    let writable = Attr { clear: Attributes::RDONLY, ..Attr::default() };
     let held = open(pid).unwrap();
     let (mut seen, mut tried, mut won) = (std::collections::BTreeSet::new(), 0, 0);
     // Once more after the word to stop: the last of them have ended by then.
@@ -146,10 +148,15 @@ fn overwrite(pid: &str) {
             }
         }
         tried += 1;
-        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-        if let Ok(mut file) = File::options().append(true).open(path) {
-            won += usize::from(file.write_all(b"#").is_ok());
-        }
+        won += usize::from(write_to(&held));
+        won += usize::from(vaquita_sys::mount::mount_setattr(&held, "", false, &writable).is_ok());
+        won += usize::from(
+            vaquita_sys::mount::open_tree_clone(&held, "", false)
+                .and_then(|copy| {
+                    vaquita_sys::mount::mount_setattr(&copy, "", false, &writable).map(|()| copy)
+                })
+                .is_ok_and(|copy| write_to(&copy.into())),
+        );
         std::fs::write("/seen", seen.len().to_string()).unwrap();
         if is_last {
             break;
@@ -157,6 +164,15 @@ fn overwrite(pid: &str) {
     }
     std::fs::write("/report.new", format!("{} {tried} {won}", seen.len())).unwrap();
     std::fs::rename("/report.new", "/report").unwrap();
+}
+
+/// Whether it could, by the name that procfs gives it.
+fn write_to(held: &std::fs::File) -> bool {
+    use std::os::fd::AsRawFd as _;
+    let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+    let _ = std::fs::set_permissions(&path, PermissionsExt::from_mode(0o777));
+    let file = std::fs::File::options().append(true).open(path);
+    file.is_ok_and(|mut file| file.write_all(b"#").is_ok())
 }
 
 /// Says for each line that it reads how large the terminal is.

@@ -15,7 +15,7 @@ pub use attr::{
 pub use clone::{Clone, CloneFlags, Forked, clone3, clone3_raw};
 pub use exec::{
     CStrArray, close_range, close_range_on_exec, dup_for_exec, execveat, exit_now, inherited, pass_as,
-    sealed_copy, sealed_self,
+    read_only, sealed_copy, sealed_self,
 };
 pub use fork::{NoWayBack, fork_worker};
 pub use idle::Idle;

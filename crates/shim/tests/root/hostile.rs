@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 
 use vaquita_shim::ExecRequest;
@@ -20,27 +20,44 @@ const NAME: &CStr = c"vaquita-t01";
 #[tokio::test]
 async fn t01_the_shims_program_cannot_be_overwritten() {
     let program = std::fs::read(PROGRAM).unwrap();
-    let exe = vaquita_sys::process::sealed_copy(NAME, &program).unwrap();
-    let (won, after) = attack(exe).await;
+    let dir = vaquita_testing::temp_dir();
+    let path = dir.path().join("program");
+    std::fs::copy(PROGRAM, &path).unwrap();
+    let file = File::open(&path).unwrap();
+    let (won, after) = attack(vaquita_sys::process::read_only(&file).unwrap(), file).await;
     assert_eq!(won, 0, "it could write");
     assert!(after == program, "the program was changed");
 }
 
-/// That the attack is one: a file in memory without seals is lost to it.
+/// The same where the kernel cannot give the file a mount of its own.
+#[tokio::test]
+async fn t01_the_copy_of_the_shims_program_cannot_be_overwritten() {
+    let program = std::fs::read(PROGRAM).unwrap();
+    let exe = vaquita_sys::process::sealed_copy(NAME, &program).unwrap();
+    let (won, after) = attack(exe.try_clone().unwrap(), exe.into()).await;
+    assert_eq!(won, 0, "it could write");
+    assert!(after == program, "the program was changed");
+}
+
+/// That the attack is one: a file in memory without seals is lost to it, and so is one on the disk.
 #[tokio::test]
 async fn t01_a_program_that_is_not_sealed_is_overwritten() {
     let program = std::fs::read(PROGRAM).unwrap();
     let flags = rustix::fs::MemfdFlags::CLOEXEC | rustix::fs::MemfdFlags::ALLOW_SEALING;
-    let mut exe = File::from(rustix::fs::memfd_create(NAME, flags).unwrap());
-    exe.write_all(&program).unwrap();
-    let (won, after) = attack(exe.into()).await;
-    assert!(won > 0 && after != program, "won {won} times");
+    let mut copy = File::from(rustix::fs::memfd_create(NAME, flags).unwrap());
+    copy.write_all(&program).unwrap();
+    let dir = vaquita_testing::temp_dir();
+    let path = dir.path().join("program");
+    std::fs::copy(PROGRAM, &path).unwrap();
+    for file in [copy, File::open(&path).unwrap()] {
+        let (won, after) = attack(file.try_clone().unwrap().into(), file).await;
+        assert!(won > 0 && after != program, "won {won} times");
+    }
 }
 
 /// How often the attacker could write, and what the program is then.
-async fn attack(exe: OwnedFd) -> (usize, Vec<u8>) {
-    let theirs = exe.try_clone().unwrap();
-    let pod = Pod::of(|| theirs).await;
+async fn attack(exe: OwnedFd, program: File) -> (usize, Vec<u8>) {
+    let pod = Pod::of(|| exe).await;
     pod.create_sandbox().await.unwrap();
     pod.container("attacker", &["overwrite", &pod.shim().to_string()]).powerful().run().await;
     until("the attack begins", || pod.file("seen").exists()).await;
@@ -68,8 +85,7 @@ async fn attack(exe: OwnedFd) -> (usize, Vec<u8>) {
     let numbers: Vec<usize> = report.split(' ').map(|number| number.parse().unwrap()).collect();
     let [seen, tried, won] = numbers[..] else { panic!("{report:?}") };
     assert!(seen > 2 && tried > 2, "no attack: {report}");
-    let length = rustix::fs::fstat(exe.as_fd()).unwrap().st_size;
-    let mut after = vec![0; usize::try_from(length).unwrap()];
-    File::from(exe).read_exact_at(&mut after, 0).unwrap();
+    let mut after = vec![0; usize::try_from(program.metadata().unwrap().len()).unwrap()];
+    program.read_exact_at(&mut after, 0).unwrap();
     (won, after)
 }

@@ -1,14 +1,16 @@
-//! Running a program: its arguments, the sealed copy it is run from, execveat(2), and leaving without ceremony.
+//! Running a program: its arguments, what it is run from so that nobody can write there, execveat(2), and leaving without
+//! ceremony.
 
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
+use crate::mount::{self, Attr, Attributes};
 use crate::syscall::check;
 use crate::{Error, Result};
 
@@ -175,6 +177,34 @@ pub fn inherited(number: i32) -> Result<OwnedFd> {
     // SAFETY: a number only, of which the kernel says whether it is open; borrowed for that one call.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     rustix::io::fcntl_dupfd_cloexec(fd, number + 1).map_err(|errno| Error::new(call(), errno))
+}
+
+/// The same file as `file` (opened, or just `O_PATH`) on a read-only mount of its own, to be executed only: what a container
+/// reaches of it through `/proc/PID/exe` cannot be written, truncated or changed in any other way (CVE-2019-5736). The mount is in no namespace, so nobody can change or
+/// copy it either: not its flags, and not with all capabilities. On the host the file cannot be written while it runs (`ETXTBSY`),
+/// as always; it can be replaced. Unlike a copy it costs no memory. Close-on-exec, `O_PATH`.
+///
+/// # Errors
+/// `EINVAL` where its mount cannot be copied (it is of another namespace, or unbindable), `EPERM` without `CAP_SYS_ADMIN`,
+/// `ENOSYS` before Linux 5.12; those of procfs, by which it is opened.
+pub fn read_only(file: impl AsFd) -> Result<OwnedFd> {
+    let tree = mount::open_tree_clone(&file, "", false)?;
+    let set = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV;
+    mount::mount_setattr(&tree, "", false, &Attr { set, ..Attr::default() })?;
+    // Opened anew: with the last copy of the first descriptor the mount leaves the namespace that it was made in.
+    let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+    let failed = |call: &str, errno| Error::new(format!("{call}({path:?})"), errno);
+    let again = rustix::fs::open(&*path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("open", errno))?;
+    let place = rustix::fs::fstatvfs(&again).map_err(|errno| failed("fstatvfs", errno))?;
+    if place.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Ok(again);
+    }
+    Err(Error::refused(
+        format!("fstatvfs({path:?})"),
+        Errno::PERM,
+        "the mount that was made read-only is not",
+    ))
 }
 
 /// A file in memory with these bytes, which nobody can change any more (memfd_create(2), all seals): what a container

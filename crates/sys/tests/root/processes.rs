@@ -1,15 +1,16 @@
 //! clone3, exec, waiting, capabilities, seccomp.
 
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::process::Command;
 
 use rustix::process::Pid;
 use vaquita_sys::cap::{self, CapSet, Capability, Sets};
+use vaquita_sys::mount::{Attr, Attributes, mount_setattr, open_tree_clone};
 use vaquita_sys::process::{
     CStrArray, Clone, CloneFlags, Forked, clone3, close_range_on_exec, execveat, exit_now, no_new_privs,
-    open_pidfd, pass_as, sealed_copy, sealed_self, set_groups, set_uid, start_time, try_wait_pidfd,
-    wait_pidfd,
+    open_pidfd, pass_as, read_only, sealed_copy, sealed_self, set_groups, set_uid, start_time,
+    try_wait_pidfd, wait_pidfd,
 };
 use vaquita_sys::seccomp::{self, SockFilter};
 use vaquita_sys::signal::{self, Signal};
@@ -97,6 +98,39 @@ fn a_sealed_copy_runs_and_cannot_be_changed() {
     assert_eq!(exit.code, 23);
     let own = std::fs::File::from(sealed_self().unwrap()).metadata().unwrap().len();
     assert_eq!(own, std::fs::metadata("/proc/self/exe").unwrap().len());
+}
+
+#[test]
+fn a_read_only_file_runs_and_cannot_be_changed() {
+    require_root();
+    let dir = vaquita_testing::temp_dir();
+    let path = dir.path().join("sh");
+    std::fs::copy("/bin/sh", &path).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let shell = read_only(&file).unwrap();
+    let argv = CStrArray::new(["sh", "-c", "exit $0", "23"]).unwrap();
+    let envp = CStrArray::new(Vec::<String>::new()).unwrap();
+    let exit = in_child(CloneFlags::NONE, || {
+        let _ = close_range_on_exec(3, u32::MAX);
+        execveat(shell.as_fd(), c"", &argv, &envp, 0).raw_os_error()
+    });
+    assert_eq!(exit.code, 23);
+    let name = format!("/proc/self/fd/{}", shell.as_raw_fd());
+    let refused = |result: std::io::Result<()>| result.unwrap_err().raw_os_error().unwrap();
+    let rofs = Errno::ROFS.raw_os_error();
+    assert_eq!(refused(std::fs::File::options().append(true).open(&name).map(drop)), rofs);
+    assert_eq!(
+        refused(std::fs::set_permissions(&name, std::os::unix::fs::PermissionsExt::from_mode(0o777))),
+        rofs
+    );
+    let writable = Attr { clear: Attributes::RDONLY, ..Attr::default() };
+    assert_eq!(mount_setattr(&shell, "", false, &writable).unwrap_err().errno(), Errno::INVAL);
+    assert_eq!(open_tree_clone(&shell, "", false).unwrap_err().errno(), Errno::INVAL);
+    // Who has the file itself can do what he could before.
+    std::fs::write(&path, "changed").unwrap();
+    // It is nowhere to be unmounted.
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(path.to_str().unwrap()), "{mounts}");
 }
 
 #[test]
