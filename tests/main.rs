@@ -17,6 +17,7 @@ mod image;
 mod install;
 mod lifecycle;
 mod logs;
+mod memory;
 mod net;
 mod oci;
 mod pod;

@@ -80,7 +80,7 @@ struct Server {
 const LISTENER: u64 = 0;
 const SIGNALS: u64 = 1;
 const FIRST_TOKEN: u64 = 2;
-/// How long nothing happens until buffers are given back.
+/// How long nothing happens until memory is given back.
 const IDLE_MS: i64 = 1000;
 
 impl Server {
@@ -127,6 +127,8 @@ impl Server {
             if events.is_empty() && self.rest().is_none() {
                 self.buffers.release();
                 memory::trim_heap();
+                memory::trim_stack();
+                memory::release_program();
                 self.busy = false;
             }
             self.busy |= !events.is_empty();

@@ -247,9 +247,10 @@ fn send_raw(socket: &OwnedFd, request: &Request<'_>, number: u32) -> Result<(), 
     rustix::net::send(socket, &packet, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// Memory of the process that nobody shares, in KiB.
+/// Memory of the process that is no file's, in KiB. (The program's own pages count as dirty until the kernel has written what the
+/// linker wrote.)
 fn private_kib(pid: i32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let dirty = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
-    dirty.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    let own = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    own.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
