@@ -1,13 +1,14 @@
 //! Plugins of the Node Resource Interface: what they are told, and what comes of what they want.
 
 mod plugin;
+mod wishes;
 
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use prost::Message;
-use vaquita_cri::NriConfig;
+use vaquita_cri::{Config, NriConfig};
 use vaquita_nri::api;
 use vaquita_proto::cri;
 
@@ -17,7 +18,13 @@ use plugin::Plugin;
 
 /// A node for plugins, with its image.
 async fn node() -> Node {
+    node_in(|_| {}).await
+}
+
+/// The same, with other settings.
+async fn node_in(change: impl FnOnce(&mut Config)) -> Node {
     let mut node = Node::without_server();
+    change(&mut node.config);
     node.config.nri = Some(NriConfig {
         socket: node.config.state.join("nri").join("nri.sock"),
         plugin_dir: None,
