@@ -17,13 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::{Channel, Decoder, Message, Type};
-use crate::ttrpc::{PLUGIN, RUNTIME, Request, Response, Status};
+use crate::ttrpc::{PLUGIN, RUNTIME, Request, Response, Status, decode};
 
 /// The longest request, as the other side takes it.
 pub(crate) const LONGEST: usize = 4 << 20;
 /// The longest message that is taken of a plugin. Decoded it takes up to fifty times that, so this is less than what the other side would
-/// take of us; a thousand updates have a quarter of it.
-const TAKEN: u32 = 1 << 20;
+/// take of us. A thousand updates have a fifth of it.
+const TAKEN: u32 = 512 << 10;
 /// The longest message of a plugin that has not registered.
 const TAKEN_BEFORE: u32 = 16 << 10;
 /// How much is read at once.
@@ -126,14 +126,14 @@ impl Connection {
             return Err(Failure::Closed);
         };
         let answer = answer.ok_or(Failure::Closed)?;
-        let nonsense = |error: prost::DecodeError| {
-            self.close(format!("its answer to {method} makes no sense: {error}"));
+        let nonsense = |why: String| {
+            self.close(format!("its answer to {method} makes no sense: {why}"));
             Failure::Closed
         };
-        let response = Response::decode(answer).map_err(nonsense)?;
+        let response: Response = decode(answer).map_err(nonsense)?;
         match response.status {
             Some(status) if status.code != Status::OK => Err(Failure::Refused(status)),
-            _ => A::decode(response.payload).map_err(nonsense),
+            _ => decode(response.payload).map_err(nonsense),
         }
     }
 
@@ -153,7 +153,7 @@ impl Connection {
 
     /// Ends it. Requests that wait for an answer fail.
     pub(crate) fn close(&self, why: impl Into<String>) {
-        let _ = self.shared.why.set(why.into());
+        let _ = self.shared.why.set(crate::error::cut(why.into()));
         self.shared.closed.cancel();
     }
 

@@ -4,7 +4,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message as _;
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, RwLock, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -20,7 +19,7 @@ use crate::connection::{Asked, Connection, Method};
 use crate::launch::Started;
 use crate::plugin::{Name, Plugin, encode};
 use crate::synchronize::synchronize;
-use crate::ttrpc::Status;
+use crate::ttrpc::{Status, decode};
 use crate::{Config, Runtime};
 
 /// Plugins at once.
@@ -206,12 +205,12 @@ impl Hub {
                 Method::RegisterPlugin => {
                     Err(Status::new(Status::INVALID_ARGUMENT, "it has registered already"))
                 }
-                Method::UpdateContainers => match UpdateContainersRequest::decode(request.payload.clone()) {
+                Method::UpdateContainers => match decode(request.payload.clone()) {
                     Ok(UpdateContainersRequest { update, evict }) => {
                         let failed = self.runtime.update(update, evict).await;
                         Ok(encode(&UpdateContainersResponse { failed }))
                     }
-                    Err(error) => Err(Status::new(Status::INVALID_ARGUMENT, error.to_string())),
+                    Err(why) => Err(Status::new(Status::INVALID_ARGUMENT, why)),
                 },
             };
             plugin.connection.answer(&request, answer).await;
@@ -223,10 +222,10 @@ impl Hub {
         if updates.is_empty() {
             return;
         }
-        for failed in self.runtime.update(updates, Vec::new()).await {
-            if !failed.ignore_failure {
-                warn!(%plugin, container = failed.container_id, "an update that a plugin wants has failed");
-            }
+        let failed = self.runtime.update(updates, Vec::new()).await;
+        let failed = failed.iter().filter(|update| !update.ignore_failure).count();
+        if failed > 0 {
+            warn!(%plugin, failed, "updates that a plugin wants when it joins have failed");
         }
     }
 
@@ -298,8 +297,7 @@ impl Hub {
         if request.method != Method::RegisterPlugin {
             return Err(invalid("register first".to_owned()));
         }
-        let registration = RegisterPluginRequest::decode(request.payload.clone())
-            .map_err(|error| invalid(error.to_string()))?;
+        let registration: RegisterPluginRequest = decode(request.payload.clone()).map_err(invalid)?;
         let name = given.cloned().map_or_else(|| Name::of(&registration), Ok).map_err(invalid)?;
         let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| {
             Status::new(Status::RESOURCE_EXHAUSTED, format!("there are {MOST} plugins already"))

@@ -1,7 +1,11 @@
 //! Requests and answers of ttrpc: what a [`Message`](crate::frame::Message) has in it.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+
+/// The most fields of a message of a plugin, so the most updates. Each takes 400 bytes, and can have four in the message.
+const FIELDS: usize = 4096;
 
 /// The services of both sides.
 pub(crate) const PLUGIN: &str = "nri.pkg.api.v1alpha1.Plugin";
@@ -59,5 +63,49 @@ impl Response {
             Err(status) => Self { status: Some(status), payload: Bytes::new() },
         };
         response.encode_to_vec().into()
+    }
+}
+
+/// A message of a plugin.
+///
+/// # Errors
+/// Why it is none, or is not taken.
+pub(crate) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, String> {
+    let wrong = |error: prost::DecodeError| error.to_string();
+    let mut rest = bytes.clone();
+    let mut fields = 0;
+    while rest.has_remaining() {
+        let (tag, kind) = decode_key(&mut rest).map_err(wrong)?;
+        skip_field(kind, tag, &mut rest, DecodeContext::default()).map_err(wrong)?;
+        fields += 1;
+        if fields > FIELDS {
+            return Err(format!("it has more than {FIELDS} entries"));
+        }
+    }
+    M::decode(bytes).map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use vaquita_proto::nri::{ContainerUpdate, UpdateContainersRequest};
+
+    use super::*;
+
+    #[test]
+    fn so_many_updates_are_taken_and_no_more() {
+        let request = |count: usize| {
+            let update = vec![ContainerUpdate::default(); count];
+            UpdateContainersRequest { update, evict: Vec::new() }
+        };
+        let decode = |count: usize| decode::<UpdateContainersRequest>(request(count).encode_to_vec().into());
+        assert_eq!(decode(FIELDS), Ok(request(FIELDS)));
+        assert!(decode(FIELDS + 1).unwrap_err().contains("4096"));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        for bytes in [&[0xff; 20][..], &[0x0a, 200], &[0x0a, 2, 1], &[0x07, 0], &[0x00]] {
+            assert!(decode::<UpdateContainersRequest>(Bytes::from_static(bytes)).is_err(), "{bytes:?}");
+        }
     }
 }
