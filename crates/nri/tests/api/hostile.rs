@@ -1,6 +1,6 @@
 //! Plugins that hang, die, flood and lie: others do not notice, and nothing grows.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
 use vaquita_nri::api::{Empty, Event, UpdateContainersRequest, UpdateContainersResponse};
@@ -111,25 +111,21 @@ async fn malformed_bytes_close_a_connection_before_and_after_it_has_joined() {
     assert_eq!(honest.await.unwrap(), 16 + 1);
 }
 
+/// What is left of them runs out of time, as each does that says nothing.
 #[tokio::test]
-async fn a_hundred_connections_that_never_register_keep_no_plugin_out() {
-    let bench = Bench::with(|config| config.registration_timeout = Duration::from_secs(3)).await;
+async fn a_hundred_connections_that_never_register_make_room_for_who_does() {
+    let bench = Bench::with(|config| config.registration_timeout = Duration::from_secs(600)).await;
     let mut crowd = Vec::new();
     for _ in 0..100 {
         let mut client = Client::connect(&bench.socket()).await;
         client.send(&frame(2, &message(1, 1, &[0; 100]))[..20]).await;
         crowd.push(client);
     }
-    // The first of them have made room.
     for client in &mut crowd[..84] {
         client.closed().await;
     }
     let honest = honest(Client::join(&bench.socket(), "10", "a", &[Event::RunPodSandbox]).await);
     bench.plugins.run_pod_sandbox(&pod("pod")).await.unwrap();
-    // The others run out of time.
-    for client in &mut crowd[84..] {
-        client.closed().await;
-    }
     bench.plugins.stop().await;
     assert_eq!(honest.await.unwrap(), 2);
 }
@@ -144,25 +140,28 @@ async fn a_flood_of_requests_is_refused_but_for_a_few_and_others_go_on() {
         let request = UpdateContainersRequest::default();
         flood.send_request("nri.pkg.api.v1alpha1.Runtime", "UpdateContainers", &request).await;
     }
-    let mut refused = 0;
+    let (mut refused, start, mut last) = (0, Instant::now(), Duration::ZERO);
     for _ in 0..50 {
         match flood.response::<UpdateContainersResponse>().await.1 {
             Ok(_) => {}
             Err(status) => {
                 assert_eq!(status.code, 8);
                 refused += 1;
+                last = start.elapsed();
             }
         }
     }
     assert!((30..=45).contains(&refused), "{refused} were refused");
+    // Each has cost its sender time.
+    assert!(last >= Duration::from_millis(10) * (refused - 1), "{refused} within {last:?}");
     bench.plugins.run_pod_sandbox(&pod("pod")).await.unwrap();
     bench.plugins.stop().await;
     assert_eq!(honest.await.unwrap(), 2);
 }
 
-/// It asks without end and reads no answer. Nobody reads it fast, so it can write what a socket holds and little more.
+/// It asks without end and reads no answer: it can write what a socket holds and little more.
 #[tokio::test]
-async fn a_flood_of_nonsense_is_slowed_down() {
+async fn a_flood_of_nonsense_fills_no_memory() {
     let bench = Bench::new().await;
     let mut flood = Client::join(&bench.socket(), "10", "a", &[Event::StopPodSandbox]).await;
     let honest = honest(Client::join(&bench.socket(), "20", "b", &[Event::RunPodSandbox]).await);
