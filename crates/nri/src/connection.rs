@@ -67,6 +67,17 @@ pub(crate) enum Failure {
     TooLong(usize),
 }
 
+impl Failure {
+    /// In words.
+    pub(crate) fn why(self, connection: &Connection, method: &str) -> String {
+        match self {
+            Self::Closed => connection.why().to_owned(),
+            Self::Refused(status) => format!("it answered {method} with an error: {}", status.message),
+            Self::TooLong(length) => format!("{method} has {length} bytes, and it takes {LONGEST}"),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     outgoing: mpsc::Sender<Bytes>,
@@ -118,8 +129,9 @@ impl Connection {
         }
         let answer = tokio::select! {
             biased;
-            () = self.closed() => return Err(Failure::Closed),
+            // First of all: a plugin may close right after its answer.
             answer = tokio::time::timeout(limit, self.exchange(request.into())) => answer,
+            () = self.closed() => return Err(Failure::Closed),
         };
         let Ok(answer) = answer else {
             self.close(format!("it did not answer {method} within {} s", limit.as_secs_f32()));

@@ -16,6 +16,7 @@ use crate::api::{
     UpdateContainersResponse,
 };
 use crate::connection::{Asked, Connection, Method};
+use crate::error::cut;
 use crate::launch::Started;
 use crate::plugin::{Name, Plugin, encode};
 use crate::synchronize::synchronize;
@@ -24,8 +25,10 @@ use crate::{Config, Runtime};
 
 /// Plugins at once.
 const MOST: usize = 64;
-/// How long a plugin that joins makes others wait, and lets them go on before it tries again.
+/// How long a plugin that joins makes others wait at first, and lets them go on before it makes them wait twice as long.
 const TRY: Duration = Duration::from_millis(250);
+/// At most.
+const LONGEST_TRY: Duration = Duration::from_secs(1);
 /// How long a plugin may take to hear that the runtime ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long plugins that were started may take to be gone.
@@ -99,24 +102,29 @@ impl Hub {
             Some((started, name, config)) => (Some(started), Some((name, config))),
             None => (None, None),
         };
+        let mut name = given.as_ref().map_or_else(String::new, |(name, _)| name.to_string());
         let admitted = tokio::select! {
             biased;
-            () = self.stopping.cancelled() => Err("the runtime ends"),
-            () = displaced.cancelled() => Err("others wait to register"),
-            admitted = self.admit(&connection, &mut asked, given, registered) => Ok(admitted),
+            () = self.stopping.cancelled() => Err("the runtime ends".to_owned()),
+            () = displaced.cancelled() => Err("others wait to register".to_owned()),
+            admitted = self.admit(&connection, &mut asked, given, registered, &mut name) => admitted,
         };
         drop(joined);
         match admitted {
-            Ok(Some((plugin, _room, updates))) => {
-                info!(plugin = %plugin.name, pid, "a plugin has joined");
+            Ok((plugin, _room, updates)) => {
+                info!(plugin = name, pid, "a plugin has joined");
                 self.apply(&plugin.name, updates).await;
                 self.listen(&plugin, &mut asked).await;
-                info!(plugin = %plugin.name, pid, why = connection.why(), "a plugin has left");
+                info!(plugin = name, pid, why = connection.why(), "a plugin has left");
             }
-            Ok(None) => warn!(pid, why = connection.why(), "a plugin could not join"),
             Err(why) => {
+                let why = cut(why);
+                // Who has not said a word is nobody whom an administrator misses, and there may be many.
+                match name.is_empty() {
+                    true => debug!(pid, why, "a connection is closed before it has registered"),
+                    false => warn!(plugin = name, pid, why, "a plugin could not join"),
+                }
                 connection.close(why);
-                debug!(pid, why, "a plugin was not let in");
             }
         }
         self.forget_closed();
@@ -125,47 +133,40 @@ impl Hub {
         }
     }
 
-    /// Registration, configuration, synchronization. None if it was closed on the way.
+    /// Registration, configuration, synchronization; an error says why not. `known` is its name as soon as it has told it.
     async fn admit<R>(
         &self,
         connection: &Connection,
         asked: &mut mpsc::Receiver<Asked>,
         given: Option<(Name, String)>,
         registered: R,
-    ) -> Option<(Arc<Plugin>, OwnedSemaphorePermit, Vec<ContainerUpdate>)> {
+        known: &mut String,
+    ) -> Result<(Arc<Plugin>, OwnedSemaphorePermit, Vec<ContainerUpdate>), String> {
         let limit = self.config.registration_timeout;
         let (given, config) = given.unzip();
-        let (name, room) = match timeout(limit, self.register(connection, asked, given)).await {
-            Ok(registered) => registered?,
-            Err(_) => {
-                connection.close(format!("it did not register within {} s", limit.as_secs_f32()));
-                return None;
-            }
-        };
+        let (name, room) = timeout(limit, self.register(connection, asked, given))
+            .await
+            .map_err(|_| format!("it did not register within {} s", limit.as_secs_f32()))?
+            .ok_or_else(|| connection.why().to_owned())?;
         drop(registered);
+        *known = name.to_string();
         connection.has_registered();
-        let plugin = Plugin::configure(name, connection.clone(), config.unwrap_or_default(), &self.config);
-        let plugin = Arc::new(plugin.await?);
+        let config = config.unwrap_or_default();
+        let plugin = Arc::new(Plugin::configure(name, connection.clone(), config, &self.config).await?);
         let updates = self.join(&plugin).await?;
-        Some((plugin, room, updates))
+        Ok((plugin, room, updates))
     }
 
     /// Tells the plugin of all that is there, and puts it among the others: no change is in between.
-    async fn join(&self, plugin: &Arc<Plugin>) -> Option<Vec<ContainerUpdate>> {
+    async fn join(&self, plugin: &Arc<Plugin>) -> Result<Vec<ContainerUpdate>, String> {
         let limit = self.config.registration_timeout;
-        let (lane, (pods, containers)) = {
-            let Ok(found) = timeout(limit, self.between_changes(plugin)).await else {
-                let seconds = limit.as_secs_f32();
-                plugin
-                    .connection
-                    .close(format!("something has been changing for {seconds} s: it is to try again"));
-                return None;
-            };
-            found
+        let (_lane, (pods, containers)) = tokio::select! {
+            () = plugin.connection.closed() => return Err(plugin.connection.why().to_owned()),
+            found = timeout(limit, self.between_changes(plugin)) => found.map_err(|_| {
+                format!("something has been changing for {} s: it is to try again", limit.as_secs_f32())
+            })?,
         };
-        let updates = synchronize(&plugin.connection, pods, containers, limit).await;
-        drop(lane);
-        updates
+        synchronize(&plugin.connection, pods, containers, limit).await
     }
 
     /// Waits for a moment without a change. From it on, the plugin is among the others, who wait for it as long as its lane is held.
@@ -174,12 +175,14 @@ impl Hub {
         plugin: &'a Arc<Plugin>,
     ) -> (MutexGuard<'a, ()>, (Vec<PodSandbox>, Vec<Container>)) {
         let _turn = self.turn.lock().await;
+        let mut patience = TRY;
         let _moment = loop {
             // Who waits to write keeps others from reading. An operation that goes on for long shall not hold up all others.
-            match timeout(TRY, self.changes.write()).await {
+            match timeout(patience, self.changes.write()).await {
                 Ok(moment) => break moment,
-                Err(_) => tokio::time::sleep(TRY).await,
+                Err(_) => tokio::time::sleep(patience).await,
             }
+            patience = LONGEST_TRY.min(patience * 2);
         };
         let state = self.runtime.state().await;
         let lane = plugin.lane().await;

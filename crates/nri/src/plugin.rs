@@ -101,13 +101,16 @@ impl std::fmt::Display for Name {
 }
 
 impl Plugin {
-    /// Configures a plugin that has registered. None if it was closed meanwhile.
+    /// Configures a plugin that has registered.
+    ///
+    /// # Errors
+    /// Why it cannot be.
     pub(crate) async fn configure(
         name: Name,
         connection: Connection,
         config: String,
         timeouts: &crate::Config,
-    ) -> Option<Self> {
+    ) -> Result<Self, String> {
         let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
         let request = ConfigureRequest {
             config,
@@ -117,19 +120,13 @@ impl Plugin {
             request_timeout: milliseconds(timeouts.request_timeout),
             nri_version: NRI.to_owned(),
         };
-        let limit = timeouts.request_timeout;
-        let events = match connection.call("Configure", encode(&request), limit).await {
-            Ok(ConfigureResponse { events }) => match Events::subscribed(events) {
-                Some(events) => Ok(events),
-                None => Err(format!("it subscribed to events that there are not: {events:#x}")),
-            },
-            Err(Failure::Closed) => return None,
-            Err(Failure::Refused(status)) => Err(format!("it could not be configured: {}", status.message)),
-            Err(Failure::TooLong(_)) => Err("its configuration is too long".to_owned()),
-        };
-        let events = events.map_err(|why| connection.close(why)).ok()?;
+        let request_timeout = timeouts.request_timeout;
+        let answer = connection.call("Configure", encode(&request), request_timeout).await;
+        let ConfigureResponse { events } = answer.map_err(|failure| failure.why(&connection, "Configure"))?;
+        let events = Events::subscribed(events)
+            .ok_or_else(|| format!("it subscribed to events that there are not: {events:#x}"))?;
         let (lane, is_old) = (Mutex::default(), AtomicBool::default());
-        Some(Self { name, connection, events, request_timeout: limit, lane, is_old })
+        Ok(Self { name, connection, events, request_timeout, lane, is_old })
     }
 
     /// Whether it wants to hear of this.

@@ -5,43 +5,35 @@ use std::time::Duration;
 use prost::Message as _;
 
 use crate::api::{Container, ContainerUpdate, PodSandbox, SynchronizeRequest, SynchronizeResponse};
-use crate::connection::{Connection, Failure, LONGEST};
+use crate::connection::{Connection, LONGEST};
 use crate::plugin::encode;
 
 /// What a message may have beside its payload.
 const ENVELOPE: usize = 256;
 
 /// Tells the plugin of all of these, in as many parts as it takes, and returns the updates that it wants. Each part may take `limit`.
-/// None if the plugin was closed.
+///
+/// # Errors
+/// Why it cannot be told.
 pub(crate) async fn synchronize(
     connection: &Connection,
     pods: Vec<PodSandbox>,
     containers: Vec<Container>,
     limit: Duration,
-) -> Option<Vec<ContainerUpdate>> {
+) -> Result<Vec<ContainerUpdate>, String> {
     for part in parts(pods, containers, LONGEST - ENVELOPE) {
-        let answer: SynchronizeResponse = match connection.call("Synchronize", encode(&part), limit).await {
-            Ok(answer) => answer,
-            Err(Failure::Closed) => return None,
-            Err(Failure::Refused(status)) => {
-                connection.close(format!("it could not be synchronized: {}", status.message));
-                return None;
-            }
-            Err(Failure::TooLong(length)) => {
-                connection.close(format!("a container takes {length} bytes"));
-                return None;
-            }
-        };
+        let answer = connection.call("Synchronize", encode(&part), limit).await;
+        let answer: SynchronizeResponse = answer.map_err(|failure| failure.why(connection, "Synchronize"))?;
         if !part.more {
-            return Some(answer.update);
+            return Ok(answer.update);
         }
         if !answer.more || !answer.update.is_empty() {
-            connection
-                .close("it cannot be told of so many pods and containers: it does not understand parts");
-            return None;
+            return Err(
+                "so many pods and containers are told in parts, which it does not understand".to_owned()
+            );
         }
     }
-    None
+    Ok(Vec::new())
 }
 
 /// All in one if it fits, else as few as may be, of at most `limit` bytes (one of a single thing may have more). At least one.
