@@ -61,11 +61,11 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
     );
     failures.note(joined(shm.await));
     failures.finish(format_args!("sandbox {} is not wholly stopped; ask again", sandbox.id()))?;
-    let record = match sandbox.life().phase {
-        SandboxPhase::Dead => sandbox.advance(SandboxPhase::Stopped, |_| {})?,
-        _ => sandbox.record(),
-    };
-    node.paths.write_sandbox(&record)
+    // Who waited for another's take-down finds the pod stopped, and perhaps being removed: its directory is not to be written to.
+    match sandbox.life().phase {
+        SandboxPhase::Dead => node.paths.write_sandbox(&sandbox.advance(SandboxPhase::Stopped, |_| {})?),
+        _ => Ok(()),
+    }
 }
 
 fn joined(result: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {

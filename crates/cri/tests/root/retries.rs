@@ -42,6 +42,23 @@ async fn retries_join_or_get_what_is_there() {
     node.finish().await;
 }
 
+/// Whoever stops a pod that somebody else removes is told that it is stopped, and nothing is written where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_may_be_stopped_while_it_is_removed() {
+    let node = Node::new().await;
+    for round in 0..30 {
+        let id = node.run(&format!("pod{round}")).await;
+        let stops = || async {
+            for _ in 0..30 {
+                node.stop_pod(&id).await;
+            }
+        };
+        tokio::join!(node.remove_pod(&id), stops(), stops(), stops());
+        assert!(node.pods().await.is_empty());
+    }
+    node.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_ends_nothing() {
     let node = Node::new().await;
