@@ -65,7 +65,9 @@ async fn set(
     rest: Option<&api::LinuxResources>,
 ) -> Result<()> {
     let job = Update::new(node, container, (old, new), rest)?;
-    blocking("update the limits", move || job.run()).await?;
+    let updated = blocking("update the limits", move || job.run()).await;
+    // Its cgroup goes when it ends, and what a file of it says then is beside the point.
+    updated.or_else(|error| expect_alive(container).and(Err(error)))?;
     container.resources_changed(new.clone());
     node.paths.write_container(&container.record())
 }
