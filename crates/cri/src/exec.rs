@@ -9,6 +9,7 @@ use oci_spec::runtime::Process;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
+use tokio::time::Instant;
 use vaquita_proto::cri;
 use vaquita_shim::client::Client;
 use vaquita_shim::{ExecRequest, Exit};
@@ -71,31 +72,48 @@ async fn run(
 ) -> Result<cri::ExecSyncResponse> {
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
-    let request =
-        ExecRequest { container: container.id().to_owned(), exec_id: container.next_exec(), process };
-    let execed = shim
-        .exec(&request, [None, Some(stdout_end), Some(stderr_end)])
-        .await
+    let exec_id = container.next_exec();
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let request = ExecRequest { container: container.id().to_owned(), exec_id: exec_id.clone(), process };
+    let mut begun = tokio::spawn({
+        let shim = shim.clone();
+        async move { shim.exec(&request, [None, Some(stdout_end), Some(stderr_end)]).await }
+    });
+    let Some(execed) = until(deadline, &mut begun).await else {
+        // Its container is frozen, or the node is busy: it ends as soon as it has begun.
+        let (shim, container) = (shim.clone(), container.id().to_owned());
+        tokio::spawn(async move {
+            if let Ok(Ok(_execed)) = begun.await {
+                let _ = shim.kill_exec(&container, &exec_id).await;
+            }
+        });
+        return Err(too_late(timeout));
+    };
+    let execed = execed
+        .map_err(|error| Error::new(Kind::Internal, format!("the exec failed: {error}")))?
         .doing(|| format!("execute in container {}", container.id()))?;
     let mut output = Output { streams: [Stream::new(stdout), Stream::new(stderr)], room: OUTPUT_LIMIT };
-    let session = output.collect(async { execed.wait().await });
-    let exit = match timeout {
-        None => session.await,
-        Some(timeout) => match tokio::time::timeout(timeout, session).await {
-            Ok(exit) => exit,
-            Err(_) => {
-                // Should the shim be gone, so are its children.
-                let _ = shim.kill_exec(container.id(), &request.exec_id).await;
-                return Err(Error::new(
-                    Kind::Timeout,
-                    format!("the command did not end within {} s and was killed", timeout.as_secs()),
-                ));
-            }
-        },
+    let Some(exit) = until(deadline, output.collect(async { execed.wait().await })).await else {
+        // Should the shim be gone, so are its children.
+        let _ = shim.kill_exec(container.id(), &exec_id).await;
+        return Err(too_late(timeout));
     };
     let exit = exit.doing(|| "wait for the command")?;
     let [stdout, stderr] = output.streams.map(|stream| stream.bytes.freeze());
     Ok(cri::ExecSyncResponse { stdout, stderr, exit_code: exit.code })
+}
+
+/// None if the deadline comes first.
+async fn until<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
+fn too_late(timeout: Option<Duration>) -> Error {
+    let seconds = timeout.unwrap_or_default().as_secs();
+    Error::new(Kind::Timeout, format!("the command did not end within {seconds} s and was killed"))
 }
 
 fn pipe() -> Result<(Receiver, OwnedFd)> {
