@@ -11,6 +11,7 @@ pub(crate) mod volumes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vaquita_cgroup::Cgroup;
 use vaquita_proto::cri;
 use vaquita_shim::SignalScope;
 use vaquita_shim::client::Client;
@@ -142,21 +143,37 @@ async fn end(node: &Arc<Node>, container: &Arc<Container>, grace: Duration) -> R
             return Ok(());
         }
     }
-    kill(shim, container).await
+    kill(node, shim, container).await
 }
 
-async fn kill(shim: Option<&Client>, container: &Container) -> Result<()> {
+async fn kill(node: &Node, shim: Option<&Client>, container: &Container) -> Result<()> {
     if let Some(shim) = shim {
         signal(shim, container, 9, SignalScope::All).await?;
     }
-    tokio::time::timeout(KILL, container.over()).await.map_err(|_| {
-        Error::new(
-            Kind::Timeout,
-            format!(
-                "container {} does not end although it was killed: its processes hang in the kernel",
-                container.id()
-            ),
-        )
+    killed(node, container, KILL).await
+}
+
+/// Waits until a container that was killed has ended.
+pub(crate) async fn killed(node: &Node, container: &Container, limit: Duration) -> Result<()> {
+    /// Killed processes are mostly gone by then.
+    const SOON: Duration = Duration::from_secs(1);
+    if tokio::time::timeout(SOON, container.over()).await.is_ok() {
+        return Ok(());
+    }
+    // In a frozen cgroup of v1 nobody dies. Whoever froze it has no more use for that.
+    let (layout, cgroup) = (node.layout.clone(), container.record.cgroup.clone());
+    let thawed = blocking("thaw a container", move || {
+        Cgroup::open(&layout, &cgroup).and_then(|cgroup| cgroup.thaw()).doing(|| "thaw it")
+    });
+    if let Err(error) = thawed.await {
+        tracing::debug!(container = container.id(), %error, "a container that was killed is not thawed");
+    }
+    tokio::time::timeout(limit, container.over()).await.map_err(|_| {
+        let message = format!(
+            "container {} does not end although it was killed: its processes hang in the kernel",
+            container.id()
+        );
+        Error::new(Kind::Timeout, message)
     })
 }
 

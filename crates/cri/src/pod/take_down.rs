@@ -32,7 +32,7 @@ pub(crate) async fn take_down(node: &Arc<Node>, sandbox: &Arc<Sandbox>) -> Resul
         let id = sandbox.id().to_owned();
         tokio::spawn(blocking("unmount the shared memory", move || pod_files::unmount_shm(&node.paths, &id)))
     };
-    failures.note(kill(sandbox, &containers).await);
+    failures.note(kill(node, sandbox, &containers).await);
     // Whoever has ended them may still be about to tell.
     for container in containers.iter().filter(|container| container.life().is_over()) {
         nri::stopped(node, container).await;
@@ -87,25 +87,20 @@ pub(super) async fn netns(sandbox: &Sandbox) -> Option<OwnedFd> {
 }
 
 /// Kills what runs, all containers at once, and waits until their ends are known.
-async fn kill(sandbox: &Sandbox, containers: &[Arc<Container>]) -> Result<()> {
+async fn kill(node: &Arc<Node>, sandbox: &Sandbox, containers: &[Arc<Container>]) -> Result<()> {
     let Some(shim) = sandbox.shim.get() else { return Ok(()) };
     let mut tasks = tokio::task::JoinSet::new();
     for container in containers.iter().filter(|container| !container.life().is_over()) {
-        let (shim, container) = (shim.clone(), container.clone());
+        let (node, shim, container) = (node.clone(), shim.clone(), container.clone());
         tasks.spawn(async move {
             // Not found: it was never made. Unavailable: the watcher reports it ended.
             let _ = shim.signal(container.id(), 9, SignalScope::All).await;
-            tokio::time::timeout(KILL, container.over()).await.map_err(|_| container)
+            container::killed(&node, &container, KILL).await
         });
     }
     let mut failures = Failures::default();
     while let Some(result) = tasks.join_next().await {
-        if let Ok(Err(container)) = result {
-            failures.note::<()>(Err(Error::new(
-                Kind::Timeout,
-                format!("container {} does not end although it was killed", container.id()),
-            )));
-        }
+        failures.note(joined(result));
     }
     failures.finish("killing the containers")
 }

@@ -154,6 +154,41 @@ async fn exec_collects_output_and_keeps_time() {
     node.finish().await;
 }
 
+/// What somebody has frozen holds up no command longer than the time that it was given, and can be stopped. Of a frozen cgroup of v1
+/// nobody dies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_container_holds_nobody_up() {
+    let node = Node::new().await;
+    let sandbox = node.run("frozen").await;
+    let layout = vaquita_cgroup::Layout::detect().unwrap();
+    let freeze = |id: &str| {
+        let cgroups = node.check().into_iter().filter(|one| one.kind == "cgroup");
+        let path = cgroups.map(|one| one.name).find(|name| name.ends_with(id)).unwrap();
+        let cgroup = vaquita_cgroup::Cgroup::open(&layout, std::path::Path::new(&path)).unwrap();
+        cgroup.freeze().unwrap();
+        cgroup
+    };
+    let id = node.launch(&sandbox, "main", &["sleep"]).await;
+    let before = processes(&node);
+    let cgroup = freeze(&id);
+    let cmd = vec!["/bin/vaquita".to_owned(), "sleep".to_owned()];
+    let request = cri::ExecSyncRequest { container_id: id.clone(), cmd, timeout: 1 };
+    let error = node.runtime().exec_sync(request).await.unwrap_err();
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+    cgroup.thaw().unwrap();
+    // What had not even begun is killed when it has.
+    while processes(&node) != before {
+        tokio::task::yield_now().await;
+    }
+    freeze(&id);
+    let stop = cri::StopContainerRequest { container_id: id.clone(), timeout: 0 };
+    node.runtime().stop_container(stop).await.unwrap();
+    assert_eq!(node.status(&id).await.exit_code, 137);
+    freeze(&node.launch(&sandbox, "other", &["sleep"]).await);
+    node.stop_pod(&sandbox).await;
+    node.finish().await;
+}
+
 fn processes(node: &Node) -> Vec<String> {
     let all = node.check().into_iter().filter(|resource| resource.kind == "process");
     all.map(|resource| resource.name).collect()
