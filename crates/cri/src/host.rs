@@ -2,10 +2,10 @@
 
 use oci_spec::runtime::{Capabilities, Capability};
 use vaquita_cgroup::Layout;
-use vaquita_sys::cap;
+use vaquita_sys::{cap, selinux};
 
 use crate::error::Doing;
-use crate::spec::selinux::Policy;
+use crate::spec::selinux::{Labels, Policy};
 use crate::{Config, Error, Result, kernel};
 
 /// Facts about the host that decide what a container may be.
@@ -77,7 +77,7 @@ impl Host {
             cpus: List("/sys/devices/system/cpu/online".into()),
             memory_nodes: List("/sys/devices/system/node/has_memory".into()),
             apparmor: kernel::has_apparmor(),
-            selinux: kernel::has_selinux(),
+            selinux: selinux::is_enabled(),
             selinux_policy: config.selinux.then(selinux_policy).transpose()?,
             oom_score_adj,
             lowest_oom_score_adj,
@@ -86,22 +86,37 @@ impl Host {
     }
 }
 
-/// What the policy that the host uses has for containers (selinux_config(5)).
+/// Refuses labels that the host's policy does not have: the kernel would, later and with less to say.
+///
+/// # Errors
+/// `Invalid`, with the label.
+pub(crate) fn check_labels(labels: Option<&Labels>) -> Result<()> {
+    let Some(Labels { process, mount }) = labels else { return Ok(()) };
+    let unknown = |label: &&String| !label.is_empty() && !selinux::has_label(label);
+    match [process, mount].into_iter().find(unknown) {
+        None => Ok(()),
+        Some(label) => Err(Error::invalid(format!(
+            "selinux_options: {label:?} is no label of the SELinux policy that this host has loaded"
+        ))),
+    }
+}
+
+/// What the policy that the host uses has for containers (selinux_config(5)). Our own domain may be one that sees nothing of
+/// selinuxfs but that it is there.
 #[expect(clippy::disallowed_methods, reason = "files of the host's administrator")]
 fn selinux_policy() -> Result<Policy> {
     let unsupported = |why: String| Error::unsupported(format!("SELinux labels for pods: {why}"));
     let read = |path: &str| {
         std::fs::read_to_string(path).map_err(|error| unsupported(format!("read {path}: {error}")))
     };
-    if !kernel::has_selinux() {
-        return Err(unsupported("this kernel does not run SELinux (no /sys/fs/selinux/enforce)".into()));
+    if !selinux::is_enabled() {
+        return Err(unsupported("this kernel does not run SELinux (no /sys/fs/selinux)".into()));
     }
     let config = read("/etc/selinux/config")?;
     let kind = config.lines().find_map(|line| line.trim().strip_prefix("SELINUXTYPE="));
     let kind = kind.ok_or_else(|| unsupported("/etc/selinux/config has no SELINUXTYPE".into()))?.trim();
     let path = format!("/etc/selinux/{kind}/contexts/lxc_contexts");
-    let has_levels = read("/sys/fs/selinux/mls")?.trim() == "1";
-    Policy::parse(&read(&path)?, has_levels)
+    Policy::parse(&read(&path)?, kernel::has_levels())
         .ok_or_else(|| unsupported(format!("{path} does not say what processes and files of containers get")))
 }
 

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "the host's own /proc and /sys")]
 
 use std::io::Result;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The ids of all processes.
 pub(crate) fn pids() -> Result<Vec<i32>> {
@@ -64,7 +64,7 @@ pub(crate) fn has_apparmor() -> bool {
     std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.first() == Some(&b'Y'))
 }
 
-/// Whether SELinux is enabled.
-pub(crate) fn has_selinux() -> bool {
-    Path::new("/sys/fs/selinux/enforce").exists()
+/// Whether the policy of SELinux has levels: our own label does.
+pub(crate) fn has_levels() -> bool {
+    own("attr/current").split(':').count() > 3
 }

@@ -163,7 +163,8 @@ impl Job<'_> {
         let cgroup_namespace =
             namespaces.is_new(ns::Kind::Cgroup).then_some(Step::Unshare(CloneFlags::NEWCGROUP));
 
-        let mut setup = self.before_mounts(unshared)?;
+        let keyring = self.new_keyring.then(|| labels.new_keyring(procfs.as_ref())).into_iter().flatten();
+        let mut setup = self.before_mounts(unshared, keyring)?;
         mounts(&mut setup, plan, &prepared, &known, stdio);
         if caller.rendezvous.is_some() {
             setup.append(&mut before);
@@ -218,10 +219,14 @@ impl Job<'_> {
         }
     }
 
-    fn before_mounts(&self, unshared: CloneFlags) -> Result<Vec<Step<'_>>, Error> {
+    fn before_mounts<'a>(
+        &'a self,
+        unshared: CloneFlags,
+        keyring: impl Iterator<Item = Step<'a>>,
+    ) -> Result<Vec<Step<'a>>, Error> {
         let plan = self.plan;
         let mut setup = self.namespaces.steps(unshared);
-        setup.extend(self.new_keyring.then_some(Step::NewKeyring));
+        setup.extend(keyring);
         setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
         setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.as_bytes())));
         if plan.has_own_mounts() {

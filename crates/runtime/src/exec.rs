@@ -134,7 +134,9 @@ fn waiting(plan: &ExecPlan, args: ExecArgs<'_>) -> Result<Spawned, Error> {
     let affinity = &process.affinity;
     let mut setup = vec![Step::NewSession];
     setup.extend(affinity.before.as_ref().map(Step::SetAffinity));
-    setup.extend(args.new_keyring.then_some(Step::NewKeyring));
+    if args.new_keyring {
+        setup.extend(labels.new_keyring(procfs.as_ref()));
+    }
     if !plan.namespaces.is_empty() {
         setup.push(Step::JoinProcess(args.init, plan.namespaces));
     }

@@ -118,7 +118,8 @@ pub fn run_as_container(hook: &Hook, stdin: &[u8], container: &Container<'_>) ->
     let place = Place::of(container.init)?;
     let labels = Labels::new(&process)?;
     let procfs = if labels.is_empty() { None } else { Some(Procfs::open()?) };
-    let mut setup = vec![Step::NewSession, Step::NewKeyring];
+    let mut setup = vec![Step::NewSession];
+    setup.extend(labels.new_keyring(procfs.as_ref()));
     setup.extend(place.steps(container.init));
     setup.extend(stdio.steps(process.uid));
     let mut start = Vec::new();

@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use rustix::fs::{Mode, OFlags};
 use vaquita_sys::procfs::Procfs;
+use vaquita_sys::selinux;
 
 use crate::Error;
 use crate::plan::label;
@@ -12,7 +13,11 @@ use crate::steps::Step;
 
 /// What is to be written below /proc/self/attr, where the security module is there that it is for.
 #[derive(Debug, Default)]
-pub(crate) struct Labels(Vec<(CString, Vec<u8>)>);
+pub(crate) struct Labels {
+    on_exec: Vec<(CString, Vec<u8>)>,
+    /// Before the process makes its session keyring: what runs with the label has no access to one with the maker's.
+    keyring: Option<(CString, Vec<u8>)>,
+}
 
 impl Labels {
     /// # Errors
@@ -26,11 +31,13 @@ impl Labels {
     /// # Errors
     /// As [`Labels::new`].
     pub(crate) fn of(apparmor: Option<&str>, selinux: Option<&str>) -> Result<Self, Error> {
-        let mut labels = Vec::new();
+        let mut labels = Self::default();
         if let Some(profile) = apparmor {
             if apparmor_runs() {
                 // apparmor(7), aa_change_onexec(2).
-                labels.push((label("self/attr/apparmor/exec"), format!("exec {profile}").into_bytes()));
+                labels
+                    .on_exec
+                    .push((label("self/attr/apparmor/exec"), format!("exec {profile}").into_bytes()));
             } else if profile != "unconfined" {
                 return Err(Error::unsupported(format!(
                     "process.apparmorProfile: {profile:?} needs AppArmor, which this kernel does not run ({APPARMOR} is not Y)"
@@ -38,29 +45,54 @@ impl Labels {
             }
         }
         if let Some(context) = selinux {
-            if !is_there(SELINUX) {
+            if !selinux::is_enabled() {
                 return Err(Error::unsupported(format!(
-                    "process.selinuxLabel: {context:?} needs SELinux, which this kernel does not run (no {SELINUX})"
+                    "process.selinuxLabel: {context:?} needs SELinux, which this kernel does not run (no {})",
+                    selinux::PLACE
                 )));
             }
-            // selinux(8), setexeccon(3).
-            labels.push((label("self/attr/exec"), context.as_bytes().to_vec()));
+            check_selinux("process.selinuxLabel", context)?;
+            // proc_pid_attr(5), setexeccon(3), setkeycreatecon(3). execve forgets both.
+            labels.on_exec.push((label("self/attr/exec"), context.as_bytes().to_vec()));
+            labels.keyring = Some((label("self/attr/keycreate"), context.as_bytes().to_vec()));
         }
-        Ok(Self(labels))
+        Ok(labels)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.on_exec.is_empty()
     }
 
+    /// What the program gets.
     pub(crate) fn steps<'a>(&'a self, procfs: &'a Procfs) -> impl Iterator<Item = Step<'a>> {
-        self.0.iter().map(move |(file, value)| Step::WriteProc { procfs, file: file.clone(), value })
+        write(self.on_exec.iter(), procfs)
+    }
+
+    /// A session keyring (keyrings(7)), that the program may use.
+    pub(crate) fn new_keyring<'a>(&'a self, procfs: Option<&'a Procfs>) -> impl Iterator<Item = Step<'a>> {
+        procfs.into_iter().flat_map(|procfs| write(self.keyring.iter(), procfs)).chain([Step::NewKeyring])
     }
 }
 
+fn write<'a>(
+    labels: impl Iterator<Item = &'a (CString, Vec<u8>)>,
+    procfs: &'a Procfs,
+) -> impl Iterator<Item = Step<'a>> {
+    labels.map(move |(file, value)| Step::WriteProc { procfs, file: file.clone(), value })
+}
+
+/// # Errors
+/// [`crate::Kind::Invalid`] for a label that the loaded policy does not have.
+pub(crate) fn check_selinux(field: &str, context: &str) -> Result<(), Error> {
+    if selinux::has_label(context) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{field}: {context:?} is no label of the SELinux policy that this host has loaded"
+    )))
+}
+
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
-/// Made when SELinux is running (selinuxfs's place).
-const SELINUX: &str = "/sys/fs/selinux";
 
 #[expect(clippy::disallowed_methods, reason = "a file of the host's own sysfs")]
 fn apparmor_runs() -> bool {
@@ -69,9 +101,4 @@ fn apparmor_runs() -> bool {
         .and_then(|file| rustix::io::read(file, &mut answer))
         .is_ok()
         && answer == *b"Y"
-}
-
-#[expect(clippy::disallowed_methods, reason = "a directory of the host's own sysfs")]
-fn is_there(path: &str) -> bool {
-    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_ok()
 }

@@ -65,8 +65,8 @@ pub struct Plan {
     pub(crate) net_devices: Vec<NetDevice>,
     /// As timens_offsets takes them, for a new time namespace.
     pub(crate) time_offsets: Option<String>,
-    /// The filesystems made for the container have a label of SELinux.
-    pub(crate) has_mount_label: bool,
+    /// The SELinux label of the filesystems made for the container.
+    pub(crate) mount_label: Option<String>,
     /// As uid_map takes them.
     pub(crate) uid_map: String,
     pub(crate) gid_map: String,
@@ -114,7 +114,7 @@ impl Plan {
         Ok(Self {
             devices,
             has_dev_of_host,
-            has_mount_label: mount_label.is_some(),
+            mount_label: mount_label.map(str::to_owned),
             device_rules: devices::rules(linux.resources().as_ref()),
             masked: insides("linux.maskedPaths", linux.masked_paths().as_deref())?,
             readonly: insides("linux.readonlyPaths", linux.readonly_paths().as_deref())?,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::process::Pid;
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::cap::Sets;
@@ -45,6 +45,8 @@ pub struct SandboxArgs<'a> {
     pub apparmor: Option<String>,
     /// The SELinux label of the process. `None`: what the caller's leads to.
     pub selinux: Option<String>,
+    /// The SELinux label of the pod's files, which the program of the process gets. `None`: as the kernel labels it.
+    pub mount_label: Option<String>,
     /// The wish to be spared by the OOM killer, -1000 to 1000. `None`: as inherited.
     pub oom_score_adj: Option<i32>,
     /// As in [`crate::Context`].
@@ -93,6 +95,12 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     let root = RootTree::New(&root, attributes);
     let stdio = null_stdio()?;
     let program = sealed_copy(c"pause", vaquita_pause::PROGRAM)?;
+    if let Some(label) = &args.mount_label {
+        // A file in memory has the label of who makes it, with which no policy lets a container begin.
+        rustix::fs::fsetxattr(&program, c"security.selinux", label.as_bytes(), XattrFlags::empty()).map_err(
+            |errno| Error::kernel(format!("fsetxattr(<pause>, security.selinux, {label:?})"), errno),
+        )?;
+    }
     let (arguments, environment) = (CStrArray::new(["pause"])?, CStrArray::new::<&str>([])?);
     let is_needed = !checked.sysctls.is_empty() || !checked.labels.is_empty();
     let procfs = if is_needed { Some(Procfs::open()?.above(spawn::first_free(&[]))?) } else { None };
@@ -112,7 +120,7 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     if is_late {
         setup.push(Step::Unshare(late));
     }
-    setup.push(Step::NewKeyring);
+    setup.extend(checked.labels.new_keyring(procfs.as_ref()));
     setup.extend(args.hostname.as_ref().map(|name| Step::HostName(name.as_bytes())));
     let alone = (Propagation::Private, true);
     setup.extend([Step::Isolate, Step::AttachRoot(root, None, alone), Step::Pivot]);

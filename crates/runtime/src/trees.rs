@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags, PROC_SUPER_MAGIC};
 use vaquita_cgroup::Cgroup;
 use vaquita_sys::mount::{self, Attr, Attributes, Propagation, Recipe, mount_setattr, open_tree_clone};
 use vaquita_sys::ns;
+use vaquita_sys::selinux;
 
 use self::idmap::IdMaps;
 use crate::namespaces::Namespaces;
@@ -304,20 +305,14 @@ fn set(tree: &OwnedFd, change: Change, recursive: bool) -> Result<(), Error> {
 }
 
 /// A label that no module enforces would be one that was dropped.
-#[expect(clippy::disallowed_methods, reason = "selinuxfs of the host")]
 fn check_label(plan: &Plan) -> Result<(), Error> {
-    /// `SELINUX_MAGIC` (linux/magic.h).
-    const SELINUX: rustix::fs::FsWord = 0xf97c_ff8c;
-    if !plan.has_mount_label {
-        return Ok(());
+    match plan.mount_label.as_deref() {
+        None => Ok(()),
+        Some(_) if !selinux::is_enabled() => Err(Error::unsupported(
+            "linux.mountLabel: SELinux is not active on this host (no selinuxfs on /sys/fs/selinux)",
+        )),
+        Some(label) => crate::lsm::check_selinux("linux.mountLabel", label),
     }
-    let found = rustix::fs::statfs("/sys/fs/selinux").is_ok_and(|stat| stat.f_type == SELINUX);
-    if found {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        "linux.mountLabel: SELinux is not active on this host (no selinuxfs on /sys/fs/selinux)",
-    ))
 }
 
 /// The host's node of a device, for a user namespace, which cannot make nodes: at the same path, or as udev lists it.

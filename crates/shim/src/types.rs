@@ -62,6 +62,8 @@ pub struct SandboxRequest {
     pub apparmor: String,
     /// The SELinux label of the pause process; empty leaves it as the shim is.
     pub selinux: String,
+    /// The SELinux label of the pod's files; empty where it has none.
+    pub mount_label: String,
     /// `oom_score_adj` of the pause process, if it shall differ from the daemon's.
     pub oom_score_adj: Option<i32>,
     /// Raise that to what this host allows, instead of failing. For hosts that lack `CAP_SYS_RESOURCE`.

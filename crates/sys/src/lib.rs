@@ -26,6 +26,7 @@ pub mod procfs;
 pub mod rlimit;
 pub mod root;
 pub mod seccomp;
+pub mod selinux;
 pub mod signal;
 pub mod socket;
 mod syscall;

@@ -15,6 +15,7 @@ use super::adjust::{adjust_all, has_late_work};
 use super::volumes::{self, Volumes};
 use super::{cdi, probe, relabel};
 use crate::error::Doing;
+use crate::host::check_labels;
 use crate::model::{
     Container, ContainerRecord, Ended, Life, Sandbox, fingerprint, new_id, now, signal_from_cri,
     signal_from_image,
@@ -321,6 +322,7 @@ impl Worker {
         let record = &self.sandbox.record;
         let selinux = record.selinux.as_ref();
         let selinux = spec::selinux::of_container(&self.config, &record.config, selinux, &self.node.host)?;
+        check_labels(selinux.as_ref())?;
         let label = selinux.as_ref().map(|labels| labels.mount.as_str());
         let how = (self.users.as_ref(), label);
         let mut volumes = Volumes::mount(&self.node, &bundle, (id, &self.config), &self.volumes, how)?;

@@ -13,6 +13,7 @@ use super::later::take_down_later;
 use super::take_down::forget;
 use super::{take_down, watch};
 use crate::error::Doing;
+use crate::host::check_labels;
 use crate::model::{Sandbox, SandboxKey, SandboxLife, SandboxPhase, SandboxRecord, fingerprint, new_id, now};
 use crate::network::{Netns, NewPod};
 use crate::node::{Node, blocking};
@@ -56,7 +57,8 @@ pub(super) async fn run(node: &Arc<Node>, config: cri::PodSandboxConfig, handler
         life: SandboxLife::INTENT,
     };
     let sandbox = insert(node, record)?;
-    plan.request.selinux = sandbox.record.selinux.clone().unwrap_or_default().process;
+    let labels = sandbox.record.selinux.clone().unwrap_or_default();
+    (plan.request.selinux, plan.request.mount_label) = (labels.process, labels.mount);
     match make(node, &sandbox, plan).await {
         Ok(()) => Ok(sandbox.id().to_owned()),
         Err(error) => Err(roll_back(node, &sandbox, error).await),
@@ -71,6 +73,7 @@ fn insert(node: &Node, record: SandboxRecord) -> Result<Arc<Sandbox>> {
         None => String::new(),
     };
     let selinux = spec::selinux::of_sandbox(&record.config, &node.host, &level)?;
+    check_labels(selinux.as_ref())?;
     let sandbox = Arc::new(Sandbox::new(SandboxRecord { selinux, ..record }));
     node.tables.insert_sandbox(sandbox.clone());
     Ok(sandbox)

@@ -58,6 +58,7 @@ pub(crate) fn request(
         gid,
         apparmor: String::new(),
         selinux: String::new(),
+        mount_label: String::new(),
         // The last to go in a pod: it holds what the others share. As low as kubelet has it, where that is allowed.
         oom_score_adj: Some(host.lowest_oom_score_adj.max(-998)),
         restrict_oom_score_adj: host.restrict_oom_score_adj,

@@ -76,7 +76,11 @@ const VOLUMES: &str = "vaquita.local/volumes:latest";
 
 /// A server that has an image with these volumes, beside files of the image.
 async fn with_image(volumes: &[&str]) -> Node {
-    let mut node = Node::without_server();
+    start_with_image(Node::without_server(), volumes).await
+}
+
+/// The same of a server that is yet to be started.
+pub(crate) async fn start_with_image(mut node: Node, volumes: &[&str]) -> Node {
     let executable = std::fs::File::open(env!("CARGO_BIN_EXE_vaquita-cri-test")).unwrap();
     let mut options = vaquita_image::Options::default();
     options.unpacker = vaquita_image::Unpacker::Exe(std::sync::Arc::new(executable.into()));
@@ -101,7 +105,8 @@ async fn with_image(volumes: &[&str]) -> Node {
     node
 }
 
-fn of_image(name: &str, args: &[&str]) -> cri::ContainerConfig {
+/// A container of that image, with a read-only root.
+pub(crate) fn of_image(name: &str, args: &[&str]) -> cri::ContainerConfig {
     let image = cri::ImageSpec { image: VOLUMES.into(), ..Default::default() };
     let context = cri::LinuxContainerSecurityContext { readonly_rootfs: true, ..Default::default() };
     let linux = cri::LinuxContainerConfig { resources: None, security_context: Some(context) };

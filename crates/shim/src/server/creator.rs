@@ -227,6 +227,7 @@ pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<M
         seccomp: None,
         apparmor: Some(request.apparmor).filter(|profile| !profile.is_empty()),
         selinux: Some(request.selinux).filter(|label| !label.is_empty()),
+        mount_label: Some(request.mount_label).filter(|label| !label.is_empty()),
         oom_score_adj: request.oom_score_adj,
         restrict_oom_score_adj: request.restrict_oom_score_adj,
         uid_mappings: mappings(&request.uid_maps)?,

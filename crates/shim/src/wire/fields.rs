@@ -23,6 +23,7 @@ pub(super) fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
         gid,
         apparmor,
         selinux,
+        mount_label,
         oom_score_adj,
         restrict_oom_score_adj,
         uid_maps,
@@ -38,6 +39,7 @@ pub(super) fn put_sandbox_request(w: &mut Writer, request: &SandboxRequest) {
         .u32(*gid)
         .text(apparmor)
         .text(selinux)
+        .text(mount_label)
         .option(*oom_score_adj, |w, adjustment| {
             w.i32(adjustment);
         })
@@ -60,6 +62,7 @@ pub(super) fn sandbox_request(r: &mut Reader<'_>) -> Result<SandboxRequest, Malf
         gid: r.u32()?,
         apparmor: r.text(MAX_PATH)?.to_owned(),
         selinux: r.text(MAX_PATH)?.to_owned(),
+        mount_label: r.text(MAX_PATH)?.to_owned(),
         oom_score_adj: r.option(Reader::i32)?,
         restrict_oom_score_adj: r.bool()?,
         uid_maps: id_maps(r)?,

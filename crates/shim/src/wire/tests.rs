@@ -216,10 +216,10 @@ fn sandbox_strategy() -> impl Strategy<Value = SandboxRequest> {
         let map = any::<[u32; 3]>();
         vec(map.prop_map(|[inside, outside, length]| IdMap { inside, outside, length }), 0..3)
     };
-    let names = (text(), text(), path_strategy(), text(), text());
+    let names = (text(), text(), path_strategy(), text(), text(), text());
     (names, namespaces_strategy(), sysctls, any::<(u32, u32, Option<i32>, bool)>(), maps(), maps()).prop_map(
         |(names, new, sysctls, (uid, gid, oom_score_adj, restrict_oom_score_adj), uid_maps, gid_maps)| {
-            let (id, hostname, cgroup, apparmor, selinux) = names;
+            let (id, hostname, cgroup, apparmor, selinux, mount_label) = names;
             SandboxRequest {
                 id,
                 hostname,
@@ -230,6 +230,7 @@ fn sandbox_strategy() -> impl Strategy<Value = SandboxRequest> {
                 gid,
                 apparmor,
                 selinux,
+                mount_label,
                 oom_score_adj,
                 restrict_oom_score_adj,
                 uid_maps,
