@@ -4,7 +4,6 @@ mod lock;
 mod log;
 mod notify;
 mod ready;
-mod rest;
 
 use std::io;
 use std::process::ExitCode;
@@ -77,7 +76,6 @@ async fn serve(config: Config, ready: &mut Ready) -> Result<()> {
     ready.succeeded();
     notify::ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), "ready");
-    tokio::spawn(rest::rest());
     server
         .serve(async {
             let name = stop.wait().await;

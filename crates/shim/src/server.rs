@@ -128,7 +128,6 @@ impl Server {
                 self.buffers.release();
                 memory::trim_heap();
                 memory::trim_stack();
-                memory::release_program();
                 self.busy = false;
             }
             self.busy |= !events.is_empty();

@@ -101,47 +101,6 @@ pub fn trim_heap() {
     }
 }
 
-/// Unmaps the program's code and constants, which stay in the kernel's page cache: what runs again is mapped again, 16 pages at
-/// a time, by page faults that read nothing from a disk (some 0.5 µs each). For a process that lives long after a start, or a busy
-/// moment, that needed other code than it needs now: only pages that are mapped are its own to the kernel's accounts, and the kernel
-/// looks through fewer mappings when it wants memory back. Any thread may run meanwhile.
-pub fn release_program() {
-    for (start, length) in constants() {
-        // SAFETY: whole pages of segments that the kernel mapped without `PF_W`: nothing was written there, so what they show after
-        // MADV_DONTNEED is what they showed before, the program's file.
-        unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
-    }
-}
-
-/// The whole pages of the program's segments that cannot be written: address and length.
-fn constants() -> impl Iterator<Item = (usize, usize)> {
-    let page = page_size();
-    let headers = headers();
-    // The table of headers lies in the first segment, and tells where itself was meant to be.
-    let table = headers.iter().find(|header| header.p_type == libc::PT_PHDR);
-    let base = table.map(|table| (headers.as_ptr() as usize).wrapping_sub(table.p_vaddr as usize));
-    headers.iter().filter_map(move |header| {
-        let is_constant = header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
-        let start = base?.wrapping_add(header.p_vaddr as usize);
-        let end = start.checked_add(header.p_memsz as usize)? / page * page;
-        let start = start.checked_next_multiple_of(page)?;
-        (is_constant && start < end).then(|| (start, end - start))
-    })
-}
-
-/// The running program's headers (elf(5)); none where the kernel told none.
-fn headers() -> &'static [libc::Elf64_Phdr] {
-    // SAFETY: it reads what the kernel has told the process (getauxval(3)).
-    let (at, size, count) = unsafe {
-        (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHENT), libc::getauxval(libc::AT_PHNUM))
-    };
-    if at == 0 || size as usize != size_of::<libc::Elf64_Phdr>() {
-        return &[];
-    }
-    // SAFETY: the kernel has mapped this table with the program, whose first segment is read-only and stays.
-    unsafe { std::slice::from_raw_parts(at as *const libc::Elf64_Phdr, count as usize) }
-}
-
 /// Gives the pages of the stack that are below the caller's frame back to the kernel: a start needs more of it than what comes
 /// later. Does nothing but in the thread that the program began with, whose stack alone has nothing below it.
 #[inline(never)]
@@ -202,54 +161,6 @@ mod tests {
         trim_heap();
         assert!(kept.iter().all(|byte| *byte == 1));
     }
-
-    /// KiB of the program's own mappings that this process has, by the kernel's account, and those among them that it has written.
-    fn mapped() -> (usize, usize) {
-        let program = std::fs::read_link("/proc/self/exe").unwrap();
-        let table = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let (mut constant, mut mapped, mut anonymous) = (false, 0, 0);
-        for line in table.lines() {
-            let mut words = line.split_ascii_whitespace();
-            let (first, second) = (words.next().unwrap(), words.next().unwrap_or_default());
-            match first {
-                "Rss:" if constant => mapped += second.parse::<usize>().unwrap(),
-                "Anonymous:" if constant => anonymous += second.parse::<usize>().unwrap(),
-                name if !name.ends_with(':') => {
-                    constant = !second.contains('w') && line.ends_with(program.to_str().unwrap());
-                }
-                _ => {}
-            }
-        }
-        (mapped, anonymous)
-    }
-
-    #[test]
-    fn the_program_runs_on_after_its_pages_were_released() {
-        let segments: Vec<_> = constants().collect();
-        let text = mapped as *const () as usize;
-        assert!(
-            segments.iter().any(|(start, length)| (*start..start + length).contains(&text)),
-            "{segments:?}"
-        );
-        let data = &raw const ERRNO as usize;
-        assert!(
-            segments.iter().all(|(start, length)| !(*start..start + length).contains(&data)),
-            "{segments:?}"
-        );
-        // All of it is there, and then what is needed to count.
-        for (start, length) in &segments {
-            // SAFETY: mapped, readable memory of the program.
-            unsafe { libc::madvise(*start as *mut _, *length, libc::MADV_POPULATE_READ) };
-        }
-        let before = mapped();
-        release_program();
-        let after = mapped();
-        assert!(after.0 < before.0 / 2, "{before:?} {after:?}");
-        assert_eq!(after.1, before.1);
-    }
-
-    /// Something that can be written.
-    static ERRNO: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(1);
 
     #[test]
     fn other_threads_keep_their_stacks() {

@@ -10,10 +10,6 @@ use crate::memory;
 use crate::peer::Peer;
 use crate::report::{Better, Report, count, millis, percentile};
 
-/// How long nothing is asked of a daemon before its memory is measured: what it takes as long as it runs, not what its last
-/// request took.
-const REST: Duration = Duration::from_secs(10);
-
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
@@ -32,7 +28,6 @@ pub(crate) async fn all(
         peer.load_images().await?;
         report.version(peer.name, peer.version().await?);
         report.row("daemon start to first answer", "ms", Better::Lower, peer.name, millis(started));
-        tokio::time::sleep(REST).await;
         report.row("daemon PSS, no pods", "MiB", Better::Lower, peer.name, mib(memory::of(peer.pid()).pss));
         // One pod first: what is made once (bridge, tables, caches) is not part of the figures.
         let pod = peer.client.run_pod("warm", false).await?;
@@ -177,7 +172,6 @@ async fn many(peer: &mut Peer, pods: usize, report: &mut Report) -> Result<(), A
         percentile(&lists, 50),
     );
 
-    tokio::time::sleep(REST).await;
     let daemon = memory::of(peer.pid());
     let helpers = memory::helpers(peer.pid(), &peer.dirs, "sleep");
     #[allow(clippy::cast_precision_loss, reason = "KiB of one machine")]
