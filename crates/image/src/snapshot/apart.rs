@@ -9,6 +9,7 @@ const STACK: usize = 256 << 10;
 
 /// Does `work` on a thread that has a mount namespace and a working directory of its own, which both go with it. What it mounts
 /// nobody else sees, but what it returns detached.
+#[expect(clippy::disallowed_methods, reason = "the root of a mount namespace of its own")]
 pub(super) fn apart<T: Send>(work: impl FnOnce() -> Result<T, Errno> + Send) -> Result<T, Errno> {
     let inside = || {
         unshare(CloneFlags::NEWNS)?;
