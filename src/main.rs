@@ -28,20 +28,12 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let name = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
     match name {
-        Some("vaquita-shim") => supervise(&args),
+        Some("vaquita-shim") => vaquita_shim::server::main(),
         Some("vaquita-unpack") => vaquita_image::unpack::main(),
         Some("vaquita-oci") => oci::main("vaquita-oci", &args[1..]),
         Some(_) if args.get(1).is_some_and(|arg| arg == "oci") => oci::main("vaquita oci", &args[2..]),
         Some(name) if applets::is_applet(name) => applets::main(name, &args[1..]),
         _ => command_line(),
-    }
-}
-
-/// The supervisor of one pod: `vaquita-shim POD_DIR`.
-fn supervise(args: &[OsString]) -> ExitCode {
-    match args.get(1) {
-        Some(pod_dir) => vaquita_shim::server::main(Path::new(pod_dir), None),
-        None => fail(&anyhow::anyhow!("vaquita-shim is started by the daemon, with the directory of a pod")),
     }
 }
 

@@ -162,9 +162,8 @@ fn processes(paths: &Paths, owners: &Owners, all: &mut Vec<Resource>) -> Result<
         let dir = PathBuf::from(words.next().unwrap_or_default().into_owned());
         let Ok(id) = dir.strip_prefix(&pods) else { continue };
         // What a shim has cloned goes by its name until it executes a program.
-        let is_shim = |line: Vec<u8>| line.starts_with(b"vaquita-shim\0");
         let Some(parent) = parent(pid) else { continue };
-        if kernel::of_process(parent, "cmdline").is_ok_and(is_shim) {
+        if kernel::of_process(parent, "cmdline").is_ok_and(|other| other == line) {
             continue;
         }
         let owner = owners.sandbox(&id.to_string_lossy());

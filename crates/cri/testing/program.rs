@@ -2,17 +2,13 @@
 #![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     let name = args.first().map(String::as_str).unwrap_or_default();
     if name == "vaquita-shim" {
-        return vaquita_shim::server::main(
-            Path::new(args.get(1).map(String::as_str).unwrap_or_default()),
-            None,
-        );
+        return vaquita_shim::server::main();
     }
     if name == vaquita_image::unpack::PROGRAM {
         return vaquita_image::unpack::main();

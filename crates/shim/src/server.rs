@@ -31,20 +31,22 @@ mod oom;
 mod output;
 mod requests;
 mod setup;
+pub(crate) mod template;
 
 use connection::Connection;
 use container::{Container, Sandbox};
 use creator::Job;
 use deletion::Deletion;
 use output::Buffers;
+use template::Template;
 
-/// Runs the shim of the pod whose directory this is, until it is told to shut down or its sandbox is deleted.
+/// Starts a shim for each pod that a [`crate::client::Spawner`] names, by whom standard input is a socket, until that one
+/// is gone. Shims stay, each until it is told to shut down or its sandbox is deleted.
 ///
-/// `listener` is the socket that clients connect to, listening already; [`crate::client::Spawner`] passes it as
-/// standard input, from where `None` takes it. The calling process must have one thread only, and belongs to the shim
-/// from now on: its signal mask, session, standard streams and working directory change.
-pub fn main(pod_dir: &Path, listener: Option<OwnedFd>) -> ExitCode {
-    match Server::new(pod_dir, listener).and_then(Server::run) {
+/// The calling process must have one thread only, and belongs to this from now on: its signal mask, session, standard
+/// streams, working directory and command line change.
+pub fn main() -> ExitCode {
+    match Template::new().and_then(Template::serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(format_args!("{error}"));
@@ -84,20 +86,18 @@ const FIRST_TOKEN: u64 = 2;
 const IDLE_MS: i64 = 1000;
 
 impl Server {
-    fn new(pod_dir: &Path, listener: Option<OwnedFd>) -> Result<Self, Error> {
-        let pod_dir = std::path::absolute(pod_dir)
-            .map_err(|error| Error::io(error, format_args!("find {}", pod_dir.display())))?;
-        let listener = setup::listener(listener)?;
-        setup::standard_streams(&pod_dir)?;
+    fn new(pod_dir: &Path, listener: OwnedFd, layout: Layout) -> Result<Self, Error> {
+        setup::standard_streams(pod_dir)?;
+        setup::listener(&listener)?;
         setup::process()?;
-        setup::record(&pod_dir)?;
+        setup::record(pod_dir)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)
             .map_err(|errno| Error::kernel(errno, "epoll_create"))?;
         let server = Self {
             listener,
             signals: setup::signals()?,
-            pod_dir,
-            layout: Layout::detect()?,
+            pod_dir: pod_dir.to_owned(),
+            layout,
             connections: Vec::new(),
             jobs: Vec::new(),
             sandbox: None,

@@ -14,7 +14,7 @@ use rustix::net::{
 use vaquita_sys::memory::Pages;
 
 use crate::disk;
-use crate::wire::{HEADER, Header, MAX_BODY, MAX_FDS, MAX_INLINE};
+use crate::wire::{HEADER, Header, MAX_BODY, MAX_FDS, MAX_INLINE, NUMBER};
 
 /// The memory in bytes that receiving needs.
 pub(crate) const RECEIVE_BUFFER: usize = HEADER + MAX_INLINE;
@@ -69,6 +69,13 @@ impl Outgoing {
             packet.extend_from_slice(body);
         }
         Ok(Self { packet, fds })
+    }
+
+    /// Gives the message another number.
+    pub(crate) fn renumber(&mut self, number: u32) {
+        if let Some(place) = self.packet.get_mut(NUMBER..HEADER) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
     }
 
     /// Sends the message whole or not at all. `AGAIN` if the socket does not block and is full.

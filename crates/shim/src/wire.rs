@@ -27,6 +27,8 @@ use fields::{
 pub const VERSION: u8 = 1;
 /// The length of a header in bytes.
 pub const HEADER: usize = 8;
+/// Where the number begins in it.
+pub(crate) const NUMBER: usize = 4;
 /// The longest body, in bytes, that travels in the packet itself.
 pub const MAX_INLINE: usize = 32 * 1024;
 /// The longest body, in bytes, that travels at all.

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let name = args.next().unwrap_or_default();
     let args: Vec<String> = args.collect();
     if name == "vaquita-shim" {
-        return vaquita_shim::server::main(Path::new(&args[0]), None);
+        return vaquita_shim::server::main();
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match *args {

@@ -5,6 +5,7 @@ mod clone;
 mod exec;
 mod fork;
 mod idle;
+mod line;
 mod wait;
 
 pub use attr::{
@@ -19,4 +20,5 @@ pub use exec::{
 };
 pub use fork::{NoWayBack, fork_worker};
 pub use idle::Idle;
+pub use line::CommandLine;
 pub use wait::{Exit, Look, look, open_pidfd, pidfd_pid, reap_any, start_time, try_wait_pidfd, wait_pidfd};

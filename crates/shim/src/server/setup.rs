@@ -1,6 +1,6 @@
 //! What the process becomes before it serves.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::Mode;
@@ -15,20 +15,14 @@ pub(crate) const RECORD: &str = "shim.json";
 /// The name of the file that standard error goes to.
 const COMPLAINTS: &str = "shim.log";
 
-/// The listening socket that was given, or that is standard input.
-pub(super) fn listener(given: Option<OwnedFd>) -> Result<OwnedFd, Error> {
-    let listener = match given {
-        Some(listener) => listener,
-        None => rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)
-            .map_err(|errno| Error::kernel(errno, "dup of standard input"))?,
-    };
-    let listening = rustix::net::sockopt::socket_acceptconn(&listener)
-        .map_err(|errno| Error::kernel(errno, "standard input is not the listening socket of a shim"))?;
+/// The socket that clients connect to listens already.
+pub(super) fn listener(listener: &OwnedFd) -> Result<(), Error> {
+    let listening = rustix::net::sockopt::socket_acceptconn(listener)
+        .map_err(|errno| Error::kernel(errno, "what was given is not the listening socket of a shim"))?;
     if !listening {
-        return Err(Error::kernel(Errno::INVAL, "standard input is a socket that does not listen"));
+        return Err(Error::kernel(Errno::INVAL, "the socket that was given does not listen"));
     }
-    rustix::io::ioctl_fionbio(&listener, true).map_err(|errno| Error::kernel(errno, "ioctl(FIONBIO)"))?;
-    Ok(listener)
+    rustix::io::ioctl_fionbio(listener, true).map_err(|errno| Error::kernel(errno, "ioctl(FIONBIO)"))
 }
 
 /// Standard input and output become `/dev/null`, standard error a file that is empty unless something is wrong.

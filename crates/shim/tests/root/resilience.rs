@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::io::Errno;
@@ -199,7 +200,51 @@ async fn one_directory_has_one_shim() {
     again.state().await.unwrap();
     let second = shim_of(&pod.dir()).unwrap();
     again.shutdown().await.unwrap();
-    until("it is reaped", || !std::path::Path::new(&format!("/proc/{second}")).exists()).await;
+    until("it is reaped", || !Path::new(&format!("/proc/{second}")).exists()).await;
+}
+
+#[tokio::test]
+async fn shims_are_copies_of_one_process() {
+    let dir = scratch();
+    let pods: Vec<_> = ["a", "b", "c"].map(|name| dir.path().join(name)).to_vec();
+    let spawner = Spawner::new(std::fs::File::open(PROGRAM).unwrap().into());
+    let mut clients = Vec::new();
+    for (at, pod) in pods.iter().enumerate() {
+        std::fs::create_dir(pod).unwrap();
+        let client = spawner.spawn(pod).await.unwrap();
+        client.state().await.unwrap();
+        clients.push(client);
+        if at == 1 {
+            // It is not missed.
+            let template = parent(shim_of(pod).unwrap());
+            assert_eq!(parent(shim_of(&pods[0]).unwrap()), template);
+            assert!(line(template).starts_with("vaquita-shim\0template "), "{:?}", line(template));
+            send_to_pid(template, Signal::KILL).unwrap();
+            until("it is reaped", || !Path::new(&format!("/proc/{template}")).exists()).await;
+        }
+    }
+    for (pod, client) in pods.iter().zip(&clients) {
+        client.state().await.unwrap();
+        let words = line(shim_of(pod).unwrap());
+        assert_eq!(words.trim_end_matches('\0'), format!("vaquita-shim\0{}", pod.display()));
+    }
+    let template = parent(shim_of(&pods[2]).unwrap());
+    assert!(line(template).starts_with("vaquita-shim\0template "), "another one");
+    clients[2].shutdown().await.unwrap();
+    drop(spawner);
+    until("it ends with its maker", || !Path::new(&format!("/proc/{template}")).exists()).await;
+    for client in &clients[..2] {
+        client.shutdown().await.unwrap();
+    }
+}
+
+fn line(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap()
+}
+
+fn parent(pid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:\t")).unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -19,12 +19,7 @@ use crate::{Error, Result};
 /// `EDEADLK` if the process has more than one thread: the copy could wait for ever for a lock of theirs. Else as
 /// [`clone3`].
 pub fn fork_worker(fds: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>) -> i32) -> Result<(Pid, OwnedFd)> {
-    // Directories below count as links of a directory in procfs: two of its own, and one for each thread.
-    let threads =
-        rustix::fs::stat("/proc/self/task").map_err(|errno| Error::new("stat(/proc/self/task)", errno))?;
-    if threads.st_nlink > 3 {
-        return Err(Error::refused("clone3(..)", Errno::DEADLK, "this process has more than one thread"));
-    }
+    one_thread("clone3(..)")?;
     let how = Clone { flags: CloneFlags::NONE, ..Clone::default() };
     // SAFETY: this is the only thread, and the child never returns from here.
     match unsafe { clone3(&how) }? {
@@ -37,6 +32,17 @@ pub fn fork_worker(fds: Vec<OwnedFd>, work: impl FnOnce(Vec<OwnedFd>) -> i32) ->
             exit_now(catch_unwind(work).unwrap_or(PANICKED))
         }
     }
+}
+
+/// Refuses `what` where there are other threads.
+pub(super) fn one_thread(what: &'static str) -> Result<()> {
+    // Directories below count as links of a directory in procfs: two of its own, and one for each thread.
+    let threads =
+        rustix::fs::stat("/proc/self/task").map_err(|errno| Error::new("stat(/proc/self/task)", errno))?;
+    if threads.st_nlink > 3 {
+        return Err(Error::refused(what, Errno::DEADLK, "this process has more than one thread"));
+    }
+    Ok(())
 }
 
 /// Held by a new process from clone on: unwinding ends there, before a frame is reached that is its maker's as well, whose

@@ -164,7 +164,7 @@ fn parse_start_time(stat: &[u8]) -> Option<u64> {
 }
 
 /// A field after the name, counted from 1 as in the manual.
-fn parse_number(stat: &[u8], field: usize) -> Option<u64> {
+pub(super) fn parse_number(stat: &[u8], field: usize) -> Option<u64> {
     // The name in parentheses may contain anything, spaces and parentheses too.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = str::from_utf8(&stat[end + 1..]).ok()?;
