@@ -205,6 +205,23 @@ impl Location {
         resources: &Resources,
         annotations: &HashMap<String, String, S>,
     ) -> Result<Placed> {
+        if let (Some(path), None) = (&self.path, &self.unit) {
+            check_unused(layout, path)?;
+        }
+        self.create_unchecked(layout, resources, annotations)
+    }
+
+    /// As [`Self::create`], without a look at a group that is there already: for one that was made for this container, where
+    /// nobody else can be.
+    ///
+    /// # Errors
+    /// As there, but for `Busy` of a group that systemd does not make.
+    pub fn create_unchecked<S: BuildHasher>(
+        &mut self,
+        layout: &Layout,
+        resources: &Resources,
+        annotations: &HashMap<String, String, S>,
+    ) -> Result<Placed> {
         let Some(path) = &self.path else {
             return rootless::check_no_limits(resources).map(|()| Placed { cgroup: None, scope: None });
         };
@@ -220,7 +237,6 @@ impl Location {
                 })?
             }
             None => {
-                check_unused(layout, path)?;
                 let limits = Resources { devices: None, ..resources.clone() };
                 // An ordinary user's maker enters a user namespace meanwhile, where it could not go on.
                 let make = if self.rootless { Cgroup::create } else { Cgroup::begin };

@@ -33,6 +33,10 @@ pub(super) async fn adjust_all(
         Ok((outcome, has_late_work(&spec)))
     })
     .await?;
+    if request.cgroup != outcome.cgroup {
+        let (worker, made) = (node.clone(), request.cgroup.clone());
+        blocking("remove a cgroup", move || cgroups::remove(&worker.layout, [made.as_path()])).await?;
+    }
     record.resources = outcome.limits;
     record.cgroup.clone_from(&outcome.cgroup);
     if let Some(groups) = outcome.groups {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::runtime::Spec;
+use vaquita_cgroup::Resources;
 use vaquita_image::Image;
 use vaquita_nri::api::ContainerAdjustment;
 use vaquita_proto::cri;
@@ -92,7 +93,8 @@ pub(super) async fn run(
         users,
         is_built_in: request.runtime.is_none(),
     };
-    let prepared = {
+    let group = make_group(node, &record, request.runtime.is_none());
+    let prepare = async {
         let id = record.id.clone();
         let cgroup = record.cgroup.clone();
         let task = blocking("prepare the container", move || worker.prepare(&id, &cgroup));
@@ -104,7 +106,8 @@ pub(super) async fn run(
             )),
         }
     };
-    let prepared = match prepared {
+    let (prepared, group) = tokio::join!(prepare, group);
+    let prepared = match group.and(prepared) {
         Ok(prepared) => prepared,
         Err(error) => return Err(roll_back(node, sandbox, record, error).await),
     };
@@ -154,6 +157,19 @@ async fn make(
     drop(volumes);
     let name = || record.config.metadata.clone().unwrap_or_default().name;
     Ok(created.doing(|| format!("create container {:?}", name()))?.pid)
+}
+
+/// Makes the container's cgroup while its root is prepared; its limits follow when its process is made. What systemd or another
+/// runtime shall make is theirs.
+async fn make_group(node: &Arc<Node>, record: &ContainerRecord, is_built_in: bool) -> Result<()> {
+    if !is_built_in || cgroups::is_systemd(&record.cgroup) {
+        return Ok(());
+    }
+    let (node, cgroup) = (node.clone(), record.cgroup.clone());
+    blocking("make the cgroup of a container", move || {
+        cgroups::make(&node.layout, &cgroup, &Resources::default()).map(drop)
+    })
+    .await
 }
 
 /// A retry gets the container that its first try made.

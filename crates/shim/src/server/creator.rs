@@ -215,7 +215,7 @@ impl Server {
 
 /// Makes the sandbox. The other descriptors are its new namespaces, in the order of [`kinds`].
 pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<Made, Error> {
-    let place = Place::make(&request.cgroup, layout, &Resources::default())?;
+    let place = Place::make(&request.cgroup, &request.id, layout, &Resources::default())?;
     let new = kinds(request.new);
     let result = sandbox::create(sandbox::SandboxArgs {
         hostname: Some(request.hostname).filter(|name| !name.is_empty()),
@@ -264,7 +264,7 @@ pub(super) fn make_container(
     // The rules for devices follow when the process has made its own.
     let resources =
         resources.map_or_else(Resources::default, |all| Resources { devices: None, ..all.into() });
-    let place = Place::make(&request.cgroup, layout, &resources)?;
+    let place = Place::make(&request.cgroup, &request.id, layout, &resources)?;
     let stdio = match streams {
         Streams::Fds(fds) => {
             give(&fds, spec.process().as_ref(), uid_maps)?;

@@ -19,10 +19,16 @@ pub(super) struct Place<'a> {
 
 impl<'a> Place<'a> {
     /// Makes the group, or has systemd make it, as its path says.
-    pub(super) fn make(path: &Path, layout: &'a Layout, limits: &Resources) -> Result<Self, Error> {
+    ///
+    /// Where it bears the name `id` alone, it is nobody else's, and the daemon may have made it before it asked.
+    pub(super) fn make(path: &Path, id: &str, layout: &'a Layout, limits: &Resources) -> Result<Self, Error> {
         let mut location = Location::at(path);
         // Annotations of pods are no properties of units: whoever may make pods need not be trusted with those.
-        let placed = location.create(layout, limits, &HashMap::<String, String>::new())?;
+        let annotations = HashMap::<String, String>::new();
+        let placed = match path.file_name().is_some_and(|name| name == id) {
+            true => location.create_unchecked(layout, limits, &annotations)?,
+            false => location.create(layout, limits, &annotations)?,
+        };
         Ok(Self { layout, location, placed })
     }
 
