@@ -67,8 +67,8 @@ pub(crate) struct NewPod<'a> {
 pub(crate) struct Netns {
     /// The namespace.
     pub(crate) fd: OwnedFd,
-    /// The pause process, which is in it.
-    pub(crate) pid: i32,
+    /// The pause process, which is in it, if there is one yet.
+    pub(crate) pid: Option<i32>,
 }
 
 impl PodNetwork {
@@ -137,6 +137,12 @@ impl PodNetwork {
         }
     }
 
+    /// Whether new pods can be connected before there is a process in their namespace. Plugins are told one, by whose path in
+    /// procfs they find the namespace again.
+    pub(crate) fn needs_no_process(&self) -> bool {
+        self.for_new == Some(Which::Builtin)
+    }
+
     /// Connects a pod, and returns its addresses, the primary one first.
     ///
     /// What a CNI network has done stays when it fails, to be taken back with [`PodNetwork::detach`].
@@ -163,7 +169,8 @@ impl PodNetwork {
             Ok(netns)
         })
         .await?;
-        let path = path_of(&netns.fd, &format!("/proc/{}/ns/net", netns.pid));
+        let pid = netns.pid.unwrap_or_default();
+        let path = path_of(&netns.fd, &format!("/proc/{pid}/ns/net"));
         let attachment = request::attachment(id, config, (&ports, bandwidth, &self.pod_cidr()), path);
         let outcome = cni.attach(&attachment).await.doing(|| "attach the pod to its CNI network")?;
         let addresses = outcome.addresses(request::INTERFACE);

@@ -1,7 +1,7 @@
 //! The process that holds a pod's namespaces.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxSeccomp};
 use rustix::fs::{Mode, OFlags, XattrFlags};
@@ -31,6 +31,8 @@ pub struct SandboxArgs<'a> {
     pub hostname: Option<String>,
     /// The namespaces made new; the others are the host's. A mount namespace is always made.
     pub namespaces: Vec<ns::Kind>,
+    /// A network namespace that was made before, and is joined where one would be made new.
+    pub netns: Option<BorrowedFd<'a>>,
     /// Kernel parameters of the new namespaces, dotted names. Refused when their namespace is the host's or when they belong to none.
     pub sysctls: BTreeMap<String, String>,
     /// The cgroup of the process. `None`: it stays in the caller's.
@@ -114,6 +116,7 @@ fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     let late = if is_late { checked.flags.without(by_clone) } else { CloneFlags::NONE };
 
     let mut setup = vec![Step::NewSession];
+    setup.extend(args.netns.map(|netns| Step::Join(ns::Kind::Net, netns)));
     if has_user {
         setup.extend([Step::AwaitIdMaps, Step::BecomeRoot]);
     }
@@ -195,9 +198,16 @@ impl Checked {
             Some(value) if args.restrict_oom_score_adj => Some(spawn::restricted(value)?),
             other => other,
         };
+        if args.netns.is_some() && (!is_new(ns::Kind::Net) || is_new(ns::Kind::User)) {
+            return Err(Error::invalid(
+                "a network namespace that is joined must be the pod's own, and cannot belong to its user namespace",
+            ));
+        }
         let flags = CloneFlags::CLEAR_SIGHAND | CloneFlags::NEWNS;
+        let flags = args.namespaces.iter().fold(flags, |flags, kind| flags | kind.flag());
+        let joined = if args.netns.is_some() { CloneFlags::NEWNET } else { CloneFlags::NONE };
         Ok(Self {
-            flags: args.namespaces.iter().fold(flags, |flags, kind| flags | kind.flag()),
+            flags: flags.without(joined),
             sysctls: args
                 .sysctls
                 .iter()

@@ -95,12 +95,18 @@ impl Client {
         Self::from_socket(pod_dir, socket)
     }
 
-    /// Makes the pod's namespaces and its pause process.
+    /// Makes the pod's namespaces and its pause process. `netns` is the pod's network namespace where that has been made
+    /// already; it must have one of its own then, and no users.
     ///
     /// # Errors
     /// `Exists` if the shim has a sandbox already, else the error of the step that failed.
-    pub async fn create_sandbox(&self, request: &SandboxRequest) -> Result<SandboxCreated, Error> {
-        let answer = self.call(&Request::CreateSandbox(request.clone()), Vec::new()).await?;
+    pub async fn create_sandbox(
+        &self,
+        request: &SandboxRequest,
+        netns: Option<OwnedFd>,
+    ) -> Result<SandboxCreated, Error> {
+        let fds = netns.into_iter().collect();
+        let answer = self.call(&Request::CreateSandbox(request.clone()), fds).await?;
         let (pid, mut fds) = process(answer)?;
         Ok(SandboxCreated { pid, pidfd: fds.next().ok_or_else(nonsense)?, netns: fds.next() })
     }

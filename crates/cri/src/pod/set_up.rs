@@ -1,5 +1,6 @@
 //! How a sandbox comes to be.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -175,24 +176,37 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
         blocking("prepare the pod", move || prepare(&node, &sandbox, plan.resources.as_ref()))
     };
     let spawn = async { node.spawner.spawn(&dir).await.doing(|| "start the shim of the pod") };
-    let (files, shim) = tokio::join!(files, spawn);
+    let early = connects_early(node, &plan.request);
+    let (files, shim, netns) = tokio::join!(files, spawn, new_netns(early));
     let shim = sandbox.shim.get_or_init({
         let shim = shim?;
         || shim
     });
     files?;
+    let netns = netns?;
     // Asked for before anything can happen, so that nothing is missed.
     let events = shim.events();
-    let created = shim.create_sandbox(&plan.request).await.doing(|| "create the sandbox")?;
-    let ips = match created.netns {
-        Some(fd) => {
-            let netns = Netns { fd, pid: created.pid };
-            let config = &sandbox.record.config;
-            let new =
-                NewPod { id: sandbox.id(), config, ports: plan.ports, bandwidth: plan.bandwidth, netns };
-            node.network.attach(new).await?
+    let connect = |fd, pid| {
+        let config = &sandbox.record.config;
+        let (ports, bandwidth) = (plan.ports.clone(), plan.bandwidth);
+        node.network.attach(NewPod { id: sandbox.id(), config, ports, bandwidth, netns: Netns { fd, pid } })
+    };
+    let create = async |netns| shim.create_sandbox(&plan.request, netns).await.doing(|| "create the sandbox");
+    let (created, ips) = match netns {
+        Some(netns) => {
+            let copy = netns.try_clone().doing(|| "copy a descriptor of the network namespace")?;
+            // Both come to their end, whatever becomes of the other: what they made is taken back afterwards.
+            let (created, ips) = tokio::join!(create(Some(copy)), connect(netns, None));
+            (created?, ips?)
         }
-        None => Vec::new(),
+        None => {
+            let mut created = create(None).await?;
+            let ips = match created.netns.take() {
+                Some(netns) => connect(netns, Some(created.pid)).await?,
+                None => Vec::new(),
+            };
+            (created, ips)
+        }
     };
     pod_files::write_hosts(&node.paths, &sandbox.record, &ips)?;
     nri::run_pod(node, sandbox, created.pid, &ips).await?;
@@ -203,6 +217,22 @@ async fn make(node: &Arc<Node>, sandbox: &Arc<Sandbox>, plan: Plan) -> Result<()
     node.paths.write_sandbox(&record)?;
     tokio::spawn(watch(node.clone(), sandbox.clone(), events));
     Ok(())
+}
+
+/// Whether the pod can be connected while pause is made. Not where pause makes the namespace, because the pod has users of its own,
+/// or sets what links that come later take over.
+fn connects_early(node: &Node, request: &SandboxRequest) -> bool {
+    let is_of_links = |name: &str| name.split(['.', '/']).any(|part| matches!(part, "conf" | "neigh"));
+    let has_early = request.sysctls.iter().any(|(name, _)| is_of_links(name));
+    request.new.net && !request.new.user && !has_early && node.network.needs_no_process()
+}
+
+async fn new_netns(is_wanted: bool) -> Result<Option<OwnedFd>> {
+    if !is_wanted {
+        return Ok(None);
+    }
+    let make = || vaquita_sys::ns::new_netns().doing(|| "make the network namespace of the pod");
+    blocking("make a network namespace", make).await.map(Some)
 }
 
 /// What needs neither the shim nor the network.

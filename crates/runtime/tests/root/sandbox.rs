@@ -1,6 +1,7 @@
 //! The process that holds a pod's namespaces.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 
 use vaquita_runtime::sandbox::{Sandbox, SandboxArgs, create};
 use vaquita_runtime::{Kind, ParentOf};
@@ -13,6 +14,7 @@ use crate::harness::{Bundle, Group};
 fn args<'a>() -> SandboxArgs<'a> {
     SandboxArgs {
         hostname: Some("pod".to_owned()),
+        netns: None,
         namespaces: vec![ns::Kind::Net, ns::Kind::Ipc, ns::Kind::Uts, ns::Kind::Pid],
         sysctls: BTreeMap::new(),
         cgroup: None,
@@ -43,6 +45,23 @@ impl Drop for Held {
 fn make(args: SandboxArgs<'_>) -> Held {
     vaquita_testing::require_root();
     Held(create(args).unwrap_or_else(|error| panic!("sandbox: {error}")))
+}
+
+#[test]
+fn a_network_that_is_there_already_is_joined() {
+    vaquita_testing::require_root();
+    let netns = ns::new_netns().unwrap();
+    let sysctls = BTreeMap::from([("net.ipv4.ip_unprivileged_port_start".to_owned(), "1".to_owned())]);
+    let held = make(SandboxArgs { netns: Some(netns.as_fd()), sysctls, ..args() });
+    let wanted = ns::identity(&netns).unwrap();
+    assert_eq!(ns::identity(held.0.netns().unwrap()).unwrap(), wanted);
+    assert_eq!(ns::identity(ns::open(Some(held.0.pid), ns::Kind::Net).unwrap()).unwrap(), wanted);
+    let read = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    assert_eq!(ns::in_netns(&netns, read).unwrap(), "1\n");
+    for namespaces in [vec![ns::Kind::Uts], vec![ns::Kind::Uts, ns::Kind::Net, ns::Kind::User]] {
+        let error = create(SandboxArgs { netns: Some(netns.as_fd()), namespaces, ..args() }).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid, "{error}");
+    }
 }
 
 #[test]

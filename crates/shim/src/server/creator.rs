@@ -214,12 +214,17 @@ impl Server {
 }
 
 /// Makes the sandbox. The other descriptors are its new namespaces, in the order of [`kinds`].
-pub(super) fn make_sandbox(request: SandboxRequest, layout: &Layout) -> Result<Made, Error> {
+pub(super) fn make_sandbox(
+    request: SandboxRequest,
+    netns: Option<OwnedFd>,
+    layout: &Layout,
+) -> Result<Made, Error> {
     let place = Place::make(&request.cgroup, &request.id, layout, &Resources::default())?;
     let new = kinds(request.new);
     let result = sandbox::create(sandbox::SandboxArgs {
         hostname: Some(request.hostname).filter(|name| !name.is_empty()),
         namespaces: new.clone(),
+        netns: netns.as_ref().map(AsFd::as_fd),
         sysctls: request.sysctls.into_iter().collect(),
         cgroup: place.cgroup(),
         uid: request.uid,

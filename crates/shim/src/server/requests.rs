@@ -36,7 +36,7 @@ impl Server {
     /// Answers, or sees to it that somebody will; an error is answered by the caller.
     fn begin(&mut self, asker: Asker, request: Request<'_>, mut fds: Vec<OwnedFd>) -> Result<(), Error> {
         match request {
-            Request::CreateSandbox(request) => self.create_sandbox(asker, request)?,
+            Request::CreateSandbox(request) => self.create_sandbox(asker, request, fds)?,
             Request::Create(request) => {
                 let rootfs = fds.pop().ok_or_else(|| Error::new(Kind::Corrupt, "no root"))?;
                 self.create(asker, request, rootfs)?;
@@ -86,7 +86,12 @@ impl Server {
         Ok(())
     }
 
-    fn create_sandbox(&mut self, asker: Asker, request: SandboxRequest) -> Result<(), Error> {
+    fn create_sandbox(
+        &mut self,
+        asker: Asker,
+        request: SandboxRequest,
+        netns: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
         if let Some(sandbox) = &self.sandbox {
             return Err(Error::new(
                 Kind::Exists,
@@ -106,8 +111,8 @@ impl Server {
             phase: SandboxPhase::Creating,
         };
         let layout = self.layout.clone();
-        self.begin_job(asker, Purpose::Sandbox, Vec::new(), |_| {
-            creator::make_sandbox(request, &layout).map(Some)
+        self.begin_job(asker, Purpose::Sandbox, netns, |mut netns| {
+            creator::make_sandbox(request, netns.pop(), &layout).map(Some)
         })?;
         self.sandbox = Some(sandbox);
         Ok(())

@@ -83,7 +83,7 @@ impl Pod {
             gid: 65535,
             ..Default::default()
         };
-        self.client.create_sandbox(&request).await
+        self.client.create_sandbox(&request, None).await
     }
 
     pub(crate) fn namespaces(&self) -> Namespaces {

@@ -32,7 +32,7 @@ async fn pod_with(new: Namespaces) -> Pod {
         gid_maps: vec![GIDS],
         ..Default::default()
     };
-    pod.client.create_sandbox(&request).await.unwrap();
+    pod.client.create_sandbox(&request, None).await.unwrap();
     pod
 }
 
@@ -131,7 +131,7 @@ async fn maps_that_cannot_be_are_refused() {
             gid_maps,
             ..Default::default()
         };
-        assert_eq!(pod.client.create_sandbox(&request).await.unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(pod.client.create_sandbox(&request, None).await.unwrap_err().kind(), Kind::Invalid);
     }
     assert_eq!(pod.client.userns().await.unwrap_err().kind(), Kind::NotFound);
 }
