@@ -49,8 +49,8 @@ pub(crate) fn cpu(daemon: u32, dirs: &[PathBuf]) -> Duration {
     Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
-/// The processes that name one of the daemon's directories in their command line, and what descends from them, without
-/// the daemon.
+/// The processes that name one of the daemon's directories in their command line, the one that vaquita's shims are copies of, and
+/// what descends from them, without the daemon.
 fn family(daemon: u32, dirs: &[PathBuf]) -> Vec<u32> {
     let mut parents = HashMap::new();
     let mut roots = Vec::new();
@@ -68,7 +68,8 @@ fn family(daemon: u32, dirs: &[PathBuf]) -> Vec<u32> {
         let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).into_owned();
         let is_named = dirs.iter().any(|dir| command.contains(&dir.display().to_string()));
-        if pid != daemon && pid != std::process::id() && is_named {
+        let is_template = parent == daemon && command.starts_with("vaquita-shim\0template");
+        if pid != daemon && pid != std::process::id() && (is_named || is_template) {
             roots.push(pid);
         }
     }
