@@ -286,7 +286,8 @@ impl Store {
         self.0.list_snapshots()
     }
 
-    /// Removes a snapshot and frees at once what nobody else uses. One that is not there is no error.
+    /// Removes a snapshot and frees at once what nobody else uses; returns how much that is without the writable layer, which is not
+    /// looked at. One that is not there is no error.
     ///
     /// Blocks while the tree is deleted.
     ///
@@ -296,7 +297,7 @@ impl Store {
         self.0.remove_snapshot(id)
     }
 
-    /// Removes every snapshot whose id is not in `live`.
+    /// Removes every snapshot whose id is not in `live`; returns how much is free then.
     ///
     /// # Errors
     /// The first error, after all have been tried.
@@ -304,7 +305,7 @@ impl Store {
         let mut freed = Freed::default();
         let mut result = Ok(());
         for snapshot in self.snapshots().iter().filter(|snapshot| !live.contains(&snapshot.id.as_str())) {
-            match self.remove_snapshot(&snapshot.id) {
+            match self.0.free_snapshot(&snapshot.id) {
                 Ok(more) => freed.bytes += more.bytes,
                 Err(error) => result = result.and(Err(error)),
             }

@@ -156,12 +156,24 @@ impl Root {
     /// # Errors
     /// `EXDEV` or `EBUSY` when something is mounted inside, `ENOTEMPTY` when somebody keeps adding, `EPERM`, `EROFS`.
     pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
+        self.remove(path.as_ref(), remove::Removal::new(false)).map(|_| ())
+    }
+
+    /// As [`Self::remove_tree`], and looks at everything before: returns how many bytes on the disk are free then. A file with
+    /// other links takes none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn free_tree(&self, path: impl AsRef<Path>) -> Result<u64> {
+        self.remove(path.as_ref(), remove::Removal::new(true))
+    }
+
+    fn remove(&self, path: &Path, removal: remove::Removal) -> Result<u64> {
         let (dir, name) = match self.parent(path) {
-            Err(error) if error.errno() == Errno::NOENT => return Ok(()),
+            Err(error) if error.errno() == Errno::NOENT => return Ok(0),
             other => other?,
         };
-        remove::tree(dir.as_fd(), &name).map_err(|errno| self.error("remove_tree", path, "", errno))
+        removal.tree(dir.as_fd(), &name).map_err(|errno| self.error("remove_tree", path, "", errno))
     }
 
     /// The directory that the last component of `path` is in, and that component. Neither `..` nor nothing is one.

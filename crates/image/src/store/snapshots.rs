@@ -11,6 +11,7 @@ use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use vaquita_sys::root::Root;
 
 use crate::{Digest, Error, Kind, Snapshot, SnapshotInfo};
 
@@ -33,7 +34,7 @@ impl Inner {
     pub(super) fn recover_snapshots(&self, state: &mut State) -> Result<(), Error> {
         for name in layout::names(self.layout.snapshots.as_fd())? {
             let Ok(id) = String::from_utf8(name) else { continue };
-            let root = vaquita_sys::root::Root::open_host(self.layout.path.join("snapshots").join(&id));
+            let root = Root::open_host(self.layout.path.join("snapshots").join(&id));
             let bytes = root.and_then(|root| root.read_bounded(RECORD, RECORD_LIMIT));
             let record = bytes.ok().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
             let held = record.and_then(|record| {
@@ -129,13 +130,23 @@ impl Inner {
     }
 
     pub(super) fn remove_snapshot(&self, id: &str) -> Result<Freed, Error> {
+        self.remove_by(id, |all| all.remove_tree(id).map(|()| 0))
+    }
+
+    pub(super) fn free_snapshot(&self, id: &str) -> Result<Freed, Error> {
+        self.remove_by(id, |all| all.free_tree(id))
+    }
+
+    fn remove_by(
+        &self,
+        id: &str,
+        remove: impl FnOnce(&Root) -> Result<u64, vaquita_sys::Error>,
+    ) -> Result<Freed, Error> {
         if !self.state().snapshots.contains_key(id) {
             return Ok(Freed::default());
         }
-        let bytes = self.snapshot_usage(id).map_or(0, |usage| usage.bytes);
         let all = self.layout.snapshots.try_clone().map_err(|e| Error::io("dup", &e))?;
-        vaquita_sys::root::Root::from_fd(all)
-            .remove_tree(id)
+        let bytes = remove(&Root::from_fd(all))
             .map_err(|e| Error::kernel(format!("remove(snapshots/{id})"), e.errno()))?;
         let held = self.state().snapshots.remove(id);
         // Mostly the image is still there, and nothing is to be freed.

@@ -153,6 +153,24 @@ fn a_wide_tree_is_removed() {
 }
 
 #[test]
+fn what_a_removal_frees_is_counted_once() {
+    let yard = Yard::new();
+    let path = |name: &str| yard.root.join(name);
+    std::fs::create_dir_all(path("tree/a/b")).unwrap();
+    std::fs::write(path("tree/one"), [7; 100_000]).unwrap();
+    std::fs::hard_link(path("tree/one"), path("tree/a/b/two")).unwrap();
+    std::fs::write(path("tree/a/other"), [7; 50_000]).unwrap();
+    std::fs::write(path("kept"), [7; 400_000]).unwrap();
+    std::fs::hard_link(path("kept"), path("tree/a/kept")).unwrap();
+    symlink(&yard.outside, path("tree/link")).unwrap();
+    let freed = yard.open().free_tree("tree").unwrap();
+    assert!((150_000..200_000).contains(&freed), "{freed}");
+    assert_eq!(yard.open().free_tree("tree").unwrap(), 0);
+    assert_eq!(std::fs::metadata(path("kept")).unwrap().len(), 400_000);
+    yard.assert_intact();
+}
+
+#[test]
 fn another_mount_is_not_entered_by_removal() {
     require_root();
     super::support::with_own_mounts(|dir| {
