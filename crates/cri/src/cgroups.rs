@@ -215,17 +215,35 @@ pub(crate) fn remove_unused(layout: &Layout, path: &Path) -> Result<()> {
 pub(crate) fn remove<'a>(layout: &Layout, paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let mut failures = Failures::default();
     for path in paths {
-        let killed = match Cgroup::open(layout, path) {
-            Ok(cgroup) => cgroup.kill().doing(|| format!("kill the cgroup {}", path.display())),
-            // systemd may know the unit still.
-            Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => Ok(()),
-            Err(error) => Err(error).doing(|| format!("open the cgroup {}", path.display())),
-        };
-        if failures.note(killed).is_some() {
-            failures.note(remove_empty(layout, path));
-        }
+        failures.note(remove_one(layout, path));
     }
     failures.finish("removing cgroups")
+}
+
+fn remove_one(layout: &Layout, path: &Path) -> Result<()> {
+    let open = || match Cgroup::open(layout, path) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(error) if error.kind() == vaquita_cgroup::Kind::NotFound => Ok(None),
+        Err(error) => Err(error).doing(|| format!("open the cgroup {}", path.display())),
+    };
+    let cgroup = if is_systemd(path) {
+        open()?
+    } else {
+        if open()?.is_none() {
+            return Ok(());
+        }
+        // Mostly nobody is in it any more: to look for whom to kill takes six calls in every hierarchy.
+        let above = path.parent().unwrap_or(path);
+        vaquita_cgroup::remove_empty_parents(layout, &path.join("none"), above)
+            .doing(|| format!("remove the cgroup {}", path.display()))?;
+        let Some(cgroup) = open()? else { return Ok(()) };
+        Some(cgroup)
+    };
+    // systemd may know a unit still that is not there.
+    if let Some(cgroup) = cgroup {
+        cgroup.kill().doing(|| format!("kill the cgroup {}", path.display()))?;
+    }
+    remove_empty(layout, path)
 }
 
 /// Removes a group that nobody is in, and has systemd forget it where it is its own.
