@@ -1,5 +1,6 @@
 //! Plugins of the Node Resource Interface: what they are told, and what comes of what they want.
 
+mod churn;
 mod plugin;
 mod wishes;
 

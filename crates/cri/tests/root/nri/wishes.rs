@@ -9,7 +9,7 @@ use vaquita_proto::cri;
 
 use super::plugin::Plugin;
 use super::{node_in, socket};
-use crate::support::{Node, container};
+use crate::support::{Node, container, pod};
 
 /// A plugin that wants this of the containers of these names.
 fn wishing(node: &Node, wishes: HashMap<&'static str, api::ContainerAdjustment>) -> Plugin {
@@ -214,6 +214,47 @@ async fn namespaces_sysctls_and_devices() {
         assert!(error.message().contains(why), "{error}");
         node.check();
     }
+    drop(plugin);
+    node.finish().await;
+}
+
+/// Another runtime gets the same specification, but for what it may leave out and not say.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_another_runtime() {
+    let runc = Path::new("/usr/sbin/runc");
+    let node = node_in(|config| drop(config.runtimes.insert("runc".into(), runc.to_owned()))).await;
+    let given = |key: &str, value: &str| api::KeyValue { key: key.into(), value: value.into() };
+    let wishes = [
+        (
+            "given",
+            api::ContainerAdjustment {
+                env: vec![given("FROM", "a plugin")],
+                rlimits: vec![api::PosixRlimit { r#type: "RLIMIT_NOFILE".into(), hard: 77, soft: 66 }],
+                ..Default::default()
+            },
+        ),
+        (
+            "batch",
+            linux(|linux| {
+                let policy = api::LinuxSchedulerPolicy::SchedBatch as i32;
+                linux.scheduler = Some(api::LinuxScheduler { policy, ..Default::default() });
+            }),
+        ),
+    ];
+    let plugin = wishing(&node, wishes.into());
+    let request = cri::RunPodSandboxRequest { config: Some(pod("runc")), runtime_handler: "runc".into() };
+    let sandbox = node.runtime().run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id;
+    let id = node.launch(&sandbox, "given", &["sleep"]).await;
+    assert!(node.inside(&id, &["env"]).await.1.contains("FROM=a plugin\n"));
+    assert!(
+        of_process(&node, &id, "limits")
+            .await
+            .lines()
+            .any(|line| { line.starts_with("Max open files") && line.contains("66") && line.contains("77") })
+    );
+    let error = node.create_as(&sandbox, container("batch", &["sleep"])).await.unwrap_err();
+    assert!(error.message().contains("another runtime handler"), "{error}");
+    plugin.is_told(&sandbox, "RunPodSandbox");
     drop(plugin);
     node.finish().await;
 }
