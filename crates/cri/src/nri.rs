@@ -101,8 +101,10 @@ impl Nri {
     pub(crate) async fn start(node: &Arc<Node>) -> Result<()> {
         let Some(config) = node.config.nri.clone() else { return Ok(()) };
         let runtime = Arc::new(runtime::OfNode::new(node));
-        let plugins = Plugins::start(config, runtime).await.doing(|| "start NRI")?;
+        let (plugins, beginning) = Plugins::open(config, runtime).doing(|| "start NRI")?;
+        // First: a container of before may end while they join.
         let _ = node.nri.plugins.set(plugins);
+        beginning.begin().await;
         Ok(())
     }
 

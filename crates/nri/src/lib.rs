@@ -23,4 +23,4 @@ mod synchronize;
 mod ttrpc;
 
 pub use error::{Error, Kind, Result};
-pub use plugins::{Change, Config, Creation, Plugins, Runtime, Update};
+pub use plugins::{Beginning, Change, Config, Creation, Plugins, Runtime, Update};

@@ -21,7 +21,7 @@ use crate::api::{
     ValidateContainerAdjustmentRequest, ValidateContainerAdjustmentResponse,
 };
 use crate::hub::{Hub, Newcomer};
-use crate::launch;
+use crate::launch::{self, Program};
 use crate::listener::Listener;
 use crate::merge::{Creating, Others, Updating};
 use crate::plugin::{Name, News, Plugin, encode};
@@ -92,34 +92,19 @@ pub struct Change {
     _guard: Option<OwnedRwLockReadGuard<()>>,
 }
 
-/// Who is asked after a plugin has failed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Failing {
-    /// Nobody: what was to be done is not.
-    Ends,
-    /// All others: it is done in any case.
-    IsTold,
+/// Plugins that wait to be let in. Without it the socket is closed again.
+#[derive(Debug)]
+#[must_use = "nobody joins before it has begun"]
+pub struct Beginning {
+    hub: Arc<Hub>,
+    programs: Vec<Program>,
+    listener: Listener,
 }
 
-impl Plugins {
-    /// No plugins, now and ever: everything is answered at once, without an allocation or a lock.
-    #[must_use]
-    pub const fn none() -> Self {
-        Self { hub: None }
-    }
-
-    /// Starts the programs of the directory, waits until each has joined or failed, and listens for others. A program that fails is logged.
-    ///
-    /// # Errors
-    /// `Busy` when another server listens there; `Invalid` for directories and programs that others may write to and for names that are
-    /// none of a plugin; `System`.
-    pub async fn start(config: Config, runtime: Arc<dyn Runtime>) -> Result<Self> {
-        let programs = match &config.plugin_dir {
-            Some(dir) => launch::programs(dir, config.plugin_config_dir.as_deref())?,
-            None => Vec::new(),
-        };
-        let listener = Listener::open(&config.socket)?;
-        let hub = Hub::new(config, runtime);
+impl Beginning {
+    /// Starts the programs of the directory, waits until each has joined or failed, which is logged, and lets others in.
+    pub async fn begin(self) {
+        let Self { hub, programs, listener } = self;
         let mut joining = Vec::new();
         for program in programs {
             let (started, stream) = match program.start() {
@@ -139,7 +124,49 @@ impl Plugins {
             let _ = waiting.await;
         }
         hub.tasks.spawn(listener.accept(Arc::clone(&hub)));
-        Ok(Self { hub: Some(hub) })
+    }
+}
+
+/// Who is asked after a plugin has failed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Failing {
+    /// Nobody: what was to be done is not.
+    Ends,
+    /// All others: it is done in any case.
+    IsTold,
+}
+
+impl Plugins {
+    /// No plugins, now and ever: everything is answered at once, without an allocation or a lock.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { hub: None }
+    }
+
+    /// Plugins that may come from now on, and what lets them. In between whoever is to tell them of events can be told where they are: one that
+    /// has joined waits for its first event. Has to be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// `Busy` when another server listens there; `Invalid` for directories and programs that others may write to and for names that are
+    /// none of a plugin; `System`.
+    pub fn open(config: Config, runtime: Arc<dyn Runtime>) -> Result<(Self, Beginning)> {
+        let programs = match &config.plugin_dir {
+            Some(dir) => launch::programs(dir, config.plugin_config_dir.as_deref())?,
+            None => Vec::new(),
+        };
+        let listener = Listener::open(&config.socket)?;
+        let hub = Hub::new(config, runtime);
+        Ok((Self { hub: Some(Arc::clone(&hub)) }, Beginning { hub, programs, listener }))
+    }
+
+    /// [`open`](Self::open), where no event is told before.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start(config: Config, runtime: Arc<dyn Runtime>) -> Result<Self> {
+        let (plugins, beginning) = Self::open(config, runtime)?;
+        beginning.begin().await;
+        Ok(plugins)
     }
 
     /// Whether there are plugins, or one is about to join. Where not, nobody needs to convert anything for them.

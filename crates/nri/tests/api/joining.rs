@@ -255,6 +255,28 @@ async fn at_the_end_plugins_are_told_and_the_socket_is_gone() {
 }
 
 #[tokio::test]
+async fn nobody_joins_before_it_has_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("nri/nri.sock");
+    let node = std::sync::Arc::<super::support::Node>::default();
+    let (plugins, beginning) = Plugins::open(config(socket.clone()), node.clone()).unwrap();
+    let mut client = Client::connect(&socket).await;
+    tokio::time::timeout(Duration::from_millis(50), client.register("10", "a")).await.unwrap_err();
+    // What changes now it is synchronized with.
+    drop(plugins.change().await);
+    node.pods.lock().unwrap().push(pod("pod"));
+    beginning.begin().await;
+    assert!(client.response::<Empty>().await.1.is_ok());
+    client.configure(0).await;
+    let synchronize = client.asked("Synchronize").await;
+    assert_eq!(synchronize.payload::<SynchronizeRequest>().pods, [pod("pod")]);
+
+    let (_, beginning) = Plugins::open(config(dir.path().join("other.sock")), node).unwrap();
+    drop(beginning);
+    assert!(!dir.path().join("other.sock").exists());
+}
+
+#[tokio::test]
 async fn the_socket_is_ours_alone() {
     let bench = Bench::new().await;
     let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
