@@ -165,7 +165,12 @@ async fn a_frozen_container_holds_nobody_up() {
         let cgroups = node.check().into_iter().filter(|one| one.kind == "cgroup");
         let path = cgroups.map(|one| one.name).find(|name| name.ends_with(id)).unwrap();
         let cgroup = vaquita_cgroup::Cgroup::open(&layout, std::path::Path::new(&path)).unwrap();
-        cgroup.freeze().unwrap();
+        // On a hybrid host the one that other runtimes use.
+        let v1 = format!("/sys/fs/cgroup/freezer{path}/freezer.state");
+        match std::fs::exists(&v1).unwrap() {
+            true => std::fs::write(&v1, "FROZEN").unwrap(),
+            false => cgroup.freeze().unwrap(),
+        }
         cgroup
     };
     let id = node.launch(&sandbox, "main", &["sleep"]).await;
