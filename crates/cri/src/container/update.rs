@@ -18,6 +18,8 @@ use crate::{Error, Kind, Result, cgroups, nri, spec};
 /// Sets other limits, all or none, as plugins would have it.
 pub(crate) async fn update(node: &Arc<Node>, id: &str, change: cri::LinuxContainerResources) -> Result<()> {
     let container = node.tables.container(id)?;
+    // Nobody waits for one that is being removed, which may have hooks that take their time.
+    expect_alive(&container)?;
     let revised = {
         let right = node.nri.change().await;
         let _lane = container.lane.lock().await;
@@ -41,6 +43,7 @@ pub(crate) async fn update_for_plugin(
     container: &Arc<Container>,
     asked: &api::LinuxResources,
 ) -> Result<()> {
+    expect_alive(container)?;
     let _lane = container.lane.lock().await;
     expect_alive(container)?;
     let old = container.resources();
