@@ -526,32 +526,6 @@ fn a_group_has_processors_whoever_makes_its_parent() {
     assert_eq!(without.into_inner().unwrap(), Vec::<PathBuf>::new());
 }
 
-/// The processors that a group needs before a process can enter are written once, not for each group below.
-#[test]
-fn groups_below_get_their_processors_from_the_kernel() {
-    require_root();
-    let layout = Layout::detect().unwrap();
-    let tag = unique("vqcg");
-    let _leaks = Leaks::of(&tag);
-    let path = PathBuf::from("/").join(&tag);
-    let group = Cgroup::create(&layout, &path, &Resources::default()).unwrap();
-    let cpusets = layout
-        .hierarchies()
-        .iter()
-        .filter(|hierarchy| hierarchy.version == Version::V1 && hierarchy.controllers.contains("cpuset"));
-    for hierarchy in cpusets {
-        let dir = hierarchy.mount.join(&tag);
-        std::fs::create_dir(dir.join("below")).unwrap();
-        for file in ["cpuset.cpus", "cpuset.mems", "cgroup.clone_children"] {
-            let read = |dir: &Path| std::fs::read_to_string(dir.join(file)).unwrap();
-            assert!(!read(&dir).trim().is_empty(), "{file}");
-            assert_eq!(read(&dir.join("below")), read(&dir), "{file}");
-        }
-        std::fs::remove_dir(dir.join("below")).unwrap();
-    }
-    group.remove().unwrap();
-}
-
 #[test]
 fn a_group_that_somebody_else_removed_is_empty_and_gone() {
     require_root();
