@@ -51,23 +51,35 @@ pub(crate) async fn start(node: &Arc<Node>, id: &str) -> Result<()> {
 
 async fn start_now(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let result = start_in_pod(node, container).await;
-    match &result {
-        Ok(true) => nri::post_start(node, container).await,
-        Err(_) if container.life().is_over() => nri::stopped(node, container).await,
-        _ => {}
+    if result.is_err() && container.life().is_over() {
+        nri::stopped(node, container).await;
     }
-    result.map(drop)
+    result
 }
 
-/// Whether it was started just now, and did not run already.
-async fn start_in_pod(node: &Arc<Node>, container: &Arc<Container>) -> Result<bool> {
+async fn start_in_pod(node: &Arc<Node>, container: &Arc<Container>) -> Result<()> {
     let sandbox = node.tables.sandbox(&container.record.sandbox)?;
     let _pod = sandbox.lane.read().await;
     if !may_start(container)? {
-        return Ok(false);
+        return Ok(());
     }
     let shim = sandbox.open()?;
+    // Whoever sees it end tells so when it was told that it has been started.
+    let _turn = container.told.turn().await;
     let agreed = nri::start(node, container).await;
+    if start_alone(node, container, shim, agreed).await? {
+        nri::post_start(node, container).await;
+    }
+    Ok(())
+}
+
+/// Starts it if all have agreed. Whether it was started just now, and did not run already.
+async fn start_alone(
+    node: &Arc<Node>,
+    container: &Arc<Container>,
+    shim: &Client,
+    agreed: Result<()>,
+) -> Result<bool> {
     let _lane = container.lane.lock().await;
     if !may_start(container)? {
         return Ok(false);

@@ -4,7 +4,7 @@
 //! announced once, and it decides what a plugin that joins is told: while a stage is entered ([`Plugins::change`]) none
 //! joins. Without plugins only the stage changes.
 //!
-//! Locks are taken in this order: the turn of a stage, the change, the lane of a container. Who is synchronized holds all
+//! Locks are taken in this order: the lane of a pod, the turn of a stage, the change, the lane of a container. Who is synchronized holds all
 //! changes, and may have the limits of any container set.
 
 mod containers;
@@ -75,7 +75,7 @@ impl Told {
     }
 
     /// Waits until who tells something of it has done so.
-    async fn turn(&self) -> MutexGuard<'_, ()> {
+    pub(crate) async fn turn(&self) -> MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 }
