@@ -21,7 +21,7 @@ use crate::plan::sysctl::Sysctl;
 use crate::spawn::{self, Script, Spawned};
 use crate::stdio::StdioFds;
 use crate::steps::{RootTree, Step};
-use crate::trees::tmpfs;
+use crate::trees::empty;
 use crate::{Error, ParentOf, Stdio, seccomp};
 
 /// What a pod's first process is like.
@@ -92,7 +92,7 @@ pub fn create(args: SandboxArgs<'_>) -> Result<Sandbox, Error> {
 
 fn make(args: &SandboxArgs<'_>, checked: &Checked) -> Result<Sandbox, Error> {
     // Nothing is in it, and nothing can be made, executed or opened as a device there.
-    let root = tmpfs(&[("mode", "0555"), ("nr_blocks", "1"), ("nr_inodes", "1")])?;
+    let root = empty(args.mount_label.as_deref())?;
     let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
     let root = RootTree::New(&root, attributes);
     let stdio = null_stdio()?;

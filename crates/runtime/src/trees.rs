@@ -167,7 +167,7 @@ pub(crate) fn prepare(
     Ok(Prepared {
         mounts,
         nodes: nodes.collect::<Result<_, _>>()?,
-        empty: tmpfs(&[("mode", "0555"), ("nr_blocks", "1"), ("nr_inodes", "1")])?,
+        empty: empty(plan.mount_label.as_deref())?,
         links,
     })
 }
@@ -347,6 +347,13 @@ fn host_node(device: &DevicePlan) -> Result<CString, Error> {
          {listed:?}",
         device.major, device.minor
     )))
+}
+
+/// A filesystem in which nothing can be made, with this SELinux label.
+pub(crate) fn empty(label: Option<&str>) -> Result<Filesystem, Error> {
+    let label = label.map(|label| ("context", label));
+    let options = [("mode", "0555"), ("nr_blocks", "1"), ("nr_inodes", "1")];
+    tmpfs(&label.into_iter().chain(options).collect::<Vec<_>>())
 }
 
 pub(crate) fn tmpfs(options: &[(&str, &str)]) -> Result<Filesystem, Error> {

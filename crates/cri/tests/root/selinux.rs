@@ -141,6 +141,10 @@ async fn selinux_each_pod_has_a_level_and_all_of_it_has_it() {
         let sandbox = node.run(name).await;
         let pause = of_process(node.pid_of_sandbox(&sandbox).await);
         assert_eq!(kind(&pause), "container_t");
+        let mounts =
+            std::fs::read_to_string(format!("/proc/{}/mountinfo", node.pid_of_sandbox(&sandbox).await));
+        let context = format!(",context=\"system_u:object_r:container_file_t:{}\",", level(&pause));
+        assert!(mounts.as_ref().is_ok_and(|mounts| mounts.contains(&context)), "{mounts:?}");
         let plain = labelled("plain", None);
         let terminal = cri::ContainerConfig { tty: true, ..labelled("terminal", None) };
         for (config, has_terminal) in [(plain, false), (terminal, true)] {

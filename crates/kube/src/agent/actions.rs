@@ -148,11 +148,14 @@ impl Hands {
     ) -> Result<cri::ContainerConfig> {
         let status = pull::status(&self.cri, image).await?;
         let status = status.ok_or_else(|| Error::not_found(format!("image {image} is gone")))?;
-        let rro = if container.volume_mounts.iter().any(|mount| mount.recursive_read_only.is_some()) {
-            self.recursive_read_only().await?
-        } else {
-            false
-        };
+        let recursive_read_only =
+            if container.volume_mounts.iter().any(|mount| mount.recursive_read_only.is_some()) {
+                self.recursive_read_only().await?
+            } else {
+                false
+            };
+        let labels = vaquita_sys::selinux::is_enabled() && self.labels().await?;
+        let abilities = volumes::Abilities { recursive_read_only, labels };
         let spec = container.clone();
         let image = image.to_owned();
         self.blocking(move |context| {
@@ -160,7 +163,7 @@ impl Hands {
             volumes::message_file(&context.message_file(&spec.name, attempt))?;
             let log = context.log_dir().join(&spec.name);
             std::fs::create_dir_all(&log).map_err(|error| Error::io("mkdir", &log, &error))?;
-            let mounts = volumes::container_mounts(context, &spec, attempt, &env, rro)?;
+            let mounts = volumes::container_mounts(context, &spec, attempt, &env, abilities)?;
             let parts = requests::Parts { attempt, image, user: (&status).into(), env, mounts };
             requests::container(context, &spec, parts)
         })
@@ -176,6 +179,15 @@ impl Hands {
         Ok(handler
             .and_then(|handler| handler.features)
             .is_some_and(|features| features.recursive_read_only_mounts))
+    }
+
+    /// Whether the runtime gives SELinux labels, as vaquita tells; another one is asked for none.
+    async fn labels(&self) -> Result<bool> {
+        let request = cri::StatusRequest { verbose: true };
+        let call = |mut client: Client| async move { client.runtime.status(request).await };
+        let status = self.cri.call("Status", Some(CALL), call).await?;
+        let config = status.info.get("config").and_then(|text| serde_json::from_str(text).ok());
+        Ok(config.is_some_and(|config: serde_json::Value| config["selinux"] == true))
     }
 
     /// Starts a container.

@@ -11,7 +11,7 @@ use std::path::Path;
 use vaquita_sys::mount::{self, Filesystem};
 use vaquita_sys::root::Root;
 
-pub(super) use self::mounts::{container_mounts, message_file};
+pub(super) use self::mounts::{Abilities, container_mounts, message_file};
 use super::context::Context;
 use crate::api::{EmptyDirVolumeSource, Quantity, StorageMedium, Volume};
 use crate::{Error, Kind, Result, qos};

@@ -13,7 +13,16 @@ use crate::agent::env::Environment;
 use crate::api::{Container, MountPropagation, RecursiveReadOnly, Volume, VolumeMount};
 use crate::{Error, Kind, Result};
 
-/// The mounts of a container.
+/// What the runtime can do with mounts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::agent) struct Abilities {
+    /// Make them read-only with all below them.
+    pub(in crate::agent) recursive_read_only: bool,
+    /// Give files the SELinux label of the pod.
+    pub(in crate::agent) labels: bool,
+}
+
+/// The mounts of a container. What is made for the pod gets its label, what is the host's keeps its own.
 ///
 /// # Errors
 /// A subpath that cannot be used, or a mount that the runtime cannot make read-only as asked.
@@ -22,14 +31,14 @@ pub(in crate::agent) fn container_mounts(
     container: &Container,
     attempt: u32,
     env: &Environment,
-    recursive_read_only: bool,
+    abilities: Abilities,
 ) -> Result<Vec<cri::Mount>> {
     let mut mounts = Vec::new();
     for (index, volume_mount) in container.volume_mounts.iter().enumerate() {
         let mut volumes = context.pod.spec.volumes.iter();
         let volume = volumes.find(|volume| volume.name == volume_mount.name);
         let volume = volume.ok_or_else(|| Error::not_found(format!("no volume {:?}", volume_mount.name)))?;
-        let mount = one(context, container, index, volume, volume_mount, env, recursive_read_only);
+        let mount = one(context, container, index, volume, volume_mount, env, abilities);
         mounts.push(mount.map_err(|error| error.context(format!("mount {}", volume_mount.mount_path)))?);
     }
     let has = |path: &str| mounts.iter().any(|mount: &cri::Mount| mount.container_path == path);
@@ -44,6 +53,7 @@ pub(in crate::agent) fn container_mounts(
     mounts.extend(own.into_iter().map(|(container_path, host_path)| cri::Mount {
         container_path,
         host_path: host_path.to_string_lossy().into_owned(),
+        selinux_relabel: abilities.labels,
         ..cri::Mount::default()
     }));
     Ok(mounts)
@@ -67,7 +77,7 @@ fn one(
     volume: &Volume,
     volume_mount: &VolumeMount,
     env: &Environment,
-    can_recurse: bool,
+    abilities: Abilities,
 ) -> Result<cri::Mount> {
     let source = match &volume.host_path {
         Some(host_path) => PathBuf::from(&host_path.path),
@@ -79,6 +89,7 @@ fn one(
         true => source,
         false => bind_subpath(&source, sub_path, &context.subpaths(&container.name).join(index.to_string()))?,
     };
+    let can_recurse = abilities.recursive_read_only;
     let recursive = match volume_mount.recursive_read_only.unwrap_or_default() {
         RecursiveReadOnly::Disabled => false,
         RecursiveReadOnly::IfPossible => can_recurse,
@@ -99,6 +110,7 @@ fn one(
         readonly: volume_mount.read_only,
         propagation: propagation.into(),
         recursive_read_only: recursive,
+        selinux_relabel: abilities.labels && volume.host_path.is_none(),
         ..cri::Mount::default()
     })
 }

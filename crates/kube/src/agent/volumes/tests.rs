@@ -26,9 +26,13 @@ impl Fixture {
     }
 
     fn mounts(&self) -> Result<Vec<vaquita_proto::cri::Mount>> {
+        self.mounts_of(Abilities { recursive_read_only: true, labels: false })
+    }
+
+    fn mounts_of(&self, abilities: Abilities) -> Result<Vec<vaquita_proto::cri::Mount>> {
         let container = &self.context.pod.spec.containers[0];
         let env = Environment::resolve(&self.context, container, &[])?;
-        container_mounts(&self.context, container, 0, &env, true)
+        container_mounts(&self.context, container, 0, &env, abilities)
     }
 }
 
@@ -134,6 +138,19 @@ fn missing_sources_are_named() {
             Fixture::new(&format!("containers: [{{name: a, image: x}}]\nvolumes: [{{name: v, {source}}}]"));
         assert_eq!(make_all(&fixture.context).unwrap_err().to_string(), message);
     }
+}
+
+#[test]
+fn what_is_the_pods_gets_its_label() {
+    let volumes = "volumes: [{name: own, emptyDir: {}}, {name: host, hostPath: {path: /srv}}]";
+    let mounts = "volumeMounts: [{name: own, mountPath: /own}, {name: host, mountPath: /host}]";
+    let fixture = Fixture::new(&format!("containers: [{{name: a, image: x, {mounts}}}]\n{volumes}"));
+    let labelled = |labels| -> Vec<_> {
+        let mounts = fixture.mounts_of(Abilities { labels, ..Abilities::default() }).unwrap();
+        mounts.into_iter().filter(|mount| mount.selinux_relabel).map(|mount| mount.container_path).collect()
+    };
+    assert_eq!(labelled(true), ["/own", "/etc/hosts", "/dev/termination-log"]);
+    assert!(labelled(false).is_empty());
 }
 
 #[test]
