@@ -33,12 +33,13 @@ const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
        hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
-       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--runtime PROGRAM] [--out DIR]
+       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--containerd DIR] [--runtime PROGRAM] [--out DIR]
 
   --vaquita BIN      the binary to measure (hack/bench builds and names the release binary)
   --rounds N         pods measured one after another for each latency (default 40)
   --pods N           pods alive for the memory and restart figures (default 50)
   --only PEER        measure one side only
+  --containerd DIR   where containerd, its shim and ctr are (default /usr/bin)
   --runtime PROGRAM  what containerd makes containers with (default runc)
   --out DIR          write bench.txt, bench.json and bench.svg there (default target/bench)";
 
@@ -46,6 +47,7 @@ struct Options {
     vaquita: PathBuf,
     out: PathBuf,
     only: Option<String>,
+    containerd: PathBuf,
     runtime: String,
     settings: Settings,
     logs: bool,
@@ -87,6 +89,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
         vaquita: PathBuf::from("target/x86_64-unknown-linux-gnu/release/vaquita"),
         out: PathBuf::from("target/bench"),
         only: None,
+        containerd: PathBuf::from("/usr/bin"),
         runtime: RUNC.to_owned(),
         settings: Settings { rounds: 40, pods: if lists { 200 } else { 50 } },
         lists,
@@ -99,6 +102,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
             "--rounds" => options.settings.rounds = value()?.parse()?,
             "--pods" => options.settings.pods = value()?.parse()?,
             "--only" => options.only = Some(value()?),
+            "--containerd" => options.containerd = std::path::absolute(value()?)?,
             "--runtime" => options.runtime = value()?,
             "--out" => options.out = value()?.into(),
             "-h" | "--help" => {
@@ -140,7 +144,7 @@ fn run(options: &Options) -> Result<(), AnyError> {
         peers.push(Peer::vaquita(&options.vaquita, dirs, &archives)?);
     }
     if wanted("containerd") {
-        peers.push(Peer::containerd(dirs, &archives, &options.runtime)?);
+        peers.push(Peer::containerd(&options.containerd, dirs, &archives, &options.runtime)?);
     }
     let mut report = Report::new(peers.iter().map(|peer| peer.name.to_owned()));
     let outcome = match options.logs {

@@ -64,13 +64,21 @@ impl Peer {
         Self::new("vaquita", program, args, [dir, state], socket, load, None)
     }
 
-    /// Debian's containerd with Debian's CNI bridge, host-local and portmap, and with an OCI runtime that its shim finds as it is named.
-    pub(crate) fn containerd(dirs: Dirs<'_>, archives: &Archives, runtime: &str) -> Result<Self, AnyError> {
-        let program = PathBuf::from("/usr/bin/containerd");
+    /// containerd of a directory with Debian's CNI bridge, host-local and portmap, and with an OCI runtime that its shim finds as it
+    /// is named.
+    pub(crate) fn containerd(
+        programs: &Path,
+        dirs: Dirs<'_>,
+        archives: &Archives,
+        runtime: &str,
+    ) -> Result<Self, AnyError> {
+        let program = programs.join("containerd");
         if !program.exists() {
-            return Err(
-                "containerd is not installed; install containerd and containernetworking-plugins".into()
-            );
+            return Err(format!(
+                "there is no {}; install containerd and containernetworking-plugins",
+                program.display()
+            )
+            .into());
         }
         let (dir, state) = (dirs.disk.join("c"), dirs.memory.join("c"));
         let socket = dir.join("containerd.sock");
@@ -90,7 +98,7 @@ impl Peer {
             .map(|archive| {
                 let (socket, archive) = (socket.display().to_string(), archive.display().to_string());
                 let args = ["-a", &socket, "-n", "k8s.io", "images", "import", &archive].map(str::to_owned);
-                (PathBuf::from("/usr/bin/ctr"), args.to_vec())
+                (programs.join("ctr"), args.to_vec())
             })
             .collect();
         let args = vec!["-c".into(), config.display().to_string(), "-l".into(), "error".into()];
@@ -114,8 +122,13 @@ impl Peer {
     /// Starts the daemon and returns the time until it answers.
     pub(crate) async fn start(&mut self) -> Result<Duration, AnyError> {
         let log = std::fs::File::options().create(true).append(true).open(self.dirs[0].join("daemon.log"))?;
+        // Its shim is looked for there first.
+        let mut path = self.program.parent().unwrap_or(Path::new("/")).as_os_str().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
         let child = Command::new(&self.program)
             .args(&self.args)
+            .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
