@@ -14,11 +14,10 @@ use prost::Message;
 use prost::encoding::{self, WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tonic::{Response, Status};
 
+use crate::service::batches::groups;
+
 /// The most bytes of a message of several, unless its first item alone is longer: a client decodes one while the next is sent.
 const PIECE: usize = 128 << 10;
-
-/// The most items of a message of several, as with other lists.
-const ITEMS: usize = 1000;
 
 /// So many bytes are copied at a time: four frames of HTTP/2.
 const CHUNK: usize = 64 << 10;
@@ -72,27 +71,16 @@ pub(crate) fn whole<M: Default>(items: Vec<Bytes>) -> Result<Response<M>, Status
             "an answer of {length} bytes is longer than the {MESSAGE} that clients take: ask for a stream"
         )));
     }
-    Ok(Encoded::new(vec![items]).beside(M::default()))
+    Ok(Encoded::new([items]).beside(M::default()))
 }
 
 /// An answer of as many messages as are needed; none where there are no items.
 pub(crate) fn pieces<M>(items: Vec<Bytes>) -> Response<tokio_stream::Empty<Result<M, Status>>> {
-    let (mut messages, mut bytes) = (Vec::<Vec<_>>::new(), 0);
-    for item in items {
-        bytes += item.len();
-        match messages.last_mut() {
-            Some(message) if bytes <= PIECE && message.len() < ITEMS => message.push(item),
-            _ => {
-                bytes = item.len();
-                messages.push(vec![item]);
-            }
-        }
-    }
-    Encoded::new(messages).beside(tokio_stream::empty())
+    Encoded::new(groups(items, Bytes::len, PIECE)).beside(tokio_stream::empty())
 }
 
 impl Encoded {
-    fn new(messages: Vec<Vec<Bytes>>) -> Self {
+    fn new(messages: impl IntoIterator<Item = Vec<Bytes>>) -> Self {
         let (mut parts, mut length) = (Vec::new(), 0);
         for items in messages {
             let bytes: usize = items.iter().map(Bytes::len).sum();

@@ -1,7 +1,7 @@
 //! The gRPC services: thin, because all they do is translate.
 
 mod answer;
-mod batches;
+pub(crate) mod batches;
 mod image;
 mod node;
 mod runtime;

@@ -11,9 +11,7 @@ const BYTES: usize = 1 << 20;
 
 /// What a stream of a list's batches is made of.
 pub(crate) struct Batches<T, M> {
-    items: std::vec::IntoIter<T>,
-    /// One that did not fit any more, and how long it is.
-    next: Option<(T, usize)>,
+    groups: Groups<T>,
     message: fn(Vec<T>) -> M,
 }
 
@@ -22,29 +20,52 @@ pub(super) fn batches<T: Message, M>(
     items: Vec<T>,
     message: fn(Vec<T>) -> M,
 ) -> tokio_stream::Iter<Batches<T, M>> {
-    tokio_stream::iter(Batches { items: items.into_iter(), next: None, message })
+    tokio_stream::iter(Batches { groups: groups(items, Message::encoded_len, BYTES), message })
 }
 
-impl<T: Message, M> Iterator for Batches<T, M> {
+impl<T, M> Iterator for Batches<T, M> {
     type Item = Result<M, Status>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.groups.next().map(|group| Ok((self.message)(group)))
+    }
+}
+
+/// The items of one message after another.
+pub(crate) struct Groups<T> {
+    items: std::vec::IntoIter<T>,
+    /// One that did not fit any more, and how long it is.
+    next: Option<(T, usize)>,
+    length: fn(&T) -> usize,
+    most: usize,
+}
+
+/// Cuts `items` into groups of at most `most` bytes, by their `length`, unless the first item alone is longer.
+pub(crate) fn groups<T>(items: Vec<T>, length: fn(&T) -> usize, most: usize) -> Groups<T> {
+    Groups { items: items.into_iter(), next: None, length, most }
+}
+
+impl<T> Iterator for Groups<T> {
+    type Item = Vec<T>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = self.length;
         let measured = |item: T| {
-            let bytes = item.encoded_len();
+            let bytes = length(&item);
             (item, bytes)
         };
         let (first, mut bytes) = self.next.take().or_else(|| self.items.next().map(measured))?;
-        let mut batch = vec![first];
-        while batch.len() < ITEMS {
+        let mut group = vec![first];
+        while group.len() < ITEMS {
             let Some((item, more)) = self.items.next().map(measured) else { break };
-            if bytes + more > BYTES {
+            if bytes + more > self.most {
                 self.next = Some((item, more));
                 break;
             }
             bytes += more;
-            batch.push(item);
+            group.push(item);
         }
-        Some(Ok((self.message)(batch)))
+        Some(group)
     }
 }
 
@@ -62,7 +83,7 @@ mod tests {
             ..Default::default()
         });
         let message = |containers| StreamContainersResponse { containers };
-        Batches { items: items.collect::<Vec<_>>().into_iter(), next: None, message }
+        Batches { groups: groups(items.collect(), Message::encoded_len, BYTES), message }
             .collect::<Result<_, _>>()
             .unwrap()
     }
