@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vaquita_cri::{StreamingConfig, Tls};
 
@@ -232,6 +232,11 @@ pub(crate) struct DemoServer {
     /// Seconds from the start until /ready says yes
     #[arg(long, default_value_t = 0)]
     pub(crate) ready_after: u64,
+}
+
+/// The same place from any working directory.
+fn absolute(path: &PathBuf) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()))
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use vaquita_cri::{CgroupDriver, CniConfig, Config, DemoImage, NetworkConfig};
 use vaquita_image::Registries;
 
+use super::absolute;
 use super::handler::Handler;
 use super::network::{Network, Six, Subnet};
 use crate::{applets, size};
@@ -187,9 +188,6 @@ pub(crate) struct Node {
 impl Node {
     /// The same with absolute paths, as the daemon takes it.
     pub(crate) fn config(&self) -> Result<Config> {
-        let absolute = |path: &PathBuf| {
-            std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()))
-        };
         let state = absolute(&self.state)?;
         let socket = self.socket.as_ref().map(absolute).transpose()?;
         Ok(Config {

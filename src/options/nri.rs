@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use vaquita_cri::NriConfig;
+
+use super::absolute;
 
 #[derive(Args, Debug)]
 pub(crate) struct Nri {
@@ -56,9 +58,6 @@ pub(crate) struct Nri {
 impl Nri {
     /// What the daemon is started with, with absolute paths.
     pub(crate) fn config(&self) -> Result<Option<NriConfig>> {
-        let absolute = |path: &PathBuf| {
-            std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()))
-        };
         let Some(socket) = &self.nri_socket else { return Ok(None) };
         Ok(Some(NriConfig {
             socket: absolute(socket)?,
