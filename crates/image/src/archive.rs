@@ -2,6 +2,7 @@
 
 mod builtin;
 mod load;
+mod save;
 mod spool;
 
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ use crate::{Digest, Error, Image, Store};
 
 pub(crate) use builtin::builtin;
 pub(crate) use load::load;
+pub use save::Archive;
+pub(crate) use save::save;
 
 /// Bytes of a file that move at once.
 const CHUNK: usize = 128 << 10;

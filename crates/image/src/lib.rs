@@ -18,7 +18,7 @@ mod snapshot;
 mod store;
 pub mod unpack;
 
-pub use archive::{BuiltinFile, Source};
+pub use archive::{Archive, BuiltinFile, Source};
 pub use digest::Digest;
 pub use error::{Error, Kind};
 pub use image::{Image, ImageConfig};

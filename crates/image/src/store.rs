@@ -17,7 +17,8 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 use tokio::io::AsyncRead;
 
 use crate::{
-    Auth, BuiltinFile, Digest, Error, Image, ImageConfig, Reference, Registries, Snapshot, SnapshotInfo,
+    Archive, Auth, BuiltinFile, Digest, Error, Image, ImageConfig, Reference, Registries, Snapshot,
+    SnapshotInfo,
 };
 
 pub(crate) use commit::{NewImage, NewLayer};
@@ -191,6 +192,15 @@ impl Store {
         progress: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<Vec<Image>, Error> {
         crate::archive::load(self, archive, progress).await
+    }
+
+    /// Gets images, by any of their names, ready to be written as one archive that [`Store::load`], `docker load` and others take.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::Kind::NotFound) for an image that is not there, [`Kind::Unsupported`](crate::Kind::Unsupported) for
+    /// one with a layer that was unpacked by a version that kept no recipes, or that replaces too much of itself.
+    pub async fn save(&self, names: &[String]) -> Result<Archive, Error> {
+        crate::archive::save(self, names).await
     }
 
     /// Puts a synthesised image of one layer into the store. The same content gives the same digest.

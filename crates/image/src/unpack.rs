@@ -1,8 +1,9 @@
 //! Unpacks one layer into a directory; runs as a process of its own.
 //!
 //! The process gets three descriptors and nothing else: the compressed layer on 0, a pipe for the result on 1, and the
-//! directory to fill on 2 (its first act is to move that one away and to put `/dev/null` there). It needs no path of the
-//! host. Three threads work at the same time: one reads and inflates, one hashes what comes out, one writes files.
+//! layer's directory on 2 (its first act is to move that one away and to put `/dev/null` there). It fills `fs` there, and
+//! writes `recipe`, from which the layer can be made again. It needs no path of the host. Three threads work at the same
+//! time: one reads and inflates, one hashes what comes out, one writes files.
 
 mod apply;
 #[cfg(test)]
@@ -10,15 +11,18 @@ mod corpus;
 mod inflate;
 mod job;
 mod path;
+mod recipe;
 mod tree;
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde::{Deserialize, Serialize};
@@ -26,9 +30,12 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{Digest, Hasher};
 use crate::{Error, Kind};
 
+use recipe::{Recipe, Recorder};
+
 pub(crate) use apply::{HEADER_LIMIT, Metered};
 pub(crate) use inflate::open as inflate_stream;
 pub(crate) use job::{Job, remove_tree};
+pub(crate) use recipe::Replay;
 
 /// The name (`argv[0]`) under which the binary calls [`main`].
 pub const PROGRAM: &str = "vaquita-unpack";
@@ -92,8 +99,8 @@ fn confine() -> Result<(OwnedFd, Limits), Error> {
     let call = |what: &'static str| move |e: Errno| Error::kernel(what, e);
     let dir = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)
         .map_err(call("fcntl(2, F_DUPFD_CLOEXEC)"))?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())
-        .map_err(call("open(\"/dev/null\")"))?;
+    let null =
+        rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()).map_err(call("open(\"/dev/null\")"))?;
     rustix::stdio::dup2_stderr(&null).map_err(call("dup2(/dev/null, 2)"))?;
     let mut numbers = std::env::args().skip(1).map(|a| a.parse::<u64>().ok());
     let (Some(Some(bytes)), Some(Some(entries))) = (numbers.next(), numbers.next()) else {
@@ -115,19 +122,26 @@ fn confine() -> Result<(OwnedFd, Limits), Error> {
     Ok((dir, Limits { bytes, entries }))
 }
 
-/// Unpacks `input` into `dir` and says what it was.
-fn run(input: File, dir: OwnedFd, limits: Limits) -> Result<Unpacked, Error> {
+/// Unpacks `input` into the layer's directory `home` and says what it was.
+#[expect(clippy::disallowed_methods, reason = "one name, not followed")]
+fn run(input: File, home: OwnedFd, limits: Limits) -> Result<Unpacked, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fs = rustix::fs::openat(&home, "fs", flags, Mode::empty())
+        .map_err(|e| Error::kernel("openat(<layer>/fs)", e))?;
+    let recipe = Recipe::create(home)?;
     let (to_apply, applied) = sync_channel(QUEUE);
     let (to_hash, hashed) = sync_channel(QUEUE);
     std::thread::scope(|scope| {
         let inflating = scope.spawn(move || inflate_all(input, limits.bytes, &[to_apply, to_hash]));
         let hashing = scope.spawn(move || hash_all(&hashed));
-        let tree = apply::apply(Stream::new(applied), tree::Tree::new(dir), limits);
+        let stream = Recorder::new(Stream::new(applied), Rc::clone(&recipe));
+        let tree = apply::apply(stream, tree::Tree::new(fs, Rc::clone(&recipe)), limits);
         // The first cause is told: an inflater that failed makes the tar look cut off.
         let died = |_| Error::corrupt("a thread of the unpacker panicked");
         inflating.join().map_err(died)??;
         let diff_id = hashing.join().map_err(died)?;
         let tree = tree?;
+        recipe.finish()?;
         Ok(Unpacked { diff_id, bytes: tree.bytes, inodes: tree.inodes, implicit: tree.implicit() })
     })
 }

@@ -89,7 +89,7 @@ fn take_in(
 ) -> Result<Ready, Error> {
     let staged = layout.stage()?;
     let limits = Limits { bytes: options.layer_bytes, entries: options.layer_entries };
-    let job = Job::start(&options.unpacker, layout.layer(staged.number)?, limits)?;
+    let job = Job::start(&options.unpacker, layout.layer_home(staged.number)?, limits)?;
     let unpacked = feed(pieces, blob, job, progress)?;
     if unpacked.diff_id != diff_id {
         return Err(Error::corrupt(format!(

@@ -1,6 +1,7 @@
 //! The store's directories, and what is done in them.
 //!
-//! `blobs/sha256/<hex>` manifests and configurations, `layers/<n>/fs` unpacked layers, `snapshots/<id>/{upper,work}`
+//! `blobs/sha256/<hex>` manifests and configurations, `layers/<n>/fs` unpacked layers, beside each the `recipe` from which its tar
+//! stream can be made again, with what the layer itself `replaced`, `snapshots/<id>/{upper,work}`
 //! writable layers, `tmp/` what is being written, `empty/` a layer of nothing, `store.redb` the transaction log. What is
 //! in `layers` and not in the log, and all of `tmp`, is left over from a process that ended early.
 
@@ -96,7 +97,15 @@ impl Layout {
 
     /// The root directory of a layer.
     pub(crate) fn layer(&self, number: u32) -> Result<OwnedFd, Error> {
-        let name = format!("{number}/fs");
+        self.open_layer(format!("{number}/fs"))
+    }
+
+    /// The directory of a layer, with `fs`, the recipe, and what the layer itself replaced.
+    pub(crate) fn layer_home(&self, number: u32) -> Result<OwnedFd, Error> {
+        self.open_layer(number.to_string())
+    }
+
+    fn open_layer(&self, name: String) -> Result<OwnedFd, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&self.layers, &name, flags, Mode::empty())
             .map_err(|e| Error::kernel(format!("open(layers/{name})"), e))

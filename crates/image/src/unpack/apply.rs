@@ -102,9 +102,13 @@ impl Work {
         if entry.size() > self.limits.bytes - self.written {
             return Err(refused(raw, &format!("the layer holds more than {} bytes", self.limits.bytes)));
         }
-        let mut file = File::from(tree.file(parts)?);
+        let (file, path) = tree.file(parts)?;
+        let mut file = File::from(file);
+        let recipe = Rc::clone(tree.recipe());
         let mut size = 0;
+        recipe.begin_content(&path);
         loop {
+            recipe.seek(size);
             let count = entry.read(&mut self.buffer).map_err(|e| explain(&e))?;
             if count == 0 {
                 break;
@@ -113,6 +117,7 @@ impl Work {
                 .map_err(|e| Error::io(format!("write(<layer>, {})", path::show(raw)), &e))?;
             size += count as u64;
         }
+        recipe.end_content();
         if size != entry.size() {
             return Err(Error::corrupt(format!("layer entry {} is cut off", path::show(raw))));
         }

@@ -97,7 +97,7 @@ impl Place {
     fn new() -> Self {
         require_root();
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("layer")).unwrap();
+        fs::create_dir_all(dir.path().join("layer/fs")).unwrap();
         let canary = dir.path().join("canary");
         fs::create_dir(&canary).unwrap();
         fs::write(canary.join("file"), "untouched").unwrap();
@@ -107,7 +107,7 @@ impl Place {
     }
 
     fn layer(&self) -> PathBuf {
-        self.dir.path().join("layer")
+        self.dir.path().join("layer/fs")
     }
 
     fn canary(&self) -> String {
@@ -123,8 +123,16 @@ impl Place {
         let mut input = tempfile::tempfile().unwrap();
         input.write_all(stream).unwrap();
         std::io::Seek::rewind(&mut input).unwrap();
-        let result = run(input, OwnedFd::from(File::open(self.layer()).unwrap()), limits);
+        let home = || OwnedFd::from(File::open(self.dir.path().join("layer")).unwrap());
+        let result = run(input, home(), limits);
         assert_eq!(snapshot(&self.dir.path().join("canary")), self.before, "the canary was changed");
+        if let Ok(unpacked) = &result {
+            let replay = Replay::open(home(), limits.bytes).unwrap();
+            let mut again = Vec::new();
+            replay.write(&mut again).unwrap();
+            assert_eq!(Digest::of(&again), unpacked.diff_id, "the stream cannot be made again");
+        }
+        let _ = fs::remove_dir_all(self.dir.path().join("layer/replaced"));
         result
     }
 

@@ -17,6 +17,7 @@ use vaquita_sys::root::openat2;
 use crate::Error;
 
 use super::path::{refused, show};
+use super::recipe::Recipe;
 
 pub(super) use meta::{Meta, is_allowed};
 
@@ -34,6 +35,7 @@ const BLOCK: u64 = 4096;
 /// A layer that grows.
 pub(super) struct Tree {
     root: Rc<OwnedFd>,
+    recipe: Rc<Recipe>,
     /// The last directories used: the path as the archive writes it, and what it came to. Oldest first.
     recent: Vec<(Vec<u8>, Parent)>,
     /// Directories that were changed, innermost last, with the time to put back when they are left.
@@ -69,15 +71,21 @@ enum Before {
 }
 
 impl Tree {
-    pub(super) fn new(root: OwnedFd) -> Self {
+    pub(super) fn new(root: OwnedFd, recipe: Rc<Recipe>) -> Self {
         Self {
             root: Rc::new(root),
+            recipe,
             recent: Vec::new(),
             entered: Vec::new(),
             implicit: vec![Vec::new()],
             bytes: 0,
             inodes: 0,
         }
+    }
+
+    /// What is written down of the stream.
+    pub(super) fn recipe(&self) -> &Rc<Recipe> {
+        &self.recipe
     }
 
     /// Directories that were made without an entry of their own, in hex.
@@ -99,9 +107,9 @@ impl Tree {
         meta.apply(self.root.as_fd(), b"/")
     }
 
-    /// Makes a regular file, for the caller to fill; what stood there is replaced.
+    /// Makes a regular file, for the caller to fill, and says its path, free of links; what stood there is replaced.
     #[expect(clippy::disallowed_methods, reason = "one name, not followed")]
-    pub(super) fn file(&mut self, parts: &[&[u8]]) -> Result<OwnedFd, Error> {
+    pub(super) fn file(&mut self, parts: &[&[u8]]) -> Result<(OwnedFd, Vec<u8>), Error> {
         let place = self.place(parts)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut opened = rustix::fs::openat(&*place.dir, &place.name[..], flags, Mode::from_raw_mode(0o600));
@@ -110,7 +118,7 @@ impl Tree {
             opened = rustix::fs::openat(&*place.dir, &place.name[..], flags, Mode::from_raw_mode(0o600));
         }
         self.inodes += 1;
-        opened.map_err(|e| place.failed("openat", e))
+        Ok((opened.map_err(|e| place.failed("openat", e))?, place.full()))
     }
 
     /// Counts the content of a file that was written.
@@ -378,13 +386,23 @@ impl Tree {
             // Times of directories that are about to vanish need not be put back.
             self.entered.retain(|(entered, _)| !is_within(entered, &path));
             self.implicit.retain(|implicit| !is_within(implicit, &path));
-            super::remove_tree(place.dir.as_fd(), &place.name).map_err(|e| place.failed("unlinkat", e))?;
-        } else {
+            if !self.set_aside(place)? {
+                super::remove_tree(place.dir.as_fd(), &place.name)
+                    .map_err(|e| place.failed("unlinkat", e))?;
+            }
+        } else if kind != FileType::RegularFile || !self.set_aside(place)? {
             rustix::fs::unlinkat(&*place.dir, &place.name[..], AtFlags::empty())
                 .map_err(|e| place.failed("unlinkat", e))?;
         }
         self.recent.clear();
         Ok(if whiteout { Before::Whiteout } else { Before::Nothing })
+    }
+
+    /// Keeps what is replaced, where its bytes are a part of the stream. `false`: it is still there.
+    fn set_aside(&self, place: &Place) -> Result<bool, Error> {
+        self.recipe
+            .set_aside(place.dir.as_fd(), &place.name, &place.full())
+            .map_err(|e| place.failed("renameat", e))
     }
 
     fn replace_by_directory(&mut self, place: &Place) -> Result<Before, Error> {

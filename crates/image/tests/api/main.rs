@@ -7,6 +7,7 @@ mod content;
 mod debian;
 mod pull;
 mod registry;
+mod save;
 mod store;
 
 use std::path::Path;
