@@ -2,10 +2,12 @@
 //!
 //! The process gets three descriptors and nothing else: the compressed layer on 0, a pipe for the result on 1, and the
 //! layer's directory on 2 (its first act is to move that one away and to put `/dev/null` there). It fills `fs` there, and
-//! writes `recipe`, from which the layer can be made again. It needs no path of the host. Three threads work at the same
-//! time: one reads and inflates, one hashes what comes out, one writes files.
+//! writes `recipe`, from which the layer can be made again. It needs no path of the host, and has none once it is confined
+//! (`confine.rs`). Three threads work at the same time: one reads and inflates, one hashes what comes out, one writes files.
 
 mod apply;
+mod calls;
+mod confine;
 #[cfg(test)]
 mod corpus;
 mod inflate;
@@ -24,7 +26,6 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hasher};
@@ -33,6 +34,7 @@ use crate::{Error, Kind};
 use recipe::{Recipe, Recorder};
 
 pub(crate) use apply::{HEADER_LIMIT, Metered};
+pub use confine::confine;
 pub(crate) use inflate::open as inflate_stream;
 pub(crate) use job::{Job, remove_tree};
 pub(crate) use recipe::Replay;
@@ -42,8 +44,6 @@ pub const PROGRAM: &str = "vaquita-unpack";
 
 /// Buffers that wait between two threads.
 const QUEUE: usize = 4;
-/// Most heap of the process: a zstd window of 32 MiB, buffers, and room to spare.
-const HEAP: u64 = 192 << 20;
 
 /// Bounds of one layer.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,7 @@ enum Report {
 /// status is 0 also when the layer is refused: the result goes to standard output.
 #[must_use]
 pub fn main() -> ExitCode {
-    let report = Report::from(confine().and_then(|(dir, limits)| {
+    let report = Report::from(prepare().and_then(|(dir, limits)| {
         let input = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
             .map_err(|e| Error::kernel("fcntl(0, F_DUPFD_CLOEXEC)", e))?;
         run(File::from(input), dir, limits)
@@ -95,7 +95,7 @@ pub fn main() -> ExitCode {
 
 /// Takes the directory from descriptor 2, reads the limits, and gives up what the work does not need.
 #[expect(clippy::disallowed_methods, reason = "the host's own /dev")]
-fn confine() -> Result<(OwnedFd, Limits), Error> {
+fn prepare() -> Result<(OwnedFd, Limits), Error> {
     let call = |what: &'static str| move |e: Errno| Error::kernel(what, e);
     let dir = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)
         .map_err(call("fcntl(2, F_DUPFD_CLOEXEC)"))?;
@@ -106,20 +106,7 @@ fn confine() -> Result<(OwnedFd, Limits), Error> {
     let (Some(Some(bytes)), Some(Some(entries))) = (numbers.next(), numbers.next()) else {
         return Err(Error::invalid(format!("usage: {PROGRAM} BYTES ENTRIES < LAYER 2< DIRECTORY")));
     };
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(call("prctl(PR_SET_PDEATHSIG)"))?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(call("prctl(PR_SET_DUMPABLE)"))?;
-    rustix::thread::set_no_new_privs(true).map_err(call("prctl(PR_SET_NO_NEW_PRIVS)"))?;
-    for (resource, limit) in
-        [(Resource::Core, 0), (Resource::Nofile, 64), (Resource::Data, HEAP), (Resource::Fsize, bytes)]
-    {
-        let old = rustix::process::getrlimit(resource);
-        let limit = old.maximum.map_or(limit, |maximum| maximum.min(limit));
-        rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
-            .map_err(call("setrlimit"))?;
-    }
-    Ok((dir, Limits { bytes, entries }))
+    Ok((confine(dir, bytes)?, Limits { bytes, entries }))
 }
 
 /// Unpacks `input` into the layer's directory `home` and says what it was.

@@ -17,6 +17,7 @@ pub mod bpf;
 pub mod cap;
 mod error;
 pub mod fs;
+pub mod landlock;
 pub mod memory;
 pub mod mount;
 pub mod netlink;

@@ -81,9 +81,123 @@ pub fn action_available(action: u32) -> bool {
     check(result).is_ok()
 }
 
+/// What [`filter`] does with a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Lets it through.
+    Allow,
+    /// Lets it through if the low 32 bits of the argument with this number (0 to 5), without all but the bits of the mask,
+    /// are one of the values.
+    AllowIf(u8, u32, Vec<u32>),
+    /// Fails it with this number, so that the caller does without.
+    Fail(u16),
+}
+
+/// A program for [`install`] that does with each call of this machine's native kind what its rule says, the first if it has
+/// several, and ends the process at all others, with `SIGSYS`.
+#[must_use]
+pub fn filter(rules: &[(libc::c_long, Rule)]) -> Vec<SockFilter> {
+    let statement = |code, k| SockFilter { code, jt: 0, jf: 0, k };
+    let jump = |k, jt, jf| SockFilter { code: JUMP_IF_EQUAL, jt, jf, k };
+    let mut program = vec![
+        statement(LOAD, OFFSET_ARCH),
+        jump(NATIVE, 1, 0),
+        statement(RETURN, KILL_PROCESS),
+        statement(LOAD, OFFSET_NUMBER),
+    ];
+    for (number, rule) in rules {
+        let block = match rule {
+            Rule::Allow => vec![statement(RETURN, ALLOW)],
+            Rule::Fail(errno) => vec![statement(RETURN, FAIL | u32::from(*errno))],
+            Rule::AllowIf(argument, mask, values) => {
+                let low = if cfg!(target_endian = "little") { 0 } else { 4 };
+                let mut block = vec![
+                    statement(LOAD, OFFSET_ARGUMENTS + 8 * u32::from(*argument) + low),
+                    statement(AND, *mask),
+                ];
+                block.extend(values.iter().flat_map(|value| [jump(*value, 0, 1), statement(RETURN, ALLOW)]));
+                block.push(statement(RETURN, KILL_PROCESS));
+                block
+            }
+        };
+        let number = u32::try_from(*number).unwrap_or(u32::MAX);
+        program.push(jump(number, 0, u8::try_from(block.len()).unwrap_or(u8::MAX)));
+        program.extend(block);
+    }
+    program.push(statement(RETURN, KILL_PROCESS));
+    program
+}
+
+const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+// struct seccomp_data
+const OFFSET_NUMBER: u32 = 0;
+const OFFSET_ARCH: u32 = 4;
+const OFFSET_ARGUMENTS: u32 = 16;
+// SECCOMP_RET_*
+const ALLOW: u32 = 0x7fff_0000;
+const FAIL: u32 = 0x0005_0000;
+const KILL_PROCESS: u32 = 0x8000_0000;
+/// `AUDIT_ARCH_*`. The calls of x32 have the same, and numbers that no rule has.
+const NATIVE: u32 = if cfg!(target_arch = "x86_64") {
+    0xc000_003e
+} else if cfg!(target_arch = "aarch64") {
+    0xc000_00b7
+} else {
+    panic!("the architecture is not known here")
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the program says to a call: interprets the five kinds of instructions that are made.
+    fn verdict(program: &[SockFilter], number: u32, arch: u32, arguments: [u64; 6]) -> u32 {
+        let mut data = [0_u8; 64];
+        data[..4].copy_from_slice(&number.to_ne_bytes());
+        data[4..8].copy_from_slice(&arch.to_ne_bytes());
+        for (at, argument) in arguments.iter().enumerate() {
+            data[16 + 8 * at..24 + 8 * at].copy_from_slice(&argument.to_ne_bytes());
+        }
+        let (mut at, mut value) = (0, 0_u32);
+        loop {
+            let SockFilter { code, jt, jf, k } = program[at];
+            at += 1;
+            match code {
+                LOAD => {
+                    let k = k as usize;
+                    value = u32::from_ne_bytes(data[k..k + 4].try_into().unwrap());
+                }
+                AND => value &= k,
+                JUMP_IF_EQUAL => at += usize::from(if value == k { jt } else { jf }),
+                RETURN => return k,
+                other => panic!("instruction {other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_lets_through_what_has_a_rule() {
+        let program = filter(&[
+            (7, Rule::Allow),
+            (8, Rule::AllowIf(2, 0b100, vec![0])),
+            (9, Rule::Fail(38)),
+            (10, Rule::AllowIf(5, u32::MAX, vec![1, 2])),
+        ]);
+        let says = |number, arguments| verdict(&program, number, NATIVE, arguments);
+        let third = |value| [u64::MAX, u64::MAX, value, u64::MAX, 0, 0];
+        let last = |value| [0, 0, 0, 0, 0, value];
+        assert_eq!(says(7, [0; 6]), ALLOW);
+        assert_eq!((says(8, third(0b1011)), says(8, third(0b100))), (ALLOW, KILL_PROCESS));
+        assert_eq!(says(9, [0; 6]), FAIL | 38);
+        assert_eq!([0, 1, 2, 3].map(|v| says(10, last(v))), [KILL_PROCESS, ALLOW, ALLOW, KILL_PROCESS]);
+        for number in [0, 6, 11, 7 | 0x4000_0000] {
+            assert_eq!(says(number, [0; 6]), KILL_PROCESS, "{number:#x}");
+        }
+        assert_eq!(verdict(&program, 7, 0x4000_0003, [0; 6]), KILL_PROCESS, "a call of 32-bit x86");
+    }
 
     #[test]
     fn actions() {

@@ -46,6 +46,7 @@ impl Job {
                 return Ok(Self { input: Some(File::from(input)), worker: Some(Worker::Thread(thread)) });
             }
         };
+        super::confine::tell_gaps();
         let mut child = Command::new(&program)
             .arg0(PROGRAM)
             .args([limits.bytes.to_string(), limits.entries.to_string()])

@@ -1,6 +1,9 @@
 //! The unpacker as a process of its own: this program is what it starts, so it has a `main` and no test harness.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test program
 #![allow(clippy::disallowed_methods, reason = "files of the tests")]
+#![allow(unsafe_code, reason = "what a confined process must not do is done by raw calls")]
+
+mod confined;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,13 +17,18 @@ fn main() -> ExitCode {
     if std::env::args().next().as_deref() == Some(unpack::PROGRAM) {
         return unpack::main();
     }
+    if std::env::args().next().as_deref() == Some(confined::PROGRAM) {
+        return confined::attempt();
+    }
     vaquita_testing::require_root();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         a_process_unpacks().await;
         a_crash_fails_one_image_only().await;
     });
-    println!("test result: ok. 2 passed (the unpacker's process)");
+    confined::nothing_but_the_layer_can_be_reached();
+    confined::every_thread_is_confined();
+    println!("test result: ok. 4 passed (the unpacker's process)");
     ExitCode::SUCCESS
 }
 
