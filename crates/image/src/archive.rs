@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::manifest::{self, Blob, Configuration};
-use crate::store::{NewImage, NewLayer, Piece, Progress, Ready, blocking, collect, ingest};
+use crate::store::{Layer, NewImage, Piece, Progress, admit, blocking, clean_up, collect, ingest};
 use crate::{Digest, Error, Image, Store};
 
 pub(crate) use builtin::builtin;
@@ -69,11 +69,24 @@ struct LayerFile {
     blob: Option<Blob>,
 }
 
-/// Unpacks what is not there yet, and records the image.
+/// Unpacks what is not there yet, and records the image. With an error nothing of it stays.
 async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Result<Image, Error> {
     let chain = manifest::chain_ids(&local.configuration.diff_ids);
+    let size = local.layers.iter().map(|layer| layer.size).sum();
+    match unpack_all(store, local, &chain, progress).await {
+        Ok(image) => Ok(image),
+        Err(error) => Err(clean_up(store, chain, size, error).await),
+    }
+}
+
+async fn unpack_all(
+    store: &Store,
+    local: Local,
+    chain: &[Digest],
+    progress: &Arc<Progress>,
+) -> Result<Image, Error> {
     let parallel = Arc::new(Semaphore::new(store.0.options.parallel_layers.max(1)));
-    let mut layers: Vec<Option<NewLayer>> = Vec::new();
+    let mut layers: Vec<Option<Arc<Layer>>> = Vec::new();
     let mut unpacking = JoinSet::new();
     let tracker = TaskTracker::new();
     progress.layers_total.fetch_add(u32::try_from(chain.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
@@ -81,16 +94,16 @@ async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Resul
         let known = store.0.state().layers.get(id).cloned();
         if let Some(layer) = known {
             progress.layers_done.fetch_add(1, Ordering::Relaxed);
-            layers.push(Some(NewLayer::Known(layer)));
+            layers.push(Some(layer));
             continue;
         }
         layers.push(None);
         let (store, file, progress) = (store.clone(), local.layers[index].clone(), Arc::clone(progress));
         let (diff_id, parallel) = (local.configuration.diff_ids[index], Arc::clone(&parallel));
-        let tracker = tracker.clone();
+        let (tracker, id) = (tracker.clone(), *id);
         unpacking.spawn(async move {
             let _permit = parallel.acquire_owned().await;
-            unpack(&tracker, &store, &file, diff_id, progress).await.map(|ready| (index, ready))
+            unpack(&tracker, &store, &file, id, diff_id, progress).await.map(|layer| (index, layer))
         });
     }
     collect(unpacking, tracker, &mut layers).await?;
@@ -102,7 +115,7 @@ async fn take_in(store: &Store, local: Local, progress: &Arc<Progress>) -> Resul
         documents: local.documents,
         repo_tags: local.repo_tags,
         repo_digests: local.repo_digests,
-        layers: chain.into_iter().zip(layers).filter_map(|(id, layer)| Some((id, layer?))).collect(),
+        layers: layers.into_iter().flatten().collect(),
     };
     let inner = Arc::clone(&store.0);
     blocking(move || inner.commit(new)).await
@@ -113,12 +126,13 @@ async fn unpack(
     tracker: &TaskTracker,
     store: &Store,
     file: &LayerFile,
+    chain: Digest,
     diff_id: Digest,
     progress: Arc<Progress>,
-) -> Result<Ready, Error> {
+) -> Result<Arc<Layer>, Error> {
     let failed = |e: std::io::Error| Error::io(format!("read({})", file.path.display()), &e);
     let (sender, task) =
-        ingest(tracker, &store.0.layout, &store.0.options, file.blob.clone(), diff_id, progress);
+        ingest(tracker, &store.0.layout, &store.0.options, file.blob.clone(), diff_id, progress, None);
     let mut input = tokio::fs::File::open(&file.path).await.map_err(failed)?;
     loop {
         let mut buffer = Vec::with_capacity(CHUNK);
@@ -130,5 +144,6 @@ async fn unpack(
     }
     drop(sender);
     let unpacked = task.await.map_err(|e| Error::corrupt(format!("a layer's thread ended: {e}")))?;
-    unpacked.map_err(|e| e.context(format!("layer {diff_id}")))
+    let ready = unpacked.map_err(|e| e.context(format!("layer {diff_id}")))?;
+    admit(tracker, store, chain, ready).await
 }

@@ -81,6 +81,11 @@ impl Error {
         Self::new(self.0.kind, format!("{what}: {}", self.0.message))
     }
 
+    /// Whether the disk is full, or a quota used up.
+    pub(crate) fn is_no_space(&self) -> bool {
+        matches!(self.0.kind, Kind::Kernel(Errno::NOSPC | Errno::DQUOT))
+    }
+
     /// What kind of failure this is.
     #[must_use]
     pub fn kind(&self) -> Kind {

@@ -4,6 +4,8 @@ mod commit;
 mod db;
 mod ingest;
 mod layout;
+mod leftover;
+mod partial;
 mod pull;
 mod snapshots;
 mod state;
@@ -21,10 +23,12 @@ use crate::{
     SnapshotInfo,
 };
 
-pub(crate) use commit::{NewImage, NewLayer};
+pub(crate) use commit::NewImage;
 pub(crate) use ingest::{Piece, Progress, Ready, ingest};
 pub(crate) use layout::Layout;
-pub(crate) use pull::collect;
+pub(crate) use leftover::Sweep;
+pub(crate) use partial::{Partial, Partials};
+pub(crate) use pull::{admit, clean_up, collect};
 pub(crate) use state::{Layer, State};
 
 /// How a store works.
@@ -39,11 +43,20 @@ pub struct Options {
     pub layer_bytes: u64,
     /// Most files and directories that one layer may hold.
     pub layer_entries: u64,
+    /// What cancelled and killed pulls left, for the next one to go on with, is removed when less than this part of the filesystem is
+    /// free, in hundredths. 15 is where kubelet begins to remove images.
+    pub spare_percent: u8,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { unpacker: Unpacker::Own, parallel_layers: 3, layer_bytes: 64 << 30, layer_entries: 4_000_000 }
+        Self {
+            unpacker: Unpacker::Own,
+            parallel_layers: 3,
+            layer_bytes: 64 << 30,
+            layer_entries: 4_000_000,
+            spare_percent: 15,
+        }
     }
 }
 
@@ -385,7 +398,7 @@ impl Inner {
     fn recover(&self) -> Result<(), Error> {
         let mut state = State::default();
         for (chain, record) in self.db.layers()? {
-            state.layers.insert(chain, Arc::new(Layer { chain, record }));
+            state.layers.insert(chain, Arc::new(Layer::recorded(chain, record)));
         }
         for record in self.db.images()? {
             let layers = state.stack(&record.chain).ok_or_else(|| {
@@ -397,8 +410,10 @@ impl Inner {
             let stored = state::Stored { image: Arc::new(record.image), layers, blobs: record.blobs };
             state.images.insert(stored.image.id, stored);
         }
+        let all = self.layout.numbers()?;
+        self.recover_leftovers(&mut state, &all)?;
         self.recover_snapshots(&mut state)?;
-        let unused = state.forget_unused();
+        let unused = state.forget_unused(Layer::is_recorded);
         let drop_layers: Vec<Digest> = unused.iter().map(|layer| layer.chain).collect();
         if !drop_layers.is_empty() {
             self.db.apply(&db::Change { drop_layers, ..db::Change::default() })?;
@@ -408,6 +423,7 @@ impl Inner {
             state.images.values().flat_map(|stored| stored.blobs.iter().copied()).collect();
         self.layout.sweep(&numbers, &blobs)?;
         *self.state() = state;
+        self.sweep_leftovers(Sweep::Stale)?;
         Ok(())
     }
 }
@@ -450,5 +466,12 @@ impl<K: std::hash::Hash + Eq> Locks<K> {
             })
         };
         lock.lock_owned().await
+    }
+
+    /// Whether somebody waits for a lock that is held.
+    pub(crate) fn is_awaited(&self, key: &K) -> bool {
+        let locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The one is in the guard of whoever holds it.
+        locks.get(key).is_some_and(|lock| lock.strong_count() > 1)
     }
 }

@@ -133,10 +133,14 @@ impl Client {
         self.document(&ask, "image configuration", blob.size, verify).await
     }
 
-    /// Sends a blob's bytes on, and [`Piece::End`] after the last one. A broken connection is taken up where it broke.
+    /// Sends a blob's bytes on from `offset`, and [`Piece::End`] after the last one. A broken connection is taken up where it broke.
     /// Digest and size are verified by the receiver; when that has gone, this ends.
-    pub(crate) async fn stream(&self, blob: &Blob, to: &mpsc::Sender<Piece>) -> Result<(), Error> {
-        let mut offset = 0;
+    pub(crate) async fn stream(
+        &self,
+        blob: &Blob,
+        mut offset: u64,
+        to: &mpsc::Sender<Piece>,
+    ) -> Result<(), Error> {
         let mut result = Ok(());
         for endpoint in &self.endpoints {
             result = self.stream_from(endpoint, blob, &mut offset, to).await;

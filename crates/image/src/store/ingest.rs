@@ -13,7 +13,7 @@ use crate::unpack::{Job, Limits, Unpacked};
 use crate::{Digest, Error, Kind, Options};
 
 use super::layout::{Layout, Staged};
-use super::now;
+use super::{Partial, now};
 
 /// Pieces between the network and the unpacker.
 const QUEUE: usize = 4;
@@ -60,7 +60,7 @@ pub(crate) struct Ready {
 ///
 /// `blob` is what the compressed bytes must be; `None` where only the unpacked form is known. Dropping the sender
 /// without [`Piece::End`] gives up. The thread that does it is known to `tracker`: when that has none left, nothing of an
-/// unfinished layer is left either.
+/// unfinished layer is left either but its beginning: what `partial` has kept goes before the first piece, and pieces are added to it.
 pub(crate) fn ingest(
     tracker: &TaskTracker,
     layout: &Arc<Layout>,
@@ -68,13 +68,14 @@ pub(crate) fn ingest(
     blob: Option<Blob>,
     diff_id: Digest,
     progress: Arc<Progress>,
+    partial: Option<Partial>,
 ) -> (mpsc::Sender<Piece>, oneshot::Receiver<Result<Ready, Error>>) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (done, result) = oneshot::channel();
     let (layout, options) = (Arc::clone(layout), options.clone());
     tracker.spawn_blocking(move || {
         // Not the value of the task: that could outlive its mark in the tracker.
-        let _ = done.send(take_in(&layout, &options, receiver, blob.as_ref(), diff_id, &progress));
+        let _ = done.send(take_in(&layout, &options, receiver, blob.as_ref(), diff_id, &progress, partial));
     });
     (sender, result)
 }
@@ -86,11 +87,12 @@ fn take_in(
     blob: Option<&Blob>,
     diff_id: Digest,
     progress: &Progress,
+    partial: Option<Partial>,
 ) -> Result<Ready, Error> {
     let staged = layout.stage()?;
     let limits = Limits { bytes: options.layer_bytes, entries: options.layer_entries };
     let job = Job::start(&options.unpacker, layout.layer_home(staged.number)?, limits)?;
-    let unpacked = feed(pieces, blob, job, progress)?;
+    let unpacked = feed(pieces, blob, job, progress, partial)?;
     if unpacked.diff_id != diff_id {
         return Err(Error::corrupt(format!(
             "a layer is {} when unpacked, but the image configuration says {diff_id}",
@@ -102,48 +104,96 @@ fn take_in(
 }
 
 fn feed(
-    mut pieces: mpsc::Receiver<Piece>,
+    pieces: mpsc::Receiver<Piece>,
     blob: Option<&Blob>,
-    mut job: Job,
+    job: Job,
     progress: &Progress,
+    partial: Option<Partial>,
 ) -> Result<Unpacked, Error> {
-    let mut hasher = Hasher::new();
-    let mut size = 0;
-    loop {
-        match pieces.blocking_recv() {
-            Some(Piece::Data(bytes)) => {
-                size += bytes.len() as u64;
-                if let Some(blob) = blob
-                    && size > blob.size
-                {
-                    return Err(Error::corrupt(format!(
-                        "layer {} is longer than its {} bytes",
-                        blob.digest, blob.size
-                    )));
+    let mut intake = Intake { blob, job, progress, hasher: Hasher::new(), size: 0 };
+    let read = intake.read(pieces, partial);
+    let size = intake.size;
+    let result = match read {
+        Ok(true) => intake.finish(),
+        Ok(false) => intake.job.finish().and(Err(Error::corrupt("the unpacker ended before the layer did"))),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        // It comes in again, or not at all.
+        progress.bytes_done.fetch_sub(size, Ordering::Relaxed);
+    }
+    result
+}
+
+/// The bytes of a layer on their way through.
+struct Intake<'a> {
+    blob: Option<&'a Blob>,
+    job: Job,
+    progress: &'a Progress,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Intake<'_> {
+    /// Reads to the end. `false` when the unpacker has ended before.
+    fn read(
+        &mut self,
+        mut pieces: mpsc::Receiver<Piece>,
+        mut partial: Option<Partial>,
+    ) -> Result<bool, Error> {
+        let mut goes_on = Ok(true);
+        if let Some(partial) = &mut partial {
+            partial.replay(|bytes| {
+                goes_on = self.take(bytes);
+                matches!(goes_on, Ok(true))
+            })?;
+        }
+        while goes_on? {
+            match pieces.blocking_recv() {
+                Some(Piece::Data(bytes)) => {
+                    goes_on = self.take(&bytes);
+                    if let Some(partial) = &mut partial
+                        && goes_on.is_ok()
+                    {
+                        partial.append(&bytes);
+                    }
                 }
-                if blob.is_some() {
-                    hasher.update(&bytes);
-                }
-                progress.bytes_done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                if !job.write(&bytes) {
-                    return match job.finish() {
-                        Ok(_) => Err(Error::corrupt("the unpacker ended before the layer did")),
-                        Err(error) => Err(error),
-                    };
-                }
+                Some(Piece::End) => return Ok(true),
+                None => return Err(Error::new(Kind::Cancelled, "the layer was given up")),
             }
-            Some(Piece::End) => break,
-            None => return Err(Error::new(Kind::Cancelled, "the layer was given up")),
         }
+        Ok(false)
     }
-    if let Some(blob) = blob {
-        let digest = hasher.finish();
-        if size != blob.size {
-            return Err(Error::corrupt(format!("layer {} has {size} bytes, not {}", blob.digest, blob.size)));
+
+    /// `false` when the unpacker has ended.
+    fn take(&mut self, bytes: &[u8]) -> Result<bool, Error> {
+        let size = self.size + bytes.len() as u64;
+        if let Some(blob) = self.blob {
+            if size > blob.size {
+                let message = format!("layer {} is longer than its {} bytes", blob.digest, blob.size);
+                return Err(Error::corrupt(message));
+            }
+            self.hasher.update(bytes);
         }
-        if digest != blob.digest {
-            return Err(Error::corrupt(format!("layer {} has the digest {digest}", blob.digest)));
-        }
+        self.size = size;
+        self.progress.bytes_done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(self.job.write(bytes))
     }
-    job.finish()
+
+    fn finish(self) -> Result<Unpacked, Error> {
+        let Self { blob, job, hasher, size, .. } = self;
+        if let Some(blob) = blob {
+            let digest = hasher.finish();
+            if size != blob.size {
+                return Err(Error::corrupt(format!(
+                    "layer {} has {size} bytes, not {}",
+                    blob.digest, blob.size
+                )));
+            }
+            if digest != blob.digest {
+                return Err(Error::corrupt(format!("layer {} has the digest {digest}", blob.digest)));
+            }
+        }
+        job.finish()
+    }
 }

@@ -1,21 +1,35 @@
 //! The store's directories, and what is done in them.
 //!
 //! `blobs/sha256/<hex>` manifests and configurations, `layers/<n>/fs` unpacked layers, beside each the `recipe` from which its tar
-//! stream can be made again, with what the layer itself `replaced`, `snapshots/<id>/{upper,work}`
-//! writable layers, `tmp/` what is being written, `empty/` a layer of nothing, `store.redb` the transaction log. What is
-//! in `layers` and not in the log, and all of `tmp`, is left over from a process that ended early.
+//! stream can be made again, with what the layer itself `replaced`, `snapshots/<id>/{upper,work}` writable layers, `partial/<hex>`
+//! beginnings of compressed layers, `tmp/` what is being written, `empty/` a layer of nothing, `store.redb` the transaction log,
+//! `reserve` room for it.
+//!
+//! `notes/<n>` is written when a layer is whole and verified, and made read-only when the log has it: not beside the layer,
+//! where the unpacker can write. What is in `layers`, not in the log, and has no note of this boot, is left over from a
+//! process that ended early, and so is all of `tmp`.
 
 #![expect(clippy::disallowed_methods, reason = "the store's own directories, by names that it gave")]
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, Timestamps};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, Stat, Timestamps};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use vaquita_sys::root::Root;
 
 use crate::unpack::remove_tree;
 use crate::{Digest, Error};
+
+use super::Usage;
+use super::partial::Partials;
+
+/// A note lists directories; the list is as long as what the unpacker may say.
+const NOTE_LIMIT: usize = 64 << 20;
 
 /// Open directories of a store.
 #[derive(Debug)]
@@ -23,10 +37,23 @@ pub(crate) struct Layout {
     pub(crate) path: PathBuf,
     blobs: OwnedFd,
     layers: OwnedFd,
+    notes: Root,
     pub(crate) snapshots: OwnedFd,
     pub(crate) tmp: OwnedFd,
+    pub(crate) partials: Partials,
+    /// Which start of the machine this is: what an earlier one left without a sync may be torn.
+    boot: String,
     next_layer: AtomicU32,
     next_tmp: AtomicU64,
+}
+
+/// What is said of a layer beside it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Note {
+    boot: String,
+    pub(crate) chain: Digest,
+    pub(crate) diff_id: Digest,
+    pub(crate) implicit: Vec<String>,
 }
 
 impl Layout {
@@ -53,33 +80,92 @@ impl Layout {
             path: path.to_owned(),
             blobs: dir("blobs/sha256")?,
             layers: dir("layers")?,
+            notes: Root::from_fd(dir("notes")?),
             snapshots: dir("snapshots")?,
             tmp: dir("tmp")?,
+            partials: Partials::new(dir("partial")?),
+            boot: boot_id(),
             next_layer: AtomicU32::new(1),
             next_tmp: AtomicU64::new(1),
         })
     }
 
-    /// Removes what is not in use: unknown layers and blobs, all of `tmp`. Layers that are added later get numbers that
-    /// no layer had.
+    /// Removes what is not in use: unknown layers and blobs, all of `tmp`, and in `partial` what has no place there. Layers that
+    /// are added later get numbers that no layer had.
     pub(crate) fn sweep(&self, layers: &[u32], blobs: &[Digest]) -> Result<(), Error> {
-        let known: Vec<String> = layers.iter().map(u32::to_string).collect();
-        self.next_layer.store(layers.iter().max().map_or(1, |n| n + 1), Ordering::Relaxed);
-        for name in names(self.layers.as_fd())? {
-            if !known.iter().any(|known| known.as_bytes() == name) {
-                remove_tree(self.layers.as_fd(), &name).map_err(|e| self.failed("layers", &name, e))?;
-            }
-        }
-        for name in names(self.tmp.as_fd())? {
-            remove_tree(self.tmp.as_fd(), &name).map_err(|e| self.failed("tmp", &name, e))?;
-        }
-        let known: Vec<String> = blobs.iter().map(Digest::hex).collect();
-        for name in names(self.blobs.as_fd())? {
-            if !known.iter().any(|known| known.as_bytes() == name) {
-                remove_tree(self.blobs.as_fd(), &name).map_err(|e| self.failed("blobs", &name, e))?;
+        let layers: HashSet<String> = layers.iter().map(u32::to_string).collect();
+        let blobs: HashSet<String> = blobs.iter().map(Digest::hex).collect();
+        let keep = |known: &HashSet<String>, name: &str| known.contains(name);
+        self.sweep_dir("layers", self.layers.as_fd(), |name| keep(&layers, name))?;
+        self.sweep_dir("notes", self.notes.as_fd(), |name| keep(&layers, name))?;
+        self.sweep_dir("tmp", self.tmp.as_fd(), |_| false)?;
+        self.sweep_dir("blobs/sha256", self.blobs.as_fd(), |name| keep(&blobs, name))?;
+        self.sweep_dir("partial", self.partials.dir.as_fd(), |name| Digest::from_hex(name).is_some())
+    }
+
+    fn sweep_dir(&self, dir: &str, fd: BorrowedFd<'_>, keep: impl Fn(&str) -> bool) -> Result<(), Error> {
+        for name in names(fd)? {
+            if !std::str::from_utf8(&name).is_ok_and(&keep) {
+                remove_tree(fd, &name).map_err(|e| self.failed(dir, &name, e))?;
             }
         }
         Ok(())
+    }
+
+    /// The numbers of all layers that have a directory. From now on new ones get higher numbers.
+    pub(crate) fn numbers(&self) -> Result<Vec<u32>, Error> {
+        let number =
+            |name: Vec<u8>| std::str::from_utf8(&name).ok().and_then(|name| name.parse::<u32>().ok());
+        let numbers: Vec<u32> = names(self.layers.as_fd())?.into_iter().filter_map(number).collect();
+        let next = numbers.iter().max().map_or(1, |highest| highest.saturating_add(1));
+        self.next_layer.fetch_max(next, Ordering::Relaxed);
+        Ok(numbers)
+    }
+
+    /// Says of a layer that it is whole and verified.
+    pub(crate) fn note(
+        &self,
+        number: u32,
+        chain: Digest,
+        diff_id: Digest,
+        implicit: &[String],
+    ) -> Result<(), Error> {
+        let implicit = implicit.to_vec();
+        let note = Note { boot: self.boot.clone(), chain, diff_id, implicit };
+        let text = serde_json::to_vec(&note).map_err(|e| Error::corrupt(e.to_string()))?;
+        vaquita_sys::fs::write_atomic(&self.notes, &number.to_string(), &text, 0o600, false)
+            .map_err(|e| Error::kernel(format!("write({}/notes/{number})", self.path.display()), e.errno()))
+    }
+
+    /// Says of a layer that the log has it.
+    pub(crate) fn seal(&self, number: u32) {
+        // Wanted only when the log is lost; and then the layer is pulled again.
+        let mode = Mode::from_raw_mode(0o400);
+        let _ = rustix::fs::chmodat(&self.notes, number.to_string(), mode, AtFlags::empty());
+    }
+
+    /// What is said of a layer that no log has, where it can be relied on: what was written before the machine started may be torn.
+    pub(crate) fn read_note(&self, number: u32) -> Option<Note> {
+        let name = number.to_string();
+        let note: Note = serde_json::from_slice(&self.notes.read_bounded(&name, NOTE_LIMIT).ok()?).ok()?;
+        let is_sealed = self.notes.stat(&name).ok()?.st_mode & 0o200 == 0;
+        (!is_sealed && note.boot == self.boot && !note.boot.is_empty()).then_some(note)
+    }
+
+    /// How long a layer has been whole; none where the clock says otherwise.
+    pub(crate) fn layer_age(&self, number: u32) -> Option<Duration> {
+        age(&self.notes.stat(number.to_string()).ok()?, SystemTime::now())
+    }
+
+    /// What a layer takes on the disk, with all that belongs to it.
+    pub(crate) fn layer_usage(&self, number: u32) -> Result<Usage, Error> {
+        let mut usage = tree_usage(&self.layer_home(number)?).map_err(|e| {
+            Error::kernel(format!("disk usage of {}/layers/{number}", self.path.display()), e)
+        })?;
+        if let Ok(note) = self.notes.stat(number.to_string()) {
+            usage = Usage { bytes: usage.bytes + allocated(&note), inodes: usage.inodes + 1 };
+        }
+        Ok(usage)
     }
 
     /// A new empty layer, which goes again when it is dropped before [`Staged::keep`].
@@ -118,6 +204,11 @@ impl Layout {
 
     pub(crate) fn remove_layer(&self, number: u32) -> Result<(), Error> {
         let name = number.to_string();
+        // First: a layer with a note is whole.
+        match rustix::fs::unlinkat(&self.notes, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(self.failed("notes", name.as_bytes(), e)),
+        }
         remove_tree(self.layers.as_fd(), name.as_bytes())
             .map_err(|e| self.failed("layers", name.as_bytes(), e))
     }
@@ -127,13 +218,12 @@ impl Layout {
         rustix::fs::syncfs(&self.layers).map_err(|e| Error::kernel("syncfs(layers)", e))
     }
 
-    /// Keeps a manifest or configuration.
-    pub(crate) fn put_blob(&self, bytes: &[u8]) -> Result<Digest, Error> {
-        let digest = Digest::of(bytes);
-        let name = digest.hex();
-        vaquita_sys::fs::write_atomic(&self.blobs, &name, bytes, 0o600, true)
-            .map_err(|e| Error::kernel(format!("write(blobs/sha256/{name})"), e.errno()))?;
-        Ok(digest)
+    /// Keeps a manifest or configuration. `durable`: it is on the disk when this returns.
+    pub(crate) fn put_blob(&self, bytes: &[u8], durable: bool) -> Result<(), Error> {
+        let name = Digest::of(bytes).hex();
+        vaquita_sys::fs::write_atomic(&self.blobs, &name, bytes, 0o600, durable).map_err(|e| {
+            Error::kernel(format!("write({}/blobs/sha256/{name})", self.path.display()), e.errno())
+        })
     }
 
     /// Reads a manifest or configuration that was kept, and verifies it once more.
@@ -142,9 +232,21 @@ impl Layout {
         (Digest::of(&bytes) == *digest).then_some(bytes)
     }
 
-    pub(crate) fn remove_blob(&self, digest: &Digest) {
+    /// Removes a manifest or configuration. How much that frees.
+    pub(crate) fn remove_blob(&self, digest: &Digest) -> u64 {
+        let name = digest.hex();
+        let stat = rustix::fs::statat(&self.blobs, &name, AtFlags::SYMLINK_NOFOLLOW);
         // One that stays is swept at the next start.
-        let _ = rustix::fs::unlinkat(&self.blobs, digest.hex(), AtFlags::empty());
+        match (stat, rustix::fs::unlinkat(&self.blobs, &name, AtFlags::empty())) {
+            (Ok(stat), Ok(())) => allocated(&stat),
+            _ => 0,
+        }
+    }
+
+    /// How full the filesystem is.
+    pub(crate) fn space(&self) -> Result<vaquita_sys::fs::Usage, Error> {
+        vaquita_sys::fs::usage(&self.layers)
+            .map_err(|e| Error::kernel(format!("statfs({})", self.path.display()), e.errno()))
     }
 
     /// A name in `tmp` that nobody else uses.
@@ -202,6 +304,30 @@ impl Drop for Staged {
             tracing::warn!("an unfinished layer stays until the next start: {error}");
         }
     }
+}
+
+/// The bytes that a file has on the disk.
+pub(crate) fn allocated(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or_default() * 512
+}
+
+/// How long ago a file was written; none where that is in the future.
+pub(crate) fn age(stat: &Stat, now: SystemTime) -> Option<Duration> {
+    let written = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).ok()?);
+    now.duration_since(written).ok()
+}
+
+/// What a directory takes with all that is in it.
+pub(crate) fn tree_usage(dir: &OwnedFd) -> Result<Usage, Errno> {
+    let own = rustix::fs::fstat(dir)?;
+    let (bytes, inodes) = vaquita_sys::fs::disk_usage(dir).map_err(|e| e.errno())?;
+    Ok(Usage { bytes: bytes + allocated(&own), inodes })
+}
+
+/// Empty where the kernel does not say.
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 pub(crate) fn names(dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Error> {

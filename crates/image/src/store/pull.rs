@@ -12,7 +12,7 @@ use crate::manifest::{self, Configuration, Document, Machine, Manifest};
 use crate::registry::{Client, Fetched};
 use crate::{Auth, Digest, Error, Image, Kind, Reference, Registries};
 
-use super::{Locks, NewImage, NewLayer, Progress, Ready, Store, blocking, ingest};
+use super::{Layer, Locks, NewImage, Partials, Progress, Ready, Store, Sweep, blocking, ingest};
 
 /// What is being pulled and loaded.
 #[derive(Default)]
@@ -20,8 +20,11 @@ pub(crate) struct Running {
     pulls: Mutex<HashMap<Key, Pull>>,
     shown: Mutex<Vec<Weak<Progress>>>,
     /// One download of a layer at a time per registry: the second waits and finds it in the store. Registries do not wait
-    /// for each other, so a slow one holds up nobody else.
+    /// for each other, so a slow one holds up nobody else. By chain id.
     layers: Locks<(String, Digest)>,
+    /// The same for compressed bytes that come in as layers of several images, on top of different others: the second unpacks
+    /// what the first has kept.
+    blobs: Locks<(String, Digest)>,
 }
 
 /// Pulls with other credentials are other pulls: who may not have an image must not get it by joining.
@@ -123,8 +126,7 @@ async fn run(
     documents.push(config.to_vec());
     progress.bytes_total.store(layers_size, Ordering::Relaxed);
     progress.layers_total.store(u32::try_from(manifest.layers.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
-    let (layers, _locks) =
-        fetch_layers(store, &client, reference, &manifest, &configuration, progress).await?;
+    let parts = Parts::new(reference, &manifest, &configuration);
     let new = NewImage {
         id: manifest.config.digest,
         configuration,
@@ -132,10 +134,129 @@ async fn run(
         repo_tags: reference.repo_tag().into_iter().collect(),
         repo_digests: vec![repo_digest],
         size: layers_size + documents_size,
-        layers,
+        layers: Vec::new(),
+    };
+    let parts = Arc::new(parts);
+    let result = bring(store, &client, &parts, new, progress).await;
+    match result {
+        Ok(image) => Ok(image),
+        Err(error) => {
+            let missing = parts.missing(store);
+            let error = clean_up(store, parts.digests(), missing, error).await;
+            Err(if error.is_no_space() { named(error) } else { error })
+        }
+    }
+}
+
+/// The layers that a pull is about.
+struct Parts {
+    reference: Reference,
+    layers: Vec<Part>,
+}
+
+#[derive(Clone)]
+struct Part {
+    blob: manifest::Blob,
+    diff_id: Digest,
+    chain: Digest,
+}
+
+impl Parts {
+    fn new(reference: &Reference, manifest: &Manifest, configuration: &Configuration) -> Self {
+        let chain = manifest::chain_ids(&configuration.diff_ids);
+        let ids = configuration.diff_ids.iter().copied().zip(chain);
+        let part = |(blob, (diff_id, chain)): (&manifest::Blob, (Digest, Digest))| Part {
+            blob: blob.clone(),
+            diff_id,
+            chain,
+        };
+        Self { reference: reference.clone(), layers: manifest.layers.iter().zip(ids).map(part).collect() }
+    }
+
+    /// By which leftovers of it are known.
+    fn digests(&self) -> Vec<Digest> {
+        self.layers.iter().flat_map(|part| [part.chain, part.blob.digest]).collect()
+    }
+
+    /// Compressed bytes of the layers that are not there.
+    fn missing(&self, store: &Store) -> u64 {
+        let state = store.0.state();
+        let missing = self.layers.iter().filter(|part| !state.layers.contains_key(&part.chain));
+        missing.map(|part| part.blob.size).sum()
+    }
+}
+
+/// Brings in what is missing, and records the image.
+async fn bring(
+    store: &Store,
+    client: &Arc<Client>,
+    parts: &Arc<Parts>,
+    mut new: NewImage,
+    progress: &Arc<Progress>,
+) -> Result<Image, Error> {
+    let (inner, wanted) = (Arc::clone(&store.0), Arc::clone(parts));
+    let missing = parts.missing(store);
+    let may_keep = blocking(move || {
+        inner.sweep_leftovers(Sweep::For(missing, &wanted.digests()))?;
+        Ok(inner.may_keep(missing))
+    })
+    .await?;
+    new.layers = match fetch_layers(store, client, parts, progress, may_keep).await {
+        // Once more without what only makes a later pull shorter.
+        Err(error) if error.is_no_space() && sweep(store, None).await > 0 => {
+            progress.bytes_done.store(0, Ordering::Relaxed);
+            progress.layers_done.store(0, Ordering::Relaxed);
+            fetch_layers(store, client, parts, progress, false).await?
+        }
+        result => result?,
     };
     let inner = Arc::clone(&store.0);
     blocking(move || inner.commit(new)).await
+}
+
+/// Removes what a pull or load that failed has left, if it is of no use to the next one; says what to do about a full disk.
+/// `digests` are the chain ids and compressed layers that it was about, `missing` the bytes that it had to bring in.
+pub(crate) async fn clean_up(store: &Store, digests: Vec<Digest>, missing: u64, error: Error) -> Error {
+    match error.kind() {
+        Kind::Corrupt | Kind::Invalid | Kind::Unsupported | Kind::NotFound | Kind::Denied => {
+            sweep(store, Some(digests)).await;
+            error
+        }
+        _ if error.is_no_space() => {
+            sweep(store, None).await;
+            no_space(store, missing, &error)
+        }
+        _ => error,
+    }
+}
+
+/// Removes leftovers: these, or all. How much that freed.
+async fn sweep(store: &Store, those: Option<Vec<Digest>>) -> u64 {
+    let inner = Arc::clone(&store.0);
+    let swept = blocking(move || {
+        // A layer of the log that only this pull used has nobody now.
+        inner.free_unused()?;
+        inner.sweep_leftovers(those.as_deref().map_or(Sweep::All, Sweep::These))
+    });
+    swept.await.unwrap_or_else(|error| {
+        tracing::warn!("what a pull left stays until the next one: {error}");
+        0
+    })
+}
+
+fn no_space(store: &Store, missing: u64, error: &Error) -> Error {
+    let path = store.mountpoint().display();
+    let free = store.0.layout.space().map_or_else(
+        |_| "too little is free".to_owned(),
+        |space| match space.inodes.saturating_sub(space.inodes_used) {
+            0 if space.inodes == 0 => format!("{} bytes are free", space.bytes_available),
+            inodes => format!("{} bytes and {inodes} inodes are free", space.bytes_available),
+        },
+    );
+    error.clone().context(format!(
+        "no space left in {path}: {free} there now, which is too little for {missing} bytes of layers and what is unpacked from \
+         them; remove images (vaquita image prune) or make room otherwise, and try again"
+    ))
 }
 
 /// The manifest or index that the reference names. What is in the store is used when the registry says that it is still
@@ -185,57 +306,45 @@ async fn find_manifest(
     Err(Error::invalid(format!("the index is nested more than {} deep", manifest::DEPTH_LIMIT)))
 }
 
-/// Brings the layers in, some at a time. The locks are held until the image is recorded.
+/// Brings the layers in, some at a time. `may_keep`: their compressed bytes are kept until they are unpacked.
 async fn fetch_layers(
     store: &Store,
     client: &Arc<Client>,
-    reference: &Reference,
-    manifest: &Manifest,
-    configuration: &Configuration,
+    parts: &Arc<Parts>,
     progress: &Arc<Progress>,
-) -> Result<(Vec<(Digest, NewLayer)>, Vec<tokio::sync::OwnedMutexGuard<()>>), Error> {
-    let chain = manifest::chain_ids(&configuration.diff_ids);
+    may_keep: bool,
+) -> Result<Vec<Arc<Layer>>, Error> {
     let parallel = Arc::new(Semaphore::new(store.0.options.parallel_layers.max(1)));
-    let mut locks = Vec::new();
-    let mut layers: Vec<Option<NewLayer>> = Vec::new();
+    let mut layers = vec![None; parts.layers.len()];
     let mut fetching = JoinSet::new();
     let tracker = TaskTracker::new();
-    for (index, id) in chain.iter().enumerate() {
-        // In the order of the chain, so that two pulls cannot wait for each other.
-        let lock = store.0.running.layers.lock((reference.registry().to_owned(), *id)).await;
-        let known = store.0.state().layers.get(id).cloned();
-        let blob = manifest.layers[index].clone();
-        if let Some(layer) = known {
-            progress.bytes_done.fetch_add(blob.size, Ordering::Relaxed);
-            progress.layers_done.fetch_add(1, Ordering::Relaxed);
-            layers.push(Some(NewLayer::Known(layer)));
-            continue;
-        }
-        locks.push(lock);
-        layers.push(None);
-        let (store, client, progress) = (store.clone(), Arc::clone(client), Arc::clone(progress));
-        let tracker = tracker.clone();
-        let (diff_id, parallel) = (configuration.diff_ids[index], Arc::clone(&parallel));
-        fetching.spawn(async move {
-            let _permit = parallel.acquire_owned().await;
-            fetch_layer(&tracker, &store, &client, blob, diff_id, progress).await.map(|ready| (index, ready))
-        });
+    for (index, part) in parts.layers.iter().enumerate() {
+        let fetch = Fetch {
+            store: store.clone(),
+            client: Arc::clone(client),
+            registry: parts.reference.registry().to_owned(),
+            part: part.clone(),
+            progress: Arc::clone(progress),
+            tracker: tracker.clone(),
+            may_keep,
+        };
+        let parallel = Arc::clone(&parallel);
+        fetching.spawn(async move { fetch.run(&parallel).await.map(|layer| (index, layer)) });
     }
     collect(fetching, tracker, &mut layers).await?;
-    let layers = chain.into_iter().zip(layers).filter_map(|(id, layer)| Some((id, layer?))).collect();
-    Ok((layers, locks))
+    Ok(layers.into_iter().flatten().collect())
 }
 
-/// Waits for all layers. After the first error the others are given up, and have left nothing when this returns.
+/// Waits for all layers. After the first error the others are given up, and are at rest when this returns.
 pub(crate) async fn collect(
-    mut running: JoinSet<Result<(usize, Ready), Error>>,
+    mut running: JoinSet<Result<(usize, Arc<Layer>), Error>>,
     tracker: TaskTracker,
-    layers: &mut [Option<NewLayer>],
+    layers: &mut [Option<Arc<Layer>>],
 ) -> Result<(), Error> {
     let mut result = Ok(());
     while let Some(done) = running.join_next().await {
         match done.unwrap_or_else(|e| Err(Error::corrupt(format!("a layer's task ended: {e}")))) {
-            Ok((index, ready)) => layers[index] = Some(NewLayer::Fresh(Box::new(ready))),
+            Ok((index, layer)) => layers[index] = Some(layer),
             Err(error) => {
                 result = Err(error);
                 break;
@@ -248,22 +357,95 @@ pub(crate) async fn collect(
     result
 }
 
-async fn fetch_layer(
+/// Makes a layer that came in one that images can be made of; see [`super::Inner::admit`].
+pub(crate) async fn admit(
     tracker: &TaskTracker,
     store: &Store,
-    client: &Client,
-    blob: manifest::Blob,
-    diff_id: Digest,
+    chain: Digest,
+    ready: Ready,
+) -> Result<Arc<Layer>, Error> {
+    let inner = Arc::clone(&store.0);
+    let admitted = tracker.spawn_blocking(move || inner.admit(chain, ready)).await;
+    admitted.map_err(|e| Error::corrupt(format!("a layer's thread ended: {e}")))?
+}
+
+/// One layer that a pull needs.
+struct Fetch {
+    store: Store,
+    client: Arc<Client>,
+    registry: String,
+    part: Part,
     progress: Arc<Progress>,
-) -> Result<Ready, Error> {
-    let (sender, task) =
-        ingest(tracker, &store.0.layout, &store.0.options, Some(blob.clone()), diff_id, progress);
-    let streamed = client.stream(&blob, &sender).await;
-    drop(sender);
-    let unpacked = task.await.map_err(|e| Error::corrupt(format!("a layer's thread ended: {e}")))?;
-    match (streamed, unpacked) {
-        (_, Ok(ready)) => Ok(ready),
-        (Err(error), Err(_)) => Err(error),
-        (Ok(()), Err(error)) => Err(error.context(client.describe())),
+    tracker: TaskTracker,
+    may_keep: bool,
+}
+
+impl Fetch {
+    async fn run(&self, parallel: &Semaphore) -> Result<Arc<Layer>, Error> {
+        let (running, Part { blob, chain, .. }) = (&self.store.0.running, &self.part);
+        // Whoever waits for the first lock has nothing yet, and who has the second waits for no other pull.
+        let _layer = running.layers.lock((self.registry.clone(), *chain)).await;
+        if let Some(layer) = self.store.0.state().layers.get(chain).cloned() {
+            self.progress.bytes_done.fetch_add(blob.size, Ordering::Relaxed);
+            self.progress.layers_done.fetch_add(1, Ordering::Relaxed);
+            return Ok(layer);
+        }
+        let _permit = parallel.acquire().await;
+        let key = (self.registry.clone(), blob.digest);
+        let _blob = running.blobs.lock(key.clone()).await;
+        let layer = match self.unpack().await {
+            // What was kept is not what the registry has: once more, from the beginning.
+            Err((error, kept)) if kept > 0 && is_about_bytes(&error) => {
+                tracing::warn!("the {kept} bytes that were kept of layer {} are wrong: {error}", blob.digest);
+                self.forget();
+                self.unpack().await.map_err(|(error, _)| error)?
+            }
+            result => result.map_err(|(error, _)| error)?,
+        };
+        // Another pull that waits for these bytes unpacks them from there.
+        if !running.blobs.is_awaited(&key) {
+            self.forget();
+        }
+        Ok(layer)
     }
+
+    fn forget(&self) {
+        self.store.0.layout.partials.remove_idle(&self.part.blob.digest);
+    }
+
+    /// Fetches what is not there and unpacks all. With an error comes how many bytes were there.
+    async fn unpack(&self) -> Result<Arc<Layer>, (Error, u64)> {
+        let Part { blob, diff_id, chain } = &self.part;
+        let layout = &self.store.0.layout;
+        let partial = if self.may_keep { Partials::take(layout, blob) } else { None };
+        let kept = partial.as_ref().map_or(0, super::Partial::kept);
+        let (sender, task) = ingest(
+            &self.tracker,
+            layout,
+            &self.store.0.options,
+            Some(blob.clone()),
+            *diff_id,
+            Arc::clone(&self.progress),
+            partial,
+        );
+        let streamed = self.client.stream(blob, kept, &sender).await;
+        drop(sender);
+        let unpacked =
+            task.await.unwrap_or_else(|e| Err(Error::corrupt(format!("a layer's thread ended: {e}"))));
+        let ready = match (streamed, unpacked) {
+            (_, Ok(ready)) => Ok(ready),
+            (Err(error), Err(_)) => Err(error),
+            (Ok(()), Err(error)) => Err(error.context(self.client.describe())),
+        };
+        let admitted = match ready {
+            Ok(ready) => admit(&self.tracker, &self.store, *chain, ready).await,
+            Err(error) => Err(error),
+        };
+        admitted.map_err(|error| (error, kept))
+    }
+}
+
+/// Whether other bytes would make it right.
+fn is_about_bytes(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::Invalid | Kind::Unsupported)
 }

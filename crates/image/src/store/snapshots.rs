@@ -15,7 +15,6 @@ use vaquita_sys::root::Root;
 
 use crate::{Digest, Error, Kind, Snapshot, SnapshotInfo};
 
-use super::db::Change;
 use super::state::{Held, Layer};
 use super::{Freed, Inner, State, Usage, layout};
 
@@ -156,8 +155,7 @@ impl Inner {
         if image_there {
             return Ok(Freed { bytes });
         }
-        let _writing = self.writing();
-        let freed = self.free_unused(Change::default())?;
+        let freed = self.free_unused()?;
         Ok(Freed { bytes: bytes + freed.bytes })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{Digest, Image, Reference};
 
@@ -15,6 +16,32 @@ const SHORT_ID: usize = 4;
 pub(crate) struct Layer {
     pub(crate) chain: Digest,
     pub(crate) record: LayerRecord,
+    /// Directories that take after the layers below, in hex; see [`super::layout::Layout::inherit`].
+    pub(crate) implicit: Vec<String>,
+    /// It is in the log. One that is not was brought by a pull that has not ended yet, or that was cancelled or killed: the
+    /// next pull takes it up.
+    recorded: AtomicBool,
+}
+
+impl Layer {
+    /// A layer that the log has.
+    pub(crate) fn recorded(chain: Digest, record: LayerRecord) -> Self {
+        Self { chain, record, implicit: Vec::new(), recorded: AtomicBool::new(true) }
+    }
+
+    /// A layer that is whole and verified, and that no image has yet.
+    pub(crate) fn fresh(chain: Digest, record: LayerRecord, implicit: Vec<String>) -> Self {
+        Self { chain, record, implicit, recorded: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.recorded.load(Ordering::Acquire)
+    }
+
+    /// The log has it now.
+    pub(crate) fn set_recorded(&self) {
+        self.recorded.store(true, Ordering::Release);
+    }
 }
 
 /// An image with what it holds.
@@ -39,6 +66,8 @@ pub(crate) struct State {
     pub(crate) images: BTreeMap<Digest, Stored>,
     pub(crate) layers: HashMap<Digest, Arc<Layer>>,
     pub(crate) snapshots: BTreeMap<String, Held>,
+    /// Manifests and configurations of images that are about to be recorded; each as often as somebody is at it.
+    pub(crate) coming: Vec<Digest>,
 }
 
 impl State {
@@ -75,18 +104,39 @@ impl State {
         matching.next().is_none().then_some(first)
     }
 
-    /// Forgets the layers that nobody uses any more, and says which.
-    pub(crate) fn forget_unused(&mut self) -> Vec<Arc<Layer>> {
+    /// Forgets the layers that nobody uses and that `which` says, and returns them.
+    pub(crate) fn forget_unused(&mut self, mut which: impl FnMut(&Layer) -> bool) -> Vec<Arc<Layer>> {
         let mut unused = Vec::new();
         self.layers.retain(|_, layer| {
             // The map's own is the only one: nobody else can get another meanwhile, for that takes the map.
-            let used = Arc::strong_count(layer) > 1;
-            if !used {
+            let stays = Arc::strong_count(layer) > 1 || !which(layer);
+            if !stays {
                 unused.push(Arc::clone(layer));
             }
-            used
+            stays
         });
         unused
+    }
+
+    /// Takes back layers that were forgotten and are there all the same.
+    pub(crate) fn remember(&mut self, layers: Vec<Arc<Layer>>) {
+        for layer in layers {
+            self.layers.entry(layer.chain).or_insert(layer);
+        }
+    }
+
+    /// These are recorded, or not wanted any more.
+    pub(crate) fn came(&mut self, blobs: &[Digest]) {
+        for blob in blobs {
+            if let Some(at) = self.coming.iter().position(|coming| coming == blob) {
+                self.coming.swap_remove(at);
+            }
+        }
+    }
+
+    /// Whether an image has this manifest or configuration, or will have it in a moment.
+    pub(crate) fn uses_blob(&self, blob: &Digest) -> bool {
+        self.coming.contains(blob) || self.images.values().any(|stored| stored.blobs.contains(blob))
     }
 
     /// The layers of these chain ids, or `None` when one is missing.

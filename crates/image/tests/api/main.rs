@@ -7,6 +7,7 @@ mod content;
 mod debian;
 mod pull;
 mod registry;
+mod resume;
 mod save;
 mod store;
 
@@ -48,9 +49,15 @@ impl Place {
 }
 
 fn open(dir: &Path) -> Store {
+    Store::open(&dir.join("images"), options()).unwrap()
+}
+
+fn options() -> Options {
     let mut options = Options::default();
     options.unpacker = Unpacker::Thread;
-    Store::open(&dir.join("images"), options).unwrap()
+    // Whatever the disk of the tests is like.
+    options.spare_percent = 0;
+    options
 }
 
 /// Settings with little patience.

@@ -281,7 +281,6 @@ struct Misdeed(&'static str, Kind, fn(&Content, &Ask) -> Reply);
 /// Each of these ends soon, with nothing of it in the store, and the next pull works.
 #[tokio::test]
 async fn what_a_bad_registry_may_try() {
-    let place = Place::new();
     let cases: [Misdeed; 11] = [
         Misdeed("wrong digest", Kind::Corrupt, |content, ask| {
             let mut reply = content.answer(ask);
@@ -334,20 +333,21 @@ async fn what_a_bad_registry_may_try() {
         }),
     ];
     for Misdeed(name, kind, answer) in cases {
+        let place = Place::new();
         let content = small();
         let registry = Registry::start(move |ask| answer(&content, ask)).await;
         let error = place.store.pull(&registry.reference("a"), None, &impatient()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{name}: {error}");
         assert!(error.to_string().contains(&registry.address.to_string()), "{name}: {error}");
         assert!(place.store.list().is_empty() && place.store.pulls().is_empty(), "{name}");
-        assert_eq!(
-            (place.names("layers").len(), place.names("tmp").len()),
-            (0, 0),
-            "{name}: something stays"
-        );
+        assert_eq!(place.names("tmp").len(), 0, "{name}: something stays");
+        // What the registry may have whole another time is kept for then.
+        let may_stay = matches!(kind, Kind::Unavailable | Kind::Timeout);
+        let left = [place.names("layers"), place.names("partial")].concat();
+        assert!(may_stay || left.is_empty(), "{name}: {left:?}");
+        let good = Registry::of(small()).await;
+        place.store.pull(&good.reference("a"), None, &impatient()).await.unwrap();
     }
-    let good = Registry::of(small()).await;
-    place.store.pull(&good.reference("a"), None, &impatient()).await.unwrap();
 }
 
 #[tokio::test]

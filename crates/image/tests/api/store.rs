@@ -46,7 +46,8 @@ async fn removal_frees_what_nobody_uses() {
     place.store.snapshot("c1", &first.id).unwrap();
     // In use by a container: the image goes, its layers stay.
     let freed = place.store.remove(&first.id.to_string()).await.unwrap();
-    assert_eq!((freed.bytes, place.names("layers").len()), (0, 3));
+    assert!(freed.bytes <= 3 * 4096, "manifest and configuration: {freed:?}");
+    assert_eq!(place.names("layers").len(), 3);
     assert!(place.store.find(&first.id.to_string()).is_none());
     assert_eq!(read(&place.store.open_snapshot("c1").unwrap().mount(true).unwrap(), "one").len(), 50_000);
     let place = place.reopen();
