@@ -121,7 +121,7 @@ async fn run(
         None => client.blob(&manifest.config).await?,
     };
     let configuration = manifest::configuration(&config, manifest.layers.len(), &machine).map_err(named)?;
-    let layers_size: u64 = manifest.layers.iter().map(|layer| layer.size).sum();
+    let layers_size = layers_size(&manifest, store.0.options.layer_bytes).map_err(named)?;
     let documents_size = documents.last().map_or(0, |bytes| bytes.len() as u64) + config.len() as u64;
     documents.push(config.to_vec());
     progress.bytes_total.store(layers_size, Ordering::Relaxed);
@@ -257,6 +257,17 @@ fn no_space(store: &Store, missing: u64, error: &Error) -> Error {
         "no space left in {path}: {free} there now, which is too little for {missing} bytes of layers and what is unpacked from \
          them; remove images (vaquita image prune) or make room otherwise, and try again"
     ))
+}
+
+/// Bytes of all layers. One that is longer than it may be when unpacked is not begun.
+fn layers_size(manifest: &Manifest, limit: u64) -> Result<u64, Error> {
+    if let Some(layer) = manifest.layers.iter().find(|layer| layer.size > limit) {
+        let (digest, size) = (layer.digest, layer.size);
+        return Err(Error::invalid(format!(
+            "layer {digest} has {size} bytes, more than the limit of {limit}"
+        )));
+    }
+    Ok(manifest.layers.iter().map(|layer| layer.size).sum())
 }
 
 /// The manifest or index that the reference names. What is in the store is used when the registry says that it is still

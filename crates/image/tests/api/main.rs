@@ -5,11 +5,13 @@
 mod archive;
 mod content;
 mod debian;
+mod hostile;
 mod pull;
 mod registry;
 mod resume;
 mod save;
 mod store;
+mod wire;
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,8 +26,17 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::at(&std::env::temp_dir())
+    }
+
+    /// Where a thousand transactions cost nothing.
+    fn in_memory() -> Self {
+        Self::at(Path::new("/dev/shm"))
+    }
+
+    fn at(parent: &Path) -> Self {
         vaquita_testing::require_root();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let store = open(dir.path());
         Self { dir, store }
     }

@@ -275,81 +275,6 @@ async fn a_registry_without_ranges_starts_anew() {
     place.store.pull(&registry.reference("a"), None, &impatient()).await.unwrap();
 }
 
-/// Its name, the error it must end with, and what the registry answers.
-struct Misdeed(&'static str, Kind, fn(&Content, &Ask) -> Reply);
-
-/// Each of these ends soon, with nothing of it in the store, and the next pull works.
-#[tokio::test]
-async fn what_a_bad_registry_may_try() {
-    let cases: [Misdeed; 11] = [
-        Misdeed("wrong digest", Kind::Corrupt, |content, ask| {
-            let mut reply = content.answer(ask);
-            if ask.path.contains(&content.layers[1].0.to_string()) {
-                let end = reply.body.len() - 1;
-                reply.body[end] ^= 1;
-            }
-            reply
-        }),
-        Misdeed("wrong manifest", Kind::Corrupt, |content, ask| {
-            let mut reply = content.answer(ask);
-            if ask.path.contains("/manifests/") {
-                reply.body.push(b' ');
-            }
-            reply
-        }),
-        Misdeed("wrong configuration", Kind::Corrupt, |content, ask| {
-            let mut reply = content.answer(ask);
-            if ask.path.contains(&Digest::of(&content.config).to_string()) {
-                reply.body[3] ^= 1;
-            }
-            reply
-        }),
-        Misdeed("longer than announced", Kind::Corrupt, |content, ask| {
-            let mut reply = content.answer(ask);
-            if ask.path.contains(&content.layers[0].0.to_string()) {
-                reply.body.extend_from_slice(&[0; 1000]);
-            }
-            reply
-        }),
-        Misdeed("always cut off", Kind::Unavailable, |content, ask| {
-            let reply = content.answer(ask);
-            let layer = ask.path.contains(&content.layers[0].0.to_string());
-            Reply { breaks_after: layer.then_some(10), ..reply }
-        }),
-        Misdeed("never ends", Kind::Timeout, |content, ask| {
-            let reply = content.answer(ask);
-            let layer = ask.path.contains(&content.layers[0].0.to_string());
-            Reply { stalls_after: layer.then_some(10), ..reply }
-        }),
-        Misdeed("huge manifest", Kind::Invalid, |_, _| Reply::status(200).body(vec![b' '; 5 << 20])),
-        Misdeed("server errors", Kind::Unavailable, |_, _| Reply::status(503)),
-        Misdeed("teapot", Kind::Invalid, |_, _| Reply::status(418)),
-        Misdeed("not a manifest", Kind::Invalid, |_, _| Reply::status(200).body("<html>")),
-        Misdeed("missing layer", Kind::NotFound, |content, ask| {
-            match ask.path.contains(&content.layers[1].0.to_string()) {
-                true => Reply::status(404),
-                false => content.answer(ask),
-            }
-        }),
-    ];
-    for Misdeed(name, kind, answer) in cases {
-        let place = Place::new();
-        let content = small();
-        let registry = Registry::start(move |ask| answer(&content, ask)).await;
-        let error = place.store.pull(&registry.reference("a"), None, &impatient()).await.unwrap_err();
-        assert_eq!(error.kind(), kind, "{name}: {error}");
-        assert!(error.to_string().contains(&registry.address.to_string()), "{name}: {error}");
-        assert!(place.store.list().is_empty() && place.store.pulls().is_empty(), "{name}");
-        assert_eq!(place.names("tmp").len(), 0, "{name}: something stays");
-        // What the registry may have whole another time is kept for then.
-        let may_stay = matches!(kind, Kind::Unavailable | Kind::Timeout);
-        let left = [place.names("layers"), place.names("partial")].concat();
-        assert!(may_stay || left.is_empty(), "{name}: {left:?}");
-        let good = Registry::of(small()).await;
-        place.store.pull(&good.reference("a"), None, &impatient()).await.unwrap();
-    }
-}
-
 #[tokio::test]
 async fn a_layer_that_is_not_its_diff_id() {
     let place = Place::new();
@@ -421,7 +346,7 @@ async fn mirrors_come_first_and_get_no_credentials() {
 }
 
 /// A certificate for 127.0.0.1, with the file of the authority that signed it.
-fn certificate(dir: &std::path::Path) -> (rustls::ServerConfig, std::path::PathBuf) {
+pub(crate) fn certificate(dir: &std::path::Path) -> (rustls::ServerConfig, std::path::PathBuf) {
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
     let file = dir.join("ca.pem");
     std::fs::write(&file, made.cert.pem()).unwrap();
