@@ -12,6 +12,7 @@ use std::time::Duration;
 use tonic::transport::Server as Transport;
 use vaquita_proto::cri::image_service_server::ImageServiceServer;
 use vaquita_proto::cri::runtime_service_server::RuntimeServiceServer;
+use vaquita_proto::node::images_server::ImagesServer;
 use vaquita_proto::node::node_server::NodeServer;
 
 use crate::encoded::MESSAGE;
@@ -104,6 +105,7 @@ impl Server {
                     .max_decoding_message_size(MESSAGE)
                     .max_encoding_message_size(MESSAGE),
             )
+            .add_service(ImagesServer::new(service.clone()).max_decoding_message_size(MESSAGE))
             .add_service(NodeServer::new(service).max_decoding_message_size(MESSAGE))
             .serve_with_incoming(socket.connections());
         // Not the graceful way: a client that never ends its stream would keep us for ever, and every operation under

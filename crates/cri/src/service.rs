@@ -3,6 +3,7 @@
 mod answer;
 pub(crate) mod batches;
 mod image;
+mod images;
 mod node;
 mod runtime;
 mod select;

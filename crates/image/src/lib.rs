@@ -25,4 +25,7 @@ pub use image::{Image, ImageConfig};
 pub use reference::Reference;
 pub use registry::{Auth, Mirror, Registries, RegistryConfig, Timeouts};
 pub use snapshot::{Changes, Snapshot, SnapshotInfo};
-pub use store::{Freed, FsInfo, Options, PullStatus, Store, Unpacker, Usage};
+pub use store::{
+    Details, DiskUsage, Freed, FsInfo, ImageUsage, LayerInfo, Options, Part, PullStatus, Purpose, Removal,
+    Store, Unpacker, Usage,
+};

@@ -2,6 +2,7 @@
 
 mod commit;
 mod db;
+mod details;
 mod ingest;
 mod layout;
 mod leftover;
@@ -9,6 +10,7 @@ mod partial;
 mod pull;
 mod snapshots;
 mod state;
+mod usage;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,9 @@ use crate::{
     Archive, Auth, BuiltinFile, Digest, Error, Image, ImageConfig, Reference, Registries, Snapshot,
     SnapshotInfo,
 };
+
+pub use details::{Details, LayerInfo, Removal};
+pub use usage::{DiskUsage, ImageUsage, Part, Purpose};
 
 pub(crate) use commit::NewImage;
 pub(crate) use ingest::{Piece, Progress, Ready, ingest};

@@ -207,7 +207,8 @@ impl Drop for Running {
 
 /// The service and the method that a path calls; all that are not of our services are one, or a client could make up any number.
 fn method(path: &str) -> (&'static str, String) {
-    let known = ["runtime.v1.RuntimeService", "runtime.v1.ImageService", "vaquita.v1.Node"];
+    let known =
+        ["runtime.v1.RuntimeService", "runtime.v1.ImageService", "vaquita.v1.Images", "vaquita.v1.Node"];
     let is_name = |name: &&str| name.len() <= 32 && name.bytes().all(|byte| byte.is_ascii_alphabetic());
     known
         .into_iter()

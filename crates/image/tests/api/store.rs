@@ -137,3 +137,81 @@ async fn images_made_here() {
     let relative = place.store.builtin(&reference, config, vec![file("bin", 0o755, Source::Directory)]).await;
     assert_eq!(relative.unwrap_err().kind(), Kind::Invalid);
 }
+
+/// Bytes below a directory, as du(1) counts them.
+fn du(dir: &std::path::Path) -> u64 {
+    let output = std::process::Command::new("du").args(["-s", "--block-size=1"]).arg(dir).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn every_block_is_explained() {
+    use vaquita_image::Purpose;
+    let place = Place::new();
+    let base = layer(&[("base", &noise(1, 100_000)), ("twice", &noise(2, 9_000)), ("twice", "short")]);
+    let one = Registry::of(image(&[base.clone(), layer(&[("one", &noise(3, 50_000))])], Form::Gzip)).await;
+    let two = Registry::of(image(&[base, layer(&[("two", &noise(4, 30_000))])], Form::Zstd)).await;
+    let first = place.store.pull(&one.reference("a"), None, &impatient()).await.unwrap();
+    let second = place.store.pull(&two.reference("b"), None, &impatient()).await.unwrap();
+    place.store.snapshot("c1", &first.id).unwrap();
+    let dir = place.dir.path().join("images");
+    std::fs::write(dir.join("snapshots/c1/upper/new"), noise(5, 20_000)).unwrap();
+    std::fs::create_dir_all(dir.join("layers/77/fs")).unwrap();
+    std::fs::write(dir.join("layers/77/fs/half"), noise(6, 8_000)).unwrap();
+    std::fs::create_dir_all(dir.join("partial")).unwrap();
+    std::fs::write(dir.join("partial/abc"), noise(7, 12_000)).unwrap();
+    std::fs::write(dir.join("foreign"), "x").unwrap();
+    // So that delayed allocation does not change figures between two looks.
+    rustix::fs::syncfs(std::fs::File::open(&dir).unwrap()).unwrap();
+    let usage = place.store.disk_usage().await.unwrap();
+    assert_eq!(usage.bytes(), du(&dir), "{usage:?}");
+    let part = |purpose| *usage.parts.iter().find(|part| part.purpose == purpose).unwrap();
+    for (purpose, count, least) in [
+        (Purpose::Layers, 3, 180_000),
+        (Purpose::Recipes, 3, 3 * 512),
+        (Purpose::Replaced, 1, 9_000),
+        (Purpose::Writable, 1, 20_000),
+        (Purpose::Documents, 4, 4 * 512),
+        (Purpose::Notes, 3, 3 * 512),
+        (Purpose::Partial, 1, 12_000),
+        (Purpose::Unfinished, 1, 8_000),
+        (Purpose::Database, 1, 4_096),
+        (Purpose::Foreign, 1, 512),
+    ] {
+        let part = part(purpose);
+        assert!(part.count == count && part.bytes >= least, "{purpose:?}: {part:?}");
+    }
+    let of = |id| usage.images.iter().find(|usage| usage.image.id == id).unwrap();
+    let (a, b) = (of(first.id), of(second.id));
+    assert_eq!((a.shared, a.layers), (b.shared, 2));
+    assert!(a.shared >= 109_000 && a.exclusive >= 50_000 && b.exclusive >= 30_000, "{a:?} {b:?}");
+    let layers = part(Purpose::Layers).bytes + part(Purpose::Recipes).bytes + part(Purpose::Replaced).bytes;
+    assert!(a.shared + a.exclusive + b.exclusive >= layers);
+}
+
+#[tokio::test]
+async fn a_name_is_taken_away_before_the_image() {
+    let place = Place::new();
+    let registry = Registry::of(image(&[layer(&[("a", &noise(1, 10_000))])], Form::Gzip)).await;
+    let reference = registry.reference("latest").to_string();
+    let pulled = place.store.pull(&registry.reference("latest"), None, &impatient()).await.unwrap();
+    place.store.tag(&reference, &Reference::parse("local/b:2").unwrap()).await.unwrap();
+    let removal = place.store.delete("local/b:2").await.unwrap();
+    assert_eq!(
+        (removal.removed, &removal.untagged[..], removal.freed.bytes),
+        (false, &["docker.io/local/b:2".to_owned()][..], 0)
+    );
+    let place = place.reopen();
+    assert_eq!(place.store.find(&reference).unwrap().repo_tags, pulled.repo_tags);
+    assert!(place.store.find("local/b:2").is_none());
+    let details = place.store.details(&reference).unwrap();
+    assert_eq!(Digest::of(&details.config.unwrap()), pulled.id);
+    assert!(pulled.repo_digests[0].ends_with(&Digest::of(&details.manifest.unwrap()).to_string()));
+    assert_eq!((details.layers.len(), details.layers[0].images), (1, 1));
+    assert!(details.layers[0].path.join("a").is_file());
+    let removal = place.store.delete(&reference).await.unwrap();
+    assert!(removal.removed && removal.freed.bytes >= 10_000, "{removal:?}");
+    assert_eq!(place.store.delete(&reference).await.unwrap_err().kind(), Kind::NotFound);
+    assert!(place.store.details(&reference).is_none() && place.store.list().is_empty());
+}
