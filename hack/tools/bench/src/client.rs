@@ -179,6 +179,18 @@ impl Client {
         Ok(())
     }
 
+    /// Removes every pod, as far as that is possible.
+    pub(crate) async fn remove_all(&self) -> Result<(), AnyError> {
+        let mut runtime = self.runtime.clone();
+        let pods = runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await?.into_inner().items;
+        for pod_sandbox_id in pods.into_iter().map(|pod| pod.id) {
+            let request = cri::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+            let _ = runtime.stop_pod_sandbox(request).await;
+            let _ = runtime.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id }).await;
+        }
+        Ok(())
+    }
+
     /// Runs `true` in the container.
     pub(crate) async fn exec_true(&self, pod: &Pod) -> Result<(), AnyError> {
         let request = cri::ExecSyncRequest {
@@ -299,7 +311,12 @@ fn sandbox_config(name: &str, host_network: bool) -> cri::PodSandboxConfig {
 fn container_config() -> cri::ContainerConfig {
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: "main".into(), attempt: 0 }),
-        image: Some(cri::ImageSpec { image: BUSYBOX.into(), ..Default::default() }),
+        image: Some(cri::ImageSpec {
+            image: BUSYBOX.into(),
+            // CRI-O looks for it in its signature policy.
+            user_specified_image: BUSYBOX.into(),
+            ..Default::default()
+        }),
         command: vec!["sleep".into(), "1000000".into()],
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(cri::LinuxContainerResources { cpu_shares: 100, ..Default::default() }),

@@ -80,7 +80,7 @@ async fn paced(peer: &Peer, pods: usize, report: &mut Report) -> Result<(), AnyE
         tokio::time::sleep(PACE).await;
         // Who begins to ask, and asks once more, waits.
         if round == 2 {
-            (before, begin) = (memory::cpu(peer.pid(), &peer.dirs), Instant::now());
+            (before, begin) = (memory::cpu(peer.pid(), &peer.dirs, "sleep"), Instant::now());
         }
         for (list, slowest) in List::MEASURED.into_iter().zip(&mut slowest) {
             let start = Instant::now();
@@ -96,7 +96,7 @@ async fn paced(peer: &Peer, pods: usize, report: &mut Report) -> Result<(), AnyE
         let name = format!("{list:?}, every 10 s, slowest");
         report.row(&name, "ms", Better::Lower, peer.name, slowest.as_secs_f64() * 1e3);
     }
-    let used = memory::cpu(peer.pid(), &peer.dirs).saturating_sub(before);
+    let used = memory::cpu(peer.pid(), &peer.dirs, "sleep").saturating_sub(before);
     let share = used.as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0;
     report.row("CPU of the daemon meanwhile", "%", Better::Lower, peer.name, share);
     let started = count(pods);

@@ -1,7 +1,7 @@
-//! Measures vaquita beside containerd, and its OCI command line beside crun and runc, on one machine in one run.
+//! Measures vaquita beside containerd and CRI-O, and its OCI command line beside crun and runc, on one machine in one run.
 //!
-//! Both daemons run at the same time in private directories, with the same image, and each figure is taken from
-//! both in turn, so that the ratio holds even on a noisy machine. Every client call is gRPC over the CRI socket.
+//! The daemons run at the same time in private directories, with the same image, and each figure is taken from
+//! all in turn, so that the ratio holds even on a noisy machine. Every client call is gRPC over the CRI socket.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod archive;
@@ -16,7 +16,7 @@ mod report;
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::measure::Settings;
@@ -26,21 +26,22 @@ use crate::report::Report;
 /// Errors are shown to a person and end the run.
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What containerd uses if nothing else is said.
+/// What the other daemons use if nothing else is said.
 const RUNC: &str = "runc";
 
 const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
        hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
-       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only vaquita|containerd] [--containerd DIR] [--runtime PROGRAM] [--out DIR]
+       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only PEER] [--containerd DIR] [--crio DIR] [--runtime PROGRAM] [--out DIR]
 
   --vaquita BIN      the binary to measure (hack/bench builds and names the release binary)
   --rounds N         pods measured one after another for each latency (default 40)
   --pods N           pods alive for the memory and restart figures (default 50)
-  --only PEER        measure one side only
+  --only PEER        measure vaquita, containerd or crio only
   --containerd DIR   where containerd, its shim and ctr are (default /usr/bin)
-  --runtime PROGRAM  what containerd makes containers with (default runc)
+  --crio DIR         measure CRI-O too: where crio is, and conmon and pinns unless they are in the PATH; needs skopeo
+  --runtime PROGRAM  what containerd and CRI-O make containers with (default runc)
   --out DIR          write bench.txt, bench.json and bench.svg there (default target/bench)";
 
 struct Options {
@@ -48,6 +49,7 @@ struct Options {
     out: PathBuf,
     only: Option<String>,
     containerd: PathBuf,
+    crio: Option<PathBuf>,
     runtime: String,
     settings: Settings,
     logs: bool,
@@ -90,6 +92,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
         out: PathBuf::from("target/bench"),
         only: None,
         containerd: PathBuf::from("/usr/bin"),
+        crio: None,
         runtime: RUNC.to_owned(),
         settings: Settings { rounds: 40, pods: if lists { 200 } else { 50 } },
         lists,
@@ -103,6 +106,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
             "--pods" => options.settings.pods = value()?.parse()?,
             "--only" => options.only = Some(value()?),
             "--containerd" => options.containerd = std::path::absolute(value()?)?,
+            "--crio" => options.crio = Some(std::path::absolute(value()?)?),
             "--runtime" => options.runtime = value()?,
             "--out" => options.out = value()?.into(),
             "-h" | "--help" => {
@@ -124,11 +128,11 @@ fn alone() -> Result<UnixListener, AnyError> {
 
 fn run(options: &Options) -> Result<(), AnyError> {
     if !rustix::process::geteuid().is_root() {
-        return Err("needs root: both daemons make namespaces, cgroups and mounts".into());
+        return Err("needs root: the daemons make namespaces, cgroups and mounts".into());
     }
     let _alone = alone()?;
     let work = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
-    if options.runtime != RUNC {
+    if options.runtime != RUNC || options.crio.is_some() {
         oci::private_control_groups(work.path())?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -146,16 +150,36 @@ fn run(options: &Options) -> Result<(), AnyError> {
     if wanted("containerd") {
         peers.push(Peer::containerd(&options.containerd, dirs, &archives, &options.runtime)?);
     }
+    if let Some(programs) = options.crio.as_deref().filter(|_| wanted("crio")) {
+        peers.push(Peer::crio(programs, dirs, &archives, &options.runtime)?);
+    }
+    if peers.is_empty() {
+        return Err("nothing to measure: --only takes vaquita, containerd or, with --crio, crio".into());
+    }
     let mut report = Report::new(peers.iter().map(|peer| peer.name.to_owned()));
-    let outcome = match options.logs {
-        _ if options.lists => runtime.block_on(lists::all(&mut peers, options.settings.pods, &mut report)),
-        true => runtime.block_on(logs::all(&mut peers, work.path(), &mut report)),
-        false => runtime.block_on(measure::all(&mut peers, &options.settings, &mut report)),
-    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = measure(&mut peers, options, work.path(), &mut report) => outcome,
+            _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        }
+    });
     for peer in peers {
-        peer.stop();
+        runtime.block_on(peer.stop());
     }
     outcome?;
 
     report.write(&options.out, options.name(), "containerd")
+}
+
+async fn measure(
+    peers: &mut [Peer],
+    options: &Options,
+    work: &Path,
+    report: &mut Report,
+) -> Result<(), AnyError> {
+    match options.logs {
+        _ if options.lists => lists::all(peers, options.settings.pods, report).await,
+        true => logs::all(peers, work, report).await,
+        false => measure::all(peers, &options.settings, report).await,
+    }
 }

@@ -25,21 +25,23 @@ pub(crate) fn of(pid: u32) -> Memory {
 /// Everything a daemon started that stays beside the workload: shims, monitors, pause processes.
 pub(crate) fn helpers(daemon: u32, dirs: &[PathBuf], workload: &str) -> Memory {
     let mut total = Memory::default();
-    for pid in family(daemon, dirs) {
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.trim() != workload {
-            let one = of(pid);
-            total.processes += 1;
-            total.rss += one.rss;
-            total.pss += one.pss;
-        }
+    for pid in family(daemon, dirs).into_iter().filter(|&pid| !runs(pid, workload)) {
+        let one = of(pid);
+        total.processes += 1;
+        total.rss += one.rss;
+        total.pss += one.pss;
     }
     total
 }
 
-/// CPU time that a daemon and what it started have spent so far, themselves (proc_pid_stat(5), utime and stime).
-pub(crate) fn cpu(daemon: u32, dirs: &[PathBuf]) -> Duration {
-    let ticks = family(daemon, dirs).into_iter().chain([daemon]).filter_map(|pid| {
+fn runs(pid: u32, program: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == program)
+}
+
+/// CPU time that a daemon and what it started beside the workload have spent so far, themselves (proc_pid_stat(5), utime and stime).
+pub(crate) fn cpu(daemon: u32, dirs: &[PathBuf], workload: &str) -> Duration {
+    let helpers = family(daemon, dirs).into_iter().filter(|&pid| !runs(pid, workload));
+    let ticks = helpers.chain([daemon]).filter_map(|pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
         let mut next = || fields.next()?.parse::<u64>().ok();
@@ -51,7 +53,7 @@ pub(crate) fn cpu(daemon: u32, dirs: &[PathBuf]) -> Duration {
 
 /// The processes that name one of the daemon's directories in their command line, the one that vaquita's shims are copies of, and
 /// what descends from them, without the daemon.
-fn family(daemon: u32, dirs: &[PathBuf]) -> Vec<u32> {
+pub(crate) fn family(daemon: u32, dirs: &[PathBuf]) -> Vec<u32> {
     let mut parents = HashMap::new();
     let mut roots = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -1,17 +1,26 @@
-//! The two daemons, each in private directories with its own network.
+//! The daemons, each in private directories with its own network.
 
+mod crio;
+
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::AnyError;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::archive::{Archives, BUSYBOX, PAUSE};
 use crate::client::{Client, until};
+use crate::{AnyError, memory};
 
 /// The cgroup below which every pod of a run lies.
 const CGROUP: &str = "vaquita-bench";
 /// How long a daemon may take to answer for the first time.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to remove the pods of a run that failed, and then for the last process to go.
+const REMOVE_LIMIT: Duration = Duration::from_secs(60);
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where the daemons may write.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +73,7 @@ impl Peer {
         Self::new("vaquita", program, args, [dir, state], socket, load, None)
     }
 
-    /// containerd of a directory with Debian's CNI bridge, host-local and portmap, and with an OCI runtime that its shim finds as it
-    /// is named.
+    /// containerd of a directory, with an OCI runtime that its shim finds as it is named.
     pub(crate) fn containerd(
         programs: &Path,
         dirs: Dirs<'_>,
@@ -82,8 +90,7 @@ impl Peer {
         }
         let (dir, state) = (dirs.disk.join("c"), dirs.memory.join("c"));
         let socket = dir.join("containerd.sock");
-        std::fs::create_dir_all(dir.join("cni"))?;
-        std::fs::write(dir.join("cni/10-bench.conflist"), CNI.replace("@DIR@", &dir.display().to_string()))?;
+        write_network(&dir, "cnibench0", "10.223.0.0/16", PORTMAP)?;
         let config = dir.join("config.toml");
         std::fs::write(
             &config,
@@ -122,7 +129,7 @@ impl Peer {
     /// Starts the daemon and returns the time until it answers.
     pub(crate) async fn start(&mut self) -> Result<Duration, AnyError> {
         let log = std::fs::File::options().create(true).append(true).open(self.dirs[0].join("daemon.log"))?;
-        // Its shim is looked for there first.
+        // Its helpers are looked for there first.
         let mut path = self.program.parent().unwrap_or(Path::new("/")).as_os_str().to_owned();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
@@ -132,6 +139,8 @@ impl Peer {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // Ctrl-C is for this program, which still needs the daemon to remove the pods.
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("{}: {error}", self.program.display()))?;
         self.daemon = Some(child);
@@ -181,15 +190,25 @@ impl Peer {
         Ok(())
     }
 
-    /// Ends the daemon and removes what it left in the cgroup tree and the network.
-    pub(crate) fn stop(mut self) {
+    /// Removes the pods of a run that failed, ends the daemon, and removes what is left of processes, mounts, links and cgroups.
+    pub(crate) async fn stop(mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            if let Some(pid) = i32::try_from(daemon.id()).ok().and_then(rustix::process::Pid::from_raw) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
+            let _ = tokio::time::timeout(REMOVE_LIMIT, self.client.remove_all()).await;
+            signal(daemon.id(), Signal::TERM);
             let _ = daemon.wait();
         }
-        for link in ["vbench0", "cnibench0"] {
+        let _ = until(EXIT_LIMIT, "the end of the helpers", || async {
+            let helpers = memory::family(0, &self.dirs);
+            helpers.iter().for_each(|&pid| signal(pid, Signal::KILL));
+            helpers.is_empty()
+        })
+        .await;
+        let lies_in_ours = |mount: &PathBuf| self.dirs.iter().any(|dir| mount.starts_with(dir));
+        // The last one first: some lie on others.
+        for mount in mounts(|_| true).iter().rev().filter(|mount| lies_in_ours(mount)) {
+            let _ = unmount(mount, UnmountFlags::DETACH);
+        }
+        for link in ["vbench0", "cnibench0", "cnibench1"] {
             if Path::new("/sys/class/net").join(link).exists() {
                 let _ = Command::new("ip").args(["link", "delete", link]).status();
             }
@@ -200,12 +219,34 @@ impl Peer {
     }
 }
 
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Writes the network configuration of a daemon that needs CNI: Debian's bridge and host-local, and `more` plugins.
+fn write_network(dir: &Path, bridge: &str, subnet: &str, more: &str) -> Result<(), AnyError> {
+    let network = CNI
+        .replace("@MORE@", more)
+        .replace("@DIR@", &dir.display().to_string())
+        .replace("@BRIDGE@", bridge)
+        .replace("@SUBNET@", subnet);
+    std::fs::create_dir_all(dir.join("cni"))?;
+    Ok(std::fs::write(dir.join("cni/10-bench.conflist"), network)?)
+}
+
 /// Where the hierarchies are mounted.
 pub(crate) fn cgroup_mounts() -> Vec<PathBuf> {
+    mounts(|kind| kind.starts_with("cgroup"))
+}
+
+/// Where file systems of some kinds are mounted, in the order of mounting.
+fn mounts(kind: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     fields
-        .filter(|fields| fields.get(2).is_some_and(|kind| kind.starts_with("cgroup")))
+        .filter(|fields| fields.get(2).is_some_and(|found| kind(found)))
         .map(|fields| PathBuf::from(fields[1]))
         .collect()
 }
@@ -242,12 +283,14 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 
 const CNI: &str = r#"{
   "cniVersion": "0.4.0",
-  "name": "bench",
+  "name": "@BRIDGE@",
   "plugins": [
-    { "type": "bridge", "bridge": "cnibench0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-      "ipam": { "type": "host-local", "dataDir": "@DIR@/ipam", "ranges": [[{ "subnet": "10.223.0.0/16" }]],
-                "routes": [{ "dst": "0.0.0.0/0" }] } },
-    { "type": "portmap", "capabilities": { "portMappings": true } }
+    { "type": "bridge", "bridge": "@BRIDGE@", "isGateway": true, "ipMasq": true, "hairpinMode": true,
+      "ipam": { "type": "host-local", "dataDir": "@DIR@/ipam", "ranges": [[{ "subnet": "@SUBNET@" }]],
+                "routes": [{ "dst": "0.0.0.0/0" }] } }@MORE@
   ]
 }
 "#;
+
+const PORTMAP: &str = r#",
+    { "type": "portmap", "capabilities": { "portMappings": true } }"#;

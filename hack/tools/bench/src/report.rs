@@ -24,9 +24,9 @@ struct Row {
 }
 
 impl Row {
-    /// How many times better the first column is than the second.
-    fn ratio(&self) -> Option<f64> {
-        let (Some(Some(ours)), Some(Some(theirs))) = (self.values.first(), self.values.get(1)) else {
+    /// How many times better the first column is than another.
+    fn ratio(&self, column: usize) -> Option<f64> {
+        let (Some(Some(ours)), Some(Some(theirs))) = (self.values.first(), self.values.get(column)) else {
             return None;
         };
         let ratio = if self.better == Better::Lower { theirs / ours } else { ours / theirs };
@@ -88,7 +88,10 @@ impl Report {
         for (name, _) in &self.peers {
             let _ = write!(text, "{name:>14}");
         }
-        text.push_str("     ratio\n");
+        for (name, _) in self.peers.iter().skip(1) {
+            let _ = write!(text, "{:>15}", format!("to {name}"));
+        }
+        text.push('\n');
         for row in &self.rows {
             let _ = write!(text, "{:<38}", row.name);
             for value in &row.values {
@@ -96,10 +99,12 @@ impl Report {
                     value.map_or_else(|| "-".to_owned(), |value| format!("{} {}", figure(value), row.unit));
                 let _ = write!(text, "{:>14}", cell.trim_end());
             }
-            match row.ratio() {
-                Some(ratio) => _ = writeln!(text, "{:>9}x", figure(ratio)),
-                None => text.push('\n'),
+            for column in 1..self.peers.len() {
+                let cell = row.ratio(column).map_or_else(String::new, |ratio| format!("{}x", figure(ratio)));
+                let _ = write!(text, "{cell:>15}");
             }
+            text.truncate(text.trim_end().len());
+            text.push('\n');
         }
         text
     }
@@ -113,7 +118,10 @@ impl Report {
                 let values =
                     self.peers.iter().zip(&row.values).map(|((name, _), value)| (name.clone(), json!(value)));
                 let values: serde_json::Map<String, Value> = values.collect();
-                json!({ "name": row.name, "unit": row.unit, "values": values, "ratio": row.ratio() })
+                let others = self.peers.iter().enumerate().skip(1);
+                let ratios = others.map(|(column, (name, _))| (name.clone(), json!(row.ratio(column))));
+                let ratios: serde_json::Map<String, Value> = ratios.collect();
+                json!({ "name": row.name, "unit": row.unit, "values": values, "ratios": ratios })
             })
             .collect();
         json!({ "machine": machine(), "rows": rows })
@@ -121,7 +129,7 @@ impl Report {
 
     /// Bars of how many times better the first peer is, on a logarithmic axis.
     fn svg(&self, than: &str) -> String {
-        let bars: Vec<(&Row, f64)> = self.rows.iter().filter_map(|row| Some((row, row.ratio()?))).collect();
+        let bars: Vec<(&Row, f64)> = self.rows.iter().filter_map(|row| Some((row, row.ratio(1)?))).collect();
         let (label, width, line, top) = (290.0, 420.0, 24.0, 60.0);
         let height = f64::from(u32::try_from(bars.len()).unwrap_or(u32::MAX)).mul_add(line, top + 30.0);
         let most = bars.iter().map(|(_, ratio)| ratio.max(1.0 / ratio)).fold(10.0, f64::max).log10();
