@@ -9,6 +9,8 @@
 mod archive;
 mod digest;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod manifest;
 pub mod passwd;

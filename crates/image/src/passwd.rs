@@ -62,7 +62,7 @@ fn read(root: &Root, path: &str) -> Result<String, Error> {
 }
 
 /// The pure part of [`resolve`].
-fn look_up(text: &str, passwd: &str, group: &str) -> Result<User, Error> {
+pub(crate) fn look_up(text: &str, passwd: &str, group: &str) -> Result<User, Error> {
     let (user, group_part) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),

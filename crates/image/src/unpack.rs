@@ -111,7 +111,7 @@ fn prepare() -> Result<(OwnedFd, Limits), Error> {
 
 /// Unpacks `input` into the layer's directory `home` and says what it was.
 #[expect(clippy::disallowed_methods, reason = "one name, not followed")]
-fn run(input: File, home: OwnedFd, limits: Limits) -> Result<Unpacked, Error> {
+pub(crate) fn run(input: File, home: OwnedFd, limits: Limits) -> Result<Unpacked, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fs = rustix::fs::openat(&home, "fs", flags, Mode::empty())
         .map_err(|e| Error::kernel("openat(<layer>/fs)", e))?;

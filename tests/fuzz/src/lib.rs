@@ -14,3 +14,9 @@ pub mod model;
 pub fn names() -> model::Names {
     model::Names::parse(include_str!("../../../crates/runtime/tests/seccomp/numbers.txt"))
 }
+
+/// What every error must be that a user is told.
+pub fn one_line(error: &dyn std::fmt::Display) {
+    let text = error.to_string();
+    assert!(text.len() < 8192 && !text.contains(char::is_control), "{text:?}");
+}
