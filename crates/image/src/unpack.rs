@@ -13,6 +13,7 @@ mod corpus;
 mod inflate;
 mod job;
 mod path;
+mod reader;
 mod recipe;
 mod tree;
 
@@ -33,10 +34,10 @@ use crate::{Error, Kind};
 
 use recipe::{Recipe, Recorder};
 
-pub(crate) use apply::{HEADER_LIMIT, Metered};
 pub use confine::confine;
 pub(crate) use inflate::open as inflate_stream;
 pub(crate) use job::{Job, remove_tree};
+pub(crate) use reader::HEADER_LIMIT;
 pub(crate) use recipe::Replay;
 
 /// The name (`argv[0]`) under which the binary calls [`main`].

@@ -2,10 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store's own directory")]
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fd::AsFd;
@@ -15,7 +17,7 @@ use tar::EntryType;
 use crate::digest::Hasher;
 use crate::manifest::DOCUMENT_LIMIT;
 use crate::store::Layout;
-use crate::unpack::{HEADER_LIMIT, Metered, remove_tree};
+use crate::unpack::{HEADER_LIMIT, remove_tree};
 use crate::{Digest, Error};
 
 const MEMBER_LIMIT: usize = 10_000;
@@ -163,6 +165,34 @@ impl Drop for Spool {
     fn drop(&mut self) {
         if let Err(error) = remove_tree(self.layout.tmp.as_fd(), self.name.as_bytes()) {
             tracing::warn!("tmp/{} stays until the next start: {error}", self.name);
+        }
+    }
+}
+
+/// Counts down what may be read, so that nothing the tar crate keeps in memory grows without bound.
+struct Metered<R> {
+    inner: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R> Metered<R> {
+    /// The reader, and what it may read: set to [`HEADER_LIMIT`] before the next entry is asked for, and to no limit
+    /// before its content is read.
+    fn new(inner: R) -> (Self, Rc<Cell<u64>>) {
+        let left = Rc::new(Cell::new(HEADER_LIMIT));
+        (Self { inner, left: Rc::clone(&left) }, left)
+    }
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(out)?;
+        match self.left.get().checked_sub(count as u64) {
+            Some(left) => {
+                self.left.set(left);
+                Ok(count)
+            }
+            None => Err(std::io::Error::other("the description of an entry is larger than 1 MiB")),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! parent directory is therefore opened by `openat2` with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS` on a path whose links
 //! were resolved here, component by component, below the root; last components are never followed.
 
+mod bounds;
 mod meta;
 
 use std::collections::VecDeque;
@@ -19,12 +20,11 @@ use crate::Error;
 use super::path::{refused, show};
 use super::recipe::Recipe;
 
+use bounds::{Implicit, LookUps};
 pub(super) use meta::{Meta, is_allowed};
 
 /// Marks a directory whose content hides that of the layers below (overlayfs documentation, "whiteouts and opaque directories").
 const OPAQUE: &str = "trusted.overlay.opaque";
-/// Directories without an entry of their own that a layer may have.
-const IMPLICIT_LIMIT: usize = 65_536;
 /// Links followed for one path, as many as the kernel does.
 const LINK_LIMIT: u32 = 40;
 const PATH_LIMIT: usize = 4096;
@@ -40,8 +40,8 @@ pub(super) struct Tree {
     recent: Vec<(Vec<u8>, Parent)>,
     /// Directories that were changed, innermost last, with the time to put back when they are left.
     entered: Vec<(Vec<u8>, Timespec)>,
-    /// Directories without an entry of their own; the root is the empty path.
-    implicit: Vec<Vec<u8>>,
+    implicit: Implicit,
+    look_ups: LookUps,
     /// Bytes on disk.
     pub(super) bytes: u64,
     /// Files and directories.
@@ -77,7 +77,8 @@ impl Tree {
             recipe,
             recent: Vec::new(),
             entered: Vec::new(),
-            implicit: vec![Vec::new()],
+            implicit: Implicit::new(),
+            look_ups: LookUps::new(),
             bytes: 0,
             inodes: 0,
         }
@@ -90,20 +91,22 @@ impl Tree {
 
     /// Directories that were made without an entry of their own, in hex.
     pub(super) fn implicit(&self) -> Vec<String> {
-        use std::fmt::Write as _;
-        let hex = |path: &Vec<u8>| {
-            path.iter().fold(String::new(), |mut out, b| {
-                let _ = write!(out, "{b:02x}");
-                out
-            })
-        };
-        self.implicit.iter().map(hex).collect()
+        self.implicit.in_hex()
+    }
+
+    /// Before each entry: lets it look up as many names as it may.
+    ///
+    /// # Errors
+    /// The entries up to here have used up theirs.
+    pub(super) fn begin_entry(&self, path: &[u8]) -> Result<(), Error> {
+        self.look_ups.allow_more();
+        self.look_ups.check(path)
     }
 
     /// The layer's root directory gets the metadata of its entry.
     pub(super) fn set_root(&mut self, meta: &Meta) -> Result<(), Error> {
         self.leave_all()?;
-        self.implicit.retain(|path| !path.is_empty());
+        self.implicit.remove(b"");
         meta.apply(self.root.as_fd(), b"/")
     }
 
@@ -146,7 +149,7 @@ impl Tree {
             set_opaque(&dir, &path)?;
         }
         if before == Before::Directory {
-            self.implicit.retain(|implicit| *implicit != path);
+            self.implicit.remove(&path);
         }
         meta.apply(dir.as_fd(), &path)?;
         // Most likely its files come next.
@@ -297,7 +300,7 @@ impl Tree {
                     path.truncate(path.iter().rposition(|&b| b == b'/').unwrap_or(0));
                     continue;
                 }
-                _ => {}
+                _ => self.look_ups.check(&path)?,
             }
             let dir = Rc::new(self.open_beneath(&path).map_err(|e| failed("openat2", &path, e))?);
             let place = Place { dir, path: path.clone(), name: part };
@@ -341,10 +344,8 @@ impl Tree {
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755)).map_err(|e| place.failed("fchmod", e))?;
         if before == Before::Whiteout {
             set_opaque(&dir, &path)?;
-        } else if self.implicit.len() < IMPLICIT_LIMIT {
-            self.implicit.push(path.clone());
         } else {
-            return Err(refused(&path, "too many directories without an entry of their own"));
+            self.implicit.add(&path)?;
         }
         Ok(path)
     }
@@ -353,6 +354,7 @@ impl Tree {
     fn find(&self, parts: &[&[u8]]) -> Result<Option<OwnedFd>, Error> {
         let Some((_, parents)) = parts.split_last() else { return Ok(None) };
         let path = parents.join(&b'/');
+        self.look_ups.count(&path);
         let path = if path.is_empty() { b".".to_vec() } else { path };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -365,6 +367,7 @@ impl Tree {
 
     /// Opens a directory by a path that must be free of links.
     fn open_beneath(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        self.look_ups.count(path);
         let path = if path.is_empty() { b"." } else { path };
         let resolve = ResolveFlags::BENEATH
             | ResolveFlags::NO_SYMLINKS
@@ -385,7 +388,7 @@ impl Tree {
             let path = place.full();
             // Times of directories that are about to vanish need not be put back.
             self.entered.retain(|(entered, _)| !is_within(entered, &path));
-            self.implicit.retain(|implicit| !is_within(implicit, &path));
+            self.implicit.remove_tree(&path);
             if !self.set_aside(place)? {
                 super::remove_tree(place.dir.as_fd(), &place.name)
                     .map_err(|e| place.failed("unlinkat", e))?;
