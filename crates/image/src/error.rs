@@ -47,7 +47,7 @@ pub enum Kind {
 
 impl Error {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into() }))
+        Self(Arc::new(Inner { kind, message: one_line(message.into()) }))
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -93,6 +93,22 @@ impl Error {
     }
 }
 
+/// Most characters of a message.
+const LENGTH: usize = 2000;
+
+/// Messages quote what registries and archives say: no terminal or log is to obey it, and it has an end.
+fn one_line(text: String) -> String {
+    if text.len() <= LENGTH && !text.contains(char::is_control) {
+        return text;
+    }
+    let escaped: String = text
+        .chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .take(LENGTH)
+        .collect();
+    if text.chars().nth(LENGTH).is_some() { escaped + "…" } else { escaped }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
@@ -106,3 +122,17 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_with_an_end() {
+        let told = |text: &str| Error::invalid(text).to_string();
+        assert_eq!(told("a\x1b[2J\nb"), "a\\u{1b}[2J\\nb");
+        assert_eq!(told("größer"), "größer");
+        let long = told(&"ö".repeat(5_000_000));
+        assert_eq!((long.chars().count(), long.chars().last()), (LENGTH + 1, Some('…')));
+    }
+}
