@@ -159,9 +159,9 @@ fn state(phase: impl Debug) -> State {
 }
 
 fn images(node: &Node, all: &mut Registry) {
-    let store = node.images.fs_info();
+    let bytes = node.images.fs_info().map_or(0, |info| info.used_bytes);
     all.register("images", "Images", number(node.images.list().len() as u64));
-    all.register("image_bytes", "What the image store holds, in bytes", number(store.used_bytes));
+    all.register("image_bytes", "What the image store holds, in bytes", number(bytes));
     all.register("image_pulls_running", "Pulls under way", number(node.images.pulls().len() as u64));
 }
 

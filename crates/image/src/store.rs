@@ -9,6 +9,7 @@ mod leftover;
 mod partial;
 mod pull;
 mod snapshots;
+mod space;
 mod state;
 mod usage;
 
@@ -146,13 +147,13 @@ impl Store {
     /// Only one process at a time can have it open.
     ///
     /// # Errors
-    /// [`Kind::Busy`](crate::Kind::Busy) when another process has it open, [`Kind::Corrupt`](crate::Kind::Corrupt) when
-    /// the transaction log cannot be read, [`Kind::Kernel`](crate::Kind::Kernel) for what the filesystem refuses.
+    /// [`Kind::Busy`](crate::Kind::Busy) when another process has it open, [`Kind::Kernel`](crate::Kind::Kernel) for what the
+    /// filesystem refuses. A transaction log that is damaged is moved aside and begun anew, from the layers that there are.
     pub fn open(dir: &Path, options: Options) -> Result<Self, Error> {
         let dir = std::path::absolute(dir)
             .map_err(|e| Error::io(format!("absolute path of {}", dir.display()), &e))?;
         let layout = Arc::new(Layout::open(&dir)?);
-        let db = db::Db::open(&dir.join("store.redb"))?;
+        let (db, content) = db::Db::open(&dir.join("store.redb"))?;
         let inner = Inner {
             layout,
             options,
@@ -161,7 +162,7 @@ impl Store {
             writing: Mutex::new(()),
             running: pull::Running::default(),
         };
-        inner.recover()?;
+        inner.recover(content)?;
         Ok(Self(Arc::new(inner)))
     }
 
@@ -355,27 +356,35 @@ impl Store {
         &self.0.layout.path
     }
 
-    /// Disk used by images: from memory.
-    #[must_use]
-    pub fn fs_info(&self) -> FsInfo {
-        let (bytes, inodes) = {
+    /// Disk used by all but the snapshots: images, what pulls bring in at the moment and what cancelled ones left, the log. What a walk
+    /// over the directory finds, to the block; whole layers are known from memory, the rest is looked at. Blocks for it.
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`](crate::Kind::Kernel) for what the filesystem refuses.
+    pub fn fs_info(&self) -> Result<FsInfo, Error> {
+        let known: HashMap<u32, Usage> = {
             let state = self.0.state();
-            let layers = state.layers.values().map(|layer| (layer.record.bytes, layer.record.inodes));
-            layers.fold((0, 0), |(bytes, inodes), (b, i)| (bytes + b, inodes + i))
+            let records = state.layers.values().map(|layer| &layer.record);
+            records
+                .map(|record| (record.number, Usage { bytes: record.bytes, inodes: record.inodes }))
+                .collect()
         };
-        let coming: u64 = self
-            .0
-            .running
-            .progress()
-            .iter()
-            .map(|progress| progress.bytes_done.load(Ordering::Relaxed))
-            .sum();
-        FsInfo {
+        let usage = self.0.layout.usage(&known)?;
+        Ok(FsInfo {
             mountpoint: self.0.layout.path.clone(),
-            used_bytes: bytes + coming,
-            inodes_used: inodes,
+            used_bytes: usage.bytes,
+            inodes_used: usage.inodes,
             timestamp: now(),
-        }
+        })
+    }
+
+    /// Removes what cancelled and killed pulls left and nobody took up for a day; all of it where the disk is short. Returns how
+    /// much that frees. Pulls do so, too; it is for who looks for room. Blocks while trees are deleted.
+    ///
+    /// # Errors
+    /// [`Kind::Kernel`](crate::Kind::Kernel) for what the filesystem refuses.
+    pub fn tidy(&self) -> Result<Freed, Error> {
+        self.0.sweep_leftovers(Sweep::Stale).map(|bytes| Freed { bytes })
     }
 }
 
@@ -399,29 +408,35 @@ impl Inner {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what there is, and removes what is left over.
-    fn recover(&self) -> Result<(), Error> {
+    /// Takes over what the log has, and removes what is left over.
+    fn recover(&self, content: db::Content) -> Result<(), Error> {
         let mut state = State::default();
-        for (chain, record) in self.db.layers()? {
-            state.layers.insert(chain, Arc::new(Layer::recorded(chain, record)));
+        let numbers = self.layout.numbers()?;
+        let mut change = db::Change::default();
+        for (chain, record) in content.layers {
+            if numbers.contains(&record.number) {
+                state.layers.insert(chain, Arc::new(Layer::recorded(chain, record)));
+            } else {
+                tracing::warn!("image store: layer {chain} has gone: layers/{} is not there", record.number);
+                change.drop_layers.push(chain);
+            }
         }
-        for record in self.db.images()? {
-            let layers = state.stack(&record.chain).ok_or_else(|| {
-                Error::corrupt(format!(
-                    "image store: image {} has a layer that is not recorded",
-                    record.image.id
-                ))
-            })?;
+        for record in content.images {
+            let id = record.image.id;
+            let Some(layers) = state.stack(&record.chain) else {
+                tracing::warn!("image store: image {id} has gone with a layer of it; pull it again");
+                change.drop_images.push(id);
+                continue;
+            };
             let stored = state::Stored { image: Arc::new(record.image), layers, blobs: record.blobs };
-            state.images.insert(stored.image.id, stored);
+            state.images.insert(id, stored);
         }
-        let all = self.layout.numbers()?;
-        self.recover_leftovers(&mut state, &all)?;
+        self.recover_leftovers(&mut state, &numbers, content.is_lost)?;
         self.recover_snapshots(&mut state)?;
         let unused = state.forget_unused(Layer::is_recorded);
-        let drop_layers: Vec<Digest> = unused.iter().map(|layer| layer.chain).collect();
-        if !drop_layers.is_empty() {
-            self.db.apply(&db::Change { drop_layers, ..db::Change::default() })?;
+        change.drop_layers.extend(unused.iter().map(|layer| layer.chain));
+        if !change.drop_layers.is_empty() || !change.drop_images.is_empty() {
+            self.db.apply(&change)?;
         }
         let numbers: Vec<u32> = state.layers.values().map(|layer| layer.record.number).collect();
         let blobs: Vec<Digest> =
@@ -429,6 +444,7 @@ impl Inner {
         self.layout.sweep(&numbers, &blobs)?;
         *self.state() = state;
         self.sweep_leftovers(Sweep::Stale)?;
+        self.db.keep_reserve();
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use vaquita_proto::cri::image_service_server::ImageService;
 
 use super::batches::{Batches, batches};
 use super::{Service, answer};
+use crate::node::blocking;
 use crate::{Error, images};
 
 #[tonic::async_trait]
@@ -64,7 +65,10 @@ impl ImageService for Service {
         request: Request<cri::RemoveImageRequest>,
     ) -> Result<Response<cri::RemoveImageResponse>, Status> {
         let name = named(request.into_inner().image)?;
-        self.node.images.remove(&name).await.map_err(Error::from)?;
+        let freed = self.node.images.remove(&name).await.map_err(Error::from)?;
+        if freed.bytes > 0 {
+            tracing::info!("image {name} is removed, which frees {} bytes", freed.bytes);
+        }
         Ok(Response::new(cri::RemoveImageResponse {}))
     }
 
@@ -72,7 +76,10 @@ impl ImageService for Service {
         &self,
         _: Request<cri::ImageFsInfoRequest>,
     ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
-        let info = self.node.images.fs_info();
+        let images = self.node.images.clone();
+        // kubelet asks when it looks for room: what may go goes first.
+        let look = move || images.tidy().and_then(|_| images.fs_info());
+        let info = blocking("disk use of images", move || look().map_err(Error::from)).await?;
         let usage = cri::FilesystemUsage {
             timestamp: info.timestamp,
             fs_id: Some(cri::FilesystemIdentifier {

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
 use crate::error::Doing;
-use crate::node::Node;
+use crate::node::{Node, blocking};
 use crate::paths::{keep_private, remove_socket};
 use crate::{Config, Error, Result};
 
@@ -103,9 +103,15 @@ async fn loopback(address: SocketAddr) -> Result<TcpListener> {
 }
 
 async fn answer(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, node: Arc<Node>) {
-    let service = hyper::service::service_fn(move |request| {
+    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let node = node.clone();
-        async move { Ok::<_, Infallible>(respond(&request, &node)) }
+        async move {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            // The image store is looked at, which may take a moment.
+            let answer = blocking("metrics", move || Ok(respond(&method, &path, &node))).await;
+            let (status, body) = answer.unwrap_or_else(|_| failed());
+            Ok::<_, Infallible>(response(status, body))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -116,15 +122,21 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, no
     let _ = tokio::time::timeout(PATIENCE, connection).await;
 }
 
-fn respond<B>(request: &Request<B>, node: &Node) -> Response<Full<Bytes>> {
-    let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => match node.telemetry.text(node) {
-            Ok(text) => (StatusCode::OK, text),
-            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n".into()),
-        },
+fn respond(method: &Method, path: &str, node: &Node) -> (StatusCode, String) {
+    match (method, path) {
+        (&Method::GET, "/metrics") => {
+            node.telemetry.text(node).map_or_else(|_| failed(), |text| (StatusCode::OK, text))
+        }
         (_, "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".into()),
         _ => (StatusCode::NOT_FOUND, "there is /metrics only\n".into()),
-    };
+    }
+}
+
+fn failed() -> (StatusCode, String) {
+    (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n".into())
+}
+
+fn response(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let kind = match status {
         StatusCode::OK => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         _ => "text/plain; charset=utf-8",

@@ -25,8 +25,8 @@ use vaquita_sys::root::Root;
 use crate::unpack::remove_tree;
 use crate::{Digest, Error};
 
-use super::Usage;
 use super::partial::Partials;
+use super::space::allocated;
 
 /// A note lists directories; the list is as long as what the unpacker may say.
 const NOTE_LIMIT: usize = 64 << 20;
@@ -36,8 +36,8 @@ const NOTE_LIMIT: usize = 64 << 20;
 pub(crate) struct Layout {
     pub(crate) path: PathBuf,
     blobs: OwnedFd,
-    layers: OwnedFd,
-    notes: Root,
+    pub(super) layers: OwnedFd,
+    pub(super) notes: Root,
     pub(crate) snapshots: OwnedFd,
     pub(crate) tmp: OwnedFd,
     pub(crate) partials: Partials,
@@ -144,28 +144,23 @@ impl Layout {
         let _ = rustix::fs::chmodat(&self.notes, number.to_string(), mode, AtFlags::empty());
     }
 
-    /// What is said of a layer that no log has, where it can be relied on: what was written before the machine started may be torn.
-    pub(crate) fn read_note(&self, number: u32) -> Option<Note> {
+    /// What is said of a layer that the log does not have, where it can be relied on. What was written before the machine started may be
+    /// torn; what the log has had is whole, but on its way out, unless the log is lost.
+    pub(crate) fn read_note(&self, number: u32, is_log_lost: bool) -> Option<Note> {
         let name = number.to_string();
         let note: Note = serde_json::from_slice(&self.notes.read_bounded(&name, NOTE_LIMIT).ok()?).ok()?;
         let is_sealed = self.notes.stat(&name).ok()?.st_mode & 0o200 == 0;
-        (!is_sealed && note.boot == self.boot && !note.boot.is_empty()).then_some(note)
+        let is_whole = if is_sealed { is_log_lost } else { !self.boot.is_empty() && note.boot == self.boot };
+        if is_whole && is_sealed {
+            // From now on it is a layer that no image has.
+            self.note(number, note.chain, note.diff_id, &note.implicit).ok()?;
+        }
+        is_whole.then_some(note)
     }
 
     /// How long a layer has been whole; none where the clock says otherwise.
     pub(crate) fn layer_age(&self, number: u32) -> Option<Duration> {
         age(&self.notes.stat(number.to_string()).ok()?, SystemTime::now())
-    }
-
-    /// What a layer takes on the disk, with all that belongs to it.
-    pub(crate) fn layer_usage(&self, number: u32) -> Result<Usage, Error> {
-        let mut usage = tree_usage(&self.layer_home(number)?).map_err(|e| {
-            Error::kernel(format!("disk usage of {}/layers/{number}", self.path.display()), e)
-        })?;
-        if let Ok(note) = self.notes.stat(number.to_string()) {
-            usage = Usage { bytes: usage.bytes + allocated(&note), inodes: usage.inodes + 1 };
-        }
-        Ok(usage)
     }
 
     /// A new empty layer, which goes again when it is dropped before [`Staged::keep`].
@@ -243,12 +238,6 @@ impl Layout {
         }
     }
 
-    /// How full the filesystem is.
-    pub(crate) fn space(&self) -> Result<vaquita_sys::fs::Usage, Error> {
-        vaquita_sys::fs::usage(&self.layers)
-            .map_err(|e| Error::kernel(format!("statfs({})", self.path.display()), e.errno()))
-    }
-
     /// A name in `tmp` that nobody else uses.
     pub(crate) fn tmp_name(&self) -> String {
         format!("{}", self.next_tmp.fetch_add(1, Ordering::Relaxed))
@@ -306,22 +295,10 @@ impl Drop for Staged {
     }
 }
 
-/// The bytes that a file has on the disk.
-pub(crate) fn allocated(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or_default() * 512
-}
-
 /// How long ago a file was written; none where that is in the future.
 pub(crate) fn age(stat: &Stat, now: SystemTime) -> Option<Duration> {
     let written = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).ok()?);
     now.duration_since(written).ok()
-}
-
-/// What a directory takes with all that is in it.
-pub(crate) fn tree_usage(dir: &OwnedFd) -> Result<Usage, Errno> {
-    let own = rustix::fs::fstat(dir)?;
-    let (bytes, inodes) = vaquita_sys::fs::disk_usage(dir).map_err(|e| e.errno())?;
-    Ok(Usage { bytes: bytes + allocated(&own), inodes })
 }
 
 /// Empty where the kernel does not say.

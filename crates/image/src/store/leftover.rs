@@ -71,12 +71,18 @@ impl Inner {
         self.is_short(bytes).is_ok_and(|is_short| !is_short)
     }
 
-    /// Puts the layers of this boot that no image has where pulls find them.
-    pub(super) fn recover_leftovers(&self, state: &mut super::State, numbers: &[u32]) -> Result<(), Error> {
+    /// Puts whole layers that no image has where pulls find them. With `is_lost` the log is new: then also those that it had, and
+    /// the clock for them starts now.
+    pub(super) fn recover_leftovers(
+        &self,
+        state: &mut super::State,
+        numbers: &[u32],
+        is_lost: bool,
+    ) -> Result<(), Error> {
         let recorded: std::collections::HashSet<u32> =
             state.layers.values().map(|layer| layer.record.number).collect();
         for number in numbers.iter().filter(|number| !recorded.contains(number)) {
-            let Some(note) = self.layout.read_note(*number) else { continue };
+            let Some(note) = self.layout.read_note(*number, is_lost) else { continue };
             let usage = self.layout.layer_usage(*number)?;
             let record = super::db::LayerRecord {
                 number: *number,

@@ -19,6 +19,7 @@ use crate::manifest::Blob;
 use crate::{Digest, Error};
 
 use super::layout::{Layout, names};
+use super::space::allocated;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 128 << 10;
@@ -98,7 +99,7 @@ impl Partials {
         let name = digest.hex();
         let stat = rustix::fs::statat(&self.dir, &name, AtFlags::SYMLINK_NOFOLLOW);
         match (stat, rustix::fs::unlinkat(&self.dir, &name, AtFlags::empty())) {
-            (Ok(stat), Ok(())) => super::layout::allocated(&stat),
+            (Ok(stat), Ok(())) => allocated(&stat),
             _ => 0,
         }
     }

@@ -376,8 +376,11 @@ pub(crate) async fn admit(
     ready: Ready,
 ) -> Result<Arc<Layer>, Error> {
     let inner = Arc::clone(&store.0);
-    let admitted = tracker.spawn_blocking(move || inner.admit(chain, ready)).await;
-    admitted.map_err(|e| Error::corrupt(format!("a layer's thread ended: {e}")))?
+    tracker.spawn_blocking(move || inner.admit(chain, ready)).await.unwrap_or_else(|e| Err(thread_ended(&e)))
+}
+
+fn thread_ended(error: &dyn std::error::Error) -> Error {
+    Error::corrupt(format!("a layer's thread ended: {error}"))
 }
 
 /// One layer that a pull needs.
@@ -413,10 +416,6 @@ impl Fetch {
             }
             result => result.map_err(|(error, _)| error)?,
         };
-        // Another pull that waits for these bytes unpacks them from there.
-        if !running.blobs.is_awaited(&key) {
-            self.forget();
-        }
         Ok(layer)
     }
 
@@ -426,7 +425,7 @@ impl Fetch {
 
     /// Fetches what is not there and unpacks all. With an error comes how many bytes were there.
     async fn unpack(&self) -> Result<Arc<Layer>, (Error, u64)> {
-        let Part { blob, diff_id, chain } = &self.part;
+        let Part { blob, diff_id, .. } = &self.part;
         let layout = &self.store.0.layout;
         let partial = if self.may_keep { Partials::take(layout, blob) } else { None };
         let kept = partial.as_ref().map_or(0, super::Partial::kept);
@@ -441,18 +440,31 @@ impl Fetch {
         );
         let streamed = self.client.stream(blob, kept, &sender).await;
         drop(sender);
-        let unpacked =
-            task.await.unwrap_or_else(|e| Err(Error::corrupt(format!("a layer's thread ended: {e}"))));
+        let unpacked = task.await.unwrap_or_else(|e| Err(thread_ended(&e)));
         let ready = match (streamed, unpacked) {
             (_, Ok(ready)) => Ok(ready),
             (Err(error), Err(_)) => Err(error),
             (Ok(()), Err(error)) => Err(error.context(self.client.describe())),
         };
         let admitted = match ready {
-            Ok(ready) => admit(&self.tracker, &self.store, *chain, ready).await,
+            Ok(ready) => self.admit(ready).await,
             Err(error) => Err(error),
         };
         admitted.map_err(|error| (error, kept))
+    }
+
+    /// The layer is there, so its compressed bytes may go, unless another pull waits to unpack them.
+    async fn admit(&self, ready: Ready) -> Result<Arc<Layer>, Error> {
+        let (inner, chain, blob) = (Arc::clone(&self.store.0), self.part.chain, self.part.blob.digest);
+        let key = (self.registry.clone(), blob);
+        let work = move || {
+            let layer = inner.admit(chain, ready)?;
+            if !inner.running.blobs.is_awaited(&key) {
+                inner.layout.partials.remove_idle(&blob);
+            }
+            Ok(layer)
+        };
+        self.tracker.spawn_blocking(work).await.unwrap_or_else(|e| Err(thread_ended(&e)))
     }
 }
 

@@ -15,6 +15,7 @@ use vaquita_sys::root::Root;
 
 use crate::{Digest, Error, Kind, Snapshot, SnapshotInfo};
 
+use super::space::allocated;
 use super::state::{Held, Layer};
 use super::{Freed, Inner, State, Usage, layout};
 
@@ -169,7 +170,9 @@ impl Inner {
             .map_err(|e| Error::kernel(format!("open(snapshots/{upper})"), e))?;
         let (bytes, inodes) = vaquita_sys::fs::disk_usage(&dir)
             .map_err(|e| Error::kernel(format!("disk usage of snapshots/{upper}"), e.errno()))?;
-        Ok(Usage { bytes, inodes })
+        let own =
+            rustix::fs::fstat(&dir).map_err(|e| Error::kernel(format!("fstat(snapshots/{upper})"), e))?;
+        Ok(Usage { bytes: bytes + allocated(&own), inodes })
     }
 
     fn describe(&self, id: &str, image: &Digest, layers: &[Arc<Layer>]) -> Snapshot {

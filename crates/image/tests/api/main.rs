@@ -4,12 +4,14 @@
 
 mod archive;
 mod content;
+mod damage;
 mod debian;
 mod hostile;
 mod pull;
 mod registry;
 mod resume;
 mod save;
+mod space;
 mod store;
 mod wire;
 
@@ -47,6 +49,18 @@ impl Place {
         drop(store);
         let store = open(dir.path());
         Self { dir, store }
+    }
+
+    /// What du(1) says of the store without the snapshots, in bytes.
+    fn du(&self) -> u64 {
+        let dir = self.dir.path().join("images");
+        let output = std::process::Command::new("du")
+            .args(["-s", "-B1", "--exclude=snapshots/*"])
+            .arg(&dir)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().split('\t').next().unwrap().parse().unwrap()
     }
 
     /// Names in a directory of the store.

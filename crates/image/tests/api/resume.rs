@@ -59,7 +59,10 @@ async fn a_cancelled_pull_goes_on_where_it_ended() {
         let store = place.store.clone();
         let bytes = || store.pulls().first().map_or(0, |status| status.bytes_done);
         let small = content.layers[0].1.len() as u64;
-        pull_until(&place.store, &reference, || bytes() == 300_000 + small).await;
+        let enough = || {
+            bytes() == 300_000 + small && place.names("notes").len() == 1 && place.names("partial").len() == 1
+        };
+        pull_until(&place.store, &reference, enough).await;
         // The layer that was whole stays whole.
         at_rest(&place, 1).await;
         assert_eq!(place.names("partial"), [content.layers[1].0.hex()]);
@@ -124,7 +127,8 @@ async fn leftovers_go_after_a_day_or_when_the_disk_is_short() {
     let (registry, _) = stalling(&content, 1, 300_000).await;
     let partial = place.dir.path().join("images/partial").join(content.layers[1].0.hex());
     let there = || partial.metadata().is_ok_and(|meta| meta.len() == 300_000);
-    pull_until(&place.store, &registry.reference("a"), || there() && place.names("notes").len() == 1).await;
+    let enough = || there() && place.names("notes").len() == 1 && place.names("partial").len() == 1;
+    pull_until(&place.store, &registry.reference("a"), enough).await;
     at_rest(&place, 1).await;
     let place = place.reopen();
     assert_eq!((place.names("partial").len(), place.names("layers").len()), (1, 1));
