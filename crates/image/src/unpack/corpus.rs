@@ -411,6 +411,32 @@ fn whiteouts_take_the_form_of_overlayfs() {
     assert!(opaque(""));
 }
 
+/// Some builders name everything that a directory had, when they put something else in its place.
+#[test]
+fn what_is_below_a_file_need_not_be_deleted() {
+    let place = Place::new();
+    let layer = Layer::default()
+        .file("file", "x")
+        .file("file/.wh.one", "")
+        .file("file/.wh..wh..opq", "")
+        .file("file/deep/.wh.two", "")
+        .file(".wh.gone", "")
+        .file("gone/.wh.three", "")
+        .dir("dir")
+        .symlink("link", "dir")
+        .file("link/.wh.four", "")
+        .end();
+    place.unpack(&layer).unwrap();
+    assert_eq!(place.read("file"), "x");
+    for gone in ["gone", "dir/four"] {
+        assert!(
+            fs::symlink_metadata(place.layer().join(gone)).unwrap().file_type().is_char_device(),
+            "{gone}"
+        );
+    }
+    assert_eq!(fs::read_dir(place.layer()).unwrap().count(), 4);
+}
+
 #[test]
 fn a_name_may_come_again_as_something_else() {
     let place = Place::new();

@@ -230,6 +230,9 @@ impl Tree {
 
     /// Deletes a name of the layers below: a character device 0:0. What this layer itself has there stays.
     pub(super) fn whiteout(&mut self, parts: &[&[u8]]) -> Result<(), Error> {
+        if self.is_below_a_file(parts.split_last().map_or(&[], |(_, parents)| parents)) {
+            return Ok(());
+        }
         let place = self.place(parts)?;
         let made =
             rustix::fs::mknodat(&*place.dir, &place.name[..], FileType::CharacterDevice, Mode::empty(), 0);
@@ -248,8 +251,22 @@ impl Tree {
 
     /// Hides what the layers below have in this directory.
     pub(super) fn opaque(&mut self, parts: &[&[u8]]) -> Result<(), Error> {
+        if self.is_below_a_file(parts) {
+            return Ok(());
+        }
         let parent = self.parent(parts)?;
         set_opaque(&parent.dir, &parent.path)
+    }
+
+    /// Whether this layer has something else where a directory would have to be, which hides all that is below in the layers
+    /// under it. Some builders delete that all the same, one by one.
+    fn is_below_a_file(&self, parents: &[&[u8]]) -> bool {
+        let path = parents.join(&b'/');
+        self.look_ups.count(&path);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+        let opened = openat2(self.root.as_fd(), &path[..], flags, Mode::empty(), resolve);
+        matches!(opened, Err(Errno::NOTDIR))
     }
 
     /// Puts back the times of all directories that were changed.

@@ -23,7 +23,7 @@ impl Drop for Distribution {
 }
 
 /// The package's program, or one clear sentence.
-fn need(program: &str) {
+pub(crate) fn need(program: &str) {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     assert!(found.is_ok(), "this test needs Debian's package {program}: apt-get install {program}");
 }
@@ -78,7 +78,7 @@ fn layout(dir: &Path) -> String {
     format!("oci:{}", dir.join("layout").display())
 }
 
-fn skopeo(arguments: &[&str]) {
+pub(crate) fn skopeo(arguments: &[&str]) {
     need("skopeo");
     let output =
         Command::new("skopeo").args(["--insecure-policy", "copy", "-q"]).args(arguments).output().unwrap();

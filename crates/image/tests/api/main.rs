@@ -13,6 +13,7 @@ mod resume;
 mod save;
 mod space;
 mod store;
+mod trees;
 mod wire;
 
 use std::path::Path;
