@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 use vaquita_cri::{CgroupDriver, CniConfig, Config, DemoImage, NetworkConfig};
-use vaquita_image::Registries;
+use vaquita_image::{Proxies, Registries};
 
 use super::absolute;
 use super::handler::Handler;
@@ -155,7 +155,8 @@ pub(crate) struct Node {
         default_value = "/vaquita"
     )]
     cgroup: PathBuf,
-    /// Directory with REGISTRY/ca.crt for each registry whose certificate no public authority has signed
+    /// Directory of settings for registries, as containerd and Docker have it: REGISTRY/hosts.toml with mirrors and certificates,
+    /// REGISTRY/ca.crt, _default/hosts.toml; see docs/images.md
     #[arg(
         long,
         global = true,
@@ -165,6 +166,9 @@ pub(crate) struct Node {
         default_value = "/etc/vaquita/certs.d"
     )]
     certs_dir: PathBuf,
+    /// File with credentials, as Docker's config.json, for pulls that come without any, and for mirrors [default: none]
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_REGISTRY_AUTH_FILE", value_name = "FILE")]
+    registry_auth_file: Option<PathBuf>,
     /// Where root lacks CAP_SYS_RESOURCE: raise an oom_score_adj that may not be set to the lowest that may,
     /// instead of refusing the container
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
@@ -217,7 +221,9 @@ impl Node {
                 links: applets::NAMES.iter().map(|name| format!("/bin/{name}")).collect(),
             }),
             registries: Registries {
-                certificates: Some(absolute(&self.certs_dir)?),
+                certs_dir: Some(absolute(&self.certs_dir)?),
+                auth_file: self.registry_auth_file.as_ref().map(absolute).transpose()?,
+                proxies: Proxies::from_env(),
                 ..Registries::default()
             },
             restrict_oom_score_adj: self.restrict_oom_score_adj,
@@ -274,8 +280,11 @@ impl Node {
             "--cgroup".into(),
             self.cgroup.clone().into(),
             "--certs-dir".into(),
-            config.registries.certificates.unwrap_or_default().into(),
+            config.registries.certs_dir.unwrap_or_default().into(),
         ];
+        if let Some(file) = config.registries.auth_file {
+            args.extend(["--registry-auth-file".into(), file.into()]);
+        }
         // Who only runs a manifest has not asked for the network of whatever else uses this host.
         let network = self.network.unwrap_or(Network::Builtin).to_possible_value();
         args.extend(["--network".into(), network.unwrap_or_default().get_name().into()]);
@@ -357,6 +366,8 @@ mod tests {
             "cni",
             "--cni-bin-dir",
             "/a,/b",
+            "--registry-auth-file",
+            "/auth.json",
             "--cni-timeout",
             "7",
             "--cgroup-driver",

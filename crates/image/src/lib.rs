@@ -25,7 +25,7 @@ pub use digest::Digest;
 pub use error::{Error, Kind};
 pub use image::{Image, ImageConfig};
 pub use reference::Reference;
-pub use registry::{Auth, Mirror, Registries, RegistryConfig, Timeouts};
+pub use registry::{Auth, Proxies, Registries, Timeouts, Tokens};
 pub use snapshot::{Changes, Snapshot, SnapshotInfo};
 pub use store::{
     Details, DiskUsage, Freed, FsInfo, ImageUsage, LayerInfo, Options, Part, PullStatus, Purpose, Removal,

@@ -1,31 +1,30 @@
-//! HTTP/1.1 connections to registries: kept for the next request, every wait bounded.
+//! HTTP/1.1 with registries: connections are kept for the next request, every wait is bounded.
+
+mod connect;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
 
 use crate::Error;
 
+use super::Timeouts;
+use super::proxy::{Proxies, Proxy};
 use super::tls::Trust;
-use super::{Timeouts, resolve};
 
 /// Bytes that twice the stall time must bring.
 const LEAST: u64 = 64 << 10;
-/// Read buffer of a connection: bounds what one piece of a body takes.
-const BUFFER: usize = 128 << 10;
 const IDLE_LIMIT: usize = 8;
 
 /// Who a request goes to.
@@ -43,25 +42,54 @@ pub(super) enum Failure {
     NotHttp(String),
     /// Not reachable, or the connection broke.
     Unreachable(String),
+    /// It answers that it cannot answer now; maybe how long it wants to be left alone.
+    Busy(String, Option<Duration>),
     /// Nothing was heard for too long.
     Stalled(String),
-    /// No use to try again.
+    /// There is no talking to this host, and asking again would not help: certificates, a proxy that refuses.
+    Refused(String),
+    /// It does not have what was asked for.
+    Missing,
+    /// It does not give it to us, and how it said so.
+    Denied(String),
+    /// No use to ask this host again.
     Final(Error),
+}
+
+/// How a request is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To a host of the settings.
+    Known,
+    /// To where a registry has its tokens, which may want the client certificate, too.
+    Realm { outside: bool },
+    /// To where a registry has sent us for content: without the client certificate. `outside`: the registry is not this machine, so
+    /// neither may be the target.
+    Redirected { outside: bool },
 }
 
 /// Connections to any number of origins, with one kind of trust.
 #[derive(Debug)]
 pub(super) struct Http {
     trust: Trust,
-    tls: OnceLock<Arc<ClientConfig>>,
+    /// With and without the client certificate.
+    tls: [OnceLock<Arc<ClientConfig>>; 2],
+    proxies: Proxies,
     pub(super) timeouts: Timeouts,
-    idle: Mutex<HashMap<Origin, Vec<SendRequest<Full<Bytes>>>>>,
+    idle: Mutex<HashMap<Peer, Vec<SendRequest<Full<Bytes>>>>>,
+}
+
+/// Whom a connection leads to, and whether our certificate is shown there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Peer {
+    origin: Origin,
+    identified: bool,
 }
 
 /// A body that is being read.
 pub(super) struct Body<'a> {
     http: &'a Http,
-    origin: Origin,
+    peer: Peer,
     incoming: Incoming,
     sender: Option<SendRequest<Full<Bytes>>>,
     window: (Instant, u64),
@@ -82,15 +110,35 @@ impl Origin {
 
     /// Whether the host is this machine by its name alone.
     pub(super) fn is_loopback(&self) -> bool {
-        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
-        self.host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        self.host == "localhost" || self.address().is_some_and(|address| address.is_loopback())
     }
 
-    fn authority(&self) -> String {
+    /// Host, and port where it is not that of the scheme.
+    pub(super) fn authority(&self) -> String {
         match (self.https, self.port) {
             (true, 443) | (false, 80) => self.host.clone(),
             _ => format!("{}:{}", self.host, self.port),
         }
+    }
+
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The host where it is an address.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.bare_host().parse().ok()
+    }
+}
+
+impl Way {
+    /// Whether the client certificate is shown.
+    fn identifies(self) -> bool {
+        !matches!(self, Self::Redirected { .. })
+    }
+
+    fn is_outside(self) -> bool {
+        matches!(self, Self::Realm { outside: true } | Self::Redirected { outside: true })
     }
 }
 
@@ -100,130 +148,87 @@ impl fmt::Display for Origin {
     }
 }
 
+impl Failure {
+    /// The same, told of another host than the one that was asked first.
+    pub(super) fn at(self, origin: &Origin) -> Self {
+        match self {
+            Self::NotHttp(why) => Self::NotHttp(format!("{origin}: {why}")),
+            Self::Unreachable(why) => Self::Unreachable(format!("{origin}: {why}")),
+            Self::Busy(why, wait) => Self::Busy(format!("{origin}: {why}"), wait),
+            Self::Stalled(why) => Self::Stalled(format!("{origin}: {why}")),
+            Self::Refused(why) => Self::Refused(format!("{origin}: {why}")),
+            other => other,
+        }
+    }
+}
+
 impl Http {
-    pub(super) fn new(trust: Trust, timeouts: Timeouts) -> Self {
-        Self { trust, tls: OnceLock::new(), timeouts, idle: Mutex::default() }
+    pub(super) fn new(trust: Trust, timeouts: Timeouts, proxies: Proxies) -> Self {
+        Self { trust, tls: Default::default(), proxies, timeouts, idle: Mutex::default() }
     }
 
-    /// Sends a request whose URI is in origin form, and waits for the head of the answer. With `from_outside`, an origin
-    /// that turns out to be this machine or its link is refused: a redirect must not lead there.
+    /// Sends a request whose URI is in origin form, and waits for the head of the answer.
     pub(super) async fn send(
         &self,
         origin: &Origin,
         mut request: Request<Full<Bytes>>,
-        from_outside: bool,
+        way: Way,
     ) -> Result<Response<Body<'_>>, Failure> {
-        let host = http::HeaderValue::from_str(&origin.authority())
+        let host = HeaderValue::from_str(&origin.authority())
             .map_err(|_| Failure::Final(Error::invalid(format!("{origin} is not a host"))))?;
-        request.headers_mut().insert(http::header::HOST, host);
+        request.headers_mut().insert(HOST, host);
+        let proxy = self.proxies.to(origin).map_err(|why| Failure::Final(Error::invalid(why)))?;
+        if let Some(proxy) = proxy.as_ref().filter(|_| !origin.https) {
+            to_proxy(origin, &mut request, proxy)?;
+        }
+        let peer = Peer { origin: origin.clone(), identified: way.identifies() };
         // A kept connection may have been closed meanwhile: then once more with a new one.
-        while let Some(sender) = self.take_idle(origin) {
-            match self.send_over(sender, origin, request.clone()).await {
+        while let Some(sender) = self.take_idle(&peer) {
+            match self.send_over(sender, &peer, request.clone()).await {
                 Err(Failure::Unreachable(_) | Failure::NotHttp(_)) => {}
                 other => return other,
             }
         }
-        let sender = self.connect(origin, from_outside).await?;
-        self.send_over(sender, origin, request).await
+        let sender = self.connect(origin, proxy.as_deref(), way).await?;
+        self.send_over(sender, &peer, request).await
     }
 
     async fn send_over(
         &self,
         mut sender: SendRequest<Full<Bytes>>,
-        origin: &Origin,
+        peer: &Peer,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Body<'_>>, Failure> {
         let answered = timeout(self.timeouts.answer, sender.send_request(request)).await;
         let response = answered
             .map_err(|_| Failure::Stalled(format!("no answer within {:?}", self.timeouts.answer)))?
-            .map_err(|e| {
-                if e.is_parse() { Failure::NotHttp(e.to_string()) } else { Failure::Unreachable(explain(&e)) }
-            })?;
+            .map_err(|e| if e.is_parse() { Failure::NotHttp(e.to_string()) } else { broken(&e) })?;
         Ok(response.map(|incoming| Body {
             http: self,
-            origin: origin.clone(),
+            peer: peer.clone(),
             incoming,
             sender: Some(sender),
             window: (Instant::now(), 0),
         }))
     }
 
-    fn take_idle(&self, origin: &Origin) -> Option<SendRequest<Full<Bytes>>> {
+    fn take_idle(&self, peer: &Peer) -> Option<SendRequest<Full<Bytes>>> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let senders = idle.get_mut(origin)?;
+        let senders = idle.get_mut(peer)?;
         std::iter::from_fn(|| senders.pop()).find(SendRequest::is_ready)
-    }
-
-    async fn connect(
-        &self,
-        origin: &Origin,
-        from_outside: bool,
-    ) -> Result<SendRequest<Full<Bytes>>, Failure> {
-        let unreachable = |why: String| Failure::Unreachable(format!("{origin}: {why}"));
-        let addresses = timeout(self.timeouts.connect, resolve::resolve(&origin.host, origin.port))
-            .await
-            .map_err(|_| unreachable("the name server does not answer".to_owned()))?
-            .map_err(unreachable)?;
-        if addresses.is_empty() {
-            return Err(unreachable("the host name does not exist".to_owned()));
-        }
-        if from_outside && let Some(inside) = addresses.iter().find(|address| is_inside(address)) {
-            return Err(Failure::Final(Error::invalid(format!(
-                "redirected to {origin}, which is {inside}: refused"
-            ))));
-        }
-        let mut last = String::new();
-        for address in addresses {
-            match timeout(self.timeouts.connect, self.open(origin, address)).await {
-                Ok(Ok(sender)) => return Ok(sender),
-                Ok(Err(Failure::Unreachable(why))) => last = why,
-                Ok(Err(other)) => return Err(other),
-                Err(_) => last = format!("connect({address}): no answer within {:?}", self.timeouts.connect),
-            }
-        }
-        Err(unreachable(last))
-    }
-
-    async fn open(&self, origin: &Origin, address: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Failure> {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(|e| Failure::Unreachable(format!("connect({address}): {}", os_text(&e))))?;
-        // Requests are small and each waits for its answer.
-        let _ = stream.set_nodelay(true);
-        if !origin.https {
-            return handshake(stream).await;
-        }
-        let name = origin.host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let name = ServerName::try_from(name)
-            .map_err(|e| Failure::Final(Error::invalid(format!("{origin}: {e}"))))?;
-        let connector = TlsConnector::from(self.tls().map_err(Failure::Final)?);
-        let stream = connector
-            .connect(name, stream)
-            .await
-            .map_err(|e| Failure::Unreachable(format!("TLS with {address}: {e}")))?;
-        handshake(stream).await
-    }
-
-    fn tls(&self) -> Result<Arc<ClientConfig>, Error> {
-        if let Some(config) = self.tls.get() {
-            return Ok(Arc::clone(config));
-        }
-        let config = self.trust.config()?;
-        Ok(Arc::clone(self.tls.get_or_init(|| config)))
     }
 }
 
-async fn handshake<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, Failure>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(BUFFER).max_headers(100);
-    let (sender, connection) =
-        builder.handshake(TokioIo::new(stream)).await.map_err(|e| Failure::Unreachable(explain(&e)))?;
-    // Ends with the last sender or body, and its error is theirs.
-    tokio::spawn(connection);
-    Ok(sender)
+/// A plain request by way of a proxy has the whole URL (RFC 9112, 3.2.2).
+fn to_proxy(origin: &Origin, request: &mut Request<Full<Bytes>>, proxy: &Proxy) -> Result<(), Failure> {
+    let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    *request.uri_mut() = format!("{origin}{path}")
+        .parse()
+        .map_err(|_| Failure::Final(Error::invalid(format!("{origin}{path} is not a URL"))))?;
+    if let Some(authorization) = &proxy.authorization {
+        request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
+    }
+    Ok(())
 }
 
 impl Body<'_> {
@@ -238,7 +243,7 @@ impl Body<'_> {
                 self.give_back();
                 return Ok(None);
             };
-            let frame = frame.map_err(|e| Failure::Unreachable(explain(&e)))?;
+            let frame = frame.map_err(|e| broken(&e))?;
             let Ok(bytes) = frame.into_data() else { continue };
             self.window.1 += bytes.len() as u64;
             if self.window.0.elapsed() > stall * 2 {
@@ -266,7 +271,7 @@ impl Body<'_> {
     fn give_back(&mut self) {
         if let Some(sender) = self.sender.take() {
             let mut idle = self.http.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let senders = idle.entry(self.origin.clone()).or_default();
+            let senders = idle.entry(self.peer.clone()).or_default();
             if senders.len() < IDLE_LIMIT {
                 senders.push(sender);
             }
@@ -282,16 +287,16 @@ fn is_inside(address: &SocketAddr) -> bool {
     }
 }
 
-fn explain(error: &hyper::Error) -> String {
+/// A connection that broke. With TLS 1.3 a server says only then that it does not like our certificate.
+fn broken(error: &hyper::Error) -> Failure {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
+        if let Some(refusal) = connect::tls_refusal(inner) {
+            return Failure::Refused(refusal);
+        }
         text = format!("{text}: {inner}");
         cause = inner.source();
     }
-    text
-}
-
-fn os_text(error: &std::io::Error) -> String {
-    rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), |errno| errno.to_string())
+    Failure::Unreachable(text)
 }

@@ -110,7 +110,7 @@ async fn run(
     registries: &Registries,
     progress: &Arc<Progress>,
 ) -> Result<Image, Error> {
-    let client = Arc::new(Client::new(reference, auth, registries));
+    let client = Arc::new(Client::open(reference, auth, registries).await?);
     let top = fetch_top(store, &client, reference).await?;
     let repo_digest = reference.repo_digest(&top.digest);
     let machine = Machine::host();

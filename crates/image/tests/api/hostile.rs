@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use vaquita_image::{Auth, Digest, Kind, Reference, Registries, RegistryConfig};
+use vaquita_image::{Auth, Digest, Kind, Reference, Registries};
 
 use crate::content::{Content, Form, INDEX, MANIFEST, image, layer, noise};
+use crate::hosts::hosts;
 use crate::registry::{Ask, Registry, Reply};
 use crate::wire::{Act, Wire};
 use crate::{Place, impatient};
@@ -335,13 +336,12 @@ async fn attempt(Misdeed { name, kind, says, answer }: &'static Misdeed) {
     let registry = Wire::start(move |ask| answer(&content, ask)).await;
     let good = Registry::of(image(&[layer(&[("other", name)])], Form::Zstd)).await;
     let (reference, other) = (registry.reference("a"), good.reference("b"));
-    let mut settings = impatient();
+    let address = registry.address.to_string();
+    let mut settings = hosts(&place, &address, &format!("server = \"http://{address}\""));
     if *kind != Kind::Timeout {
         // A machine with much to do is no misdeed.
         (settings.timeouts.answer, settings.timeouts.stall) = (HANG, HANG);
     }
-    let plain = RegistryConfig { plain_http: true, ..RegistryConfig::default() };
-    settings.hosts.insert(registry.address.to_string(), plain);
     let (bad, good) = tokio::join!(
         place.store.pull(&reference, None, &settings),
         place.store.pull(&other, None, &settings)
@@ -499,7 +499,7 @@ async fn other_pulls_do_not_wait_for_one_that_stands_still() {
 async fn https_is_not_given_up() {
     let place = Place::new();
     let dir = tempfile::tempdir().unwrap();
-    let (tls, ca) = crate::pull::certificate(dir.path());
+    let (tls, ca) = crate::tls::certificate(dir.path(), false);
     let clear = Registry::of(small()).await;
     let (elsewhere, realm) = (clear.address, clear.address);
     let auth = Auth::Basic { username: "user".into(), password: "secret".into() };
@@ -512,9 +512,8 @@ async fn https_is_not_given_up() {
     })
     .await;
     let host = registry.address.to_string();
-    let mut settings = impatient();
-    let config = RegistryConfig { ca_file: Some(ca), ..RegistryConfig::default() };
-    settings.hosts.insert(host.clone(), config.clone());
+    let text = format!("ca = \"{}\"", ca.display());
+    let settings = hosts(&place, &host, &text);
     for (name, says) in [("a", "from HTTPS to HTTP"), ("realm/a", "not reached by HTTPS")] {
         let reference = Reference::parse(&format!("{host}/{name}")).unwrap();
         let error = place.store.pull(&reference, Some(&auth), &settings).await.unwrap_err();
@@ -523,7 +522,7 @@ async fn https_is_not_given_up() {
     }
     // A server that speaks no TLS where TLS was asked for.
     let host = clear.address.to_string();
-    settings.hosts.insert(host.clone(), config);
+    let settings = hosts(&place, &host, &text);
     let reference = Reference::parse(&format!("{host}/a")).unwrap();
     let error = place.store.pull(&reference, Some(&auth), &settings).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error}");
@@ -573,9 +572,8 @@ async fn led_back() {
             Reply::status(307).header("location", format!("http://{to}{}", ask.path)).sent()
         })
         .await;
-        let mut settings = impatient();
-        let plain = RegistryConfig { plain_http: true, ..RegistryConfig::default() };
-        settings.hosts.insert(outer.address.to_string(), plain);
+        let address = outer.address.to_string();
+        let settings = hosts(&place, &address, &format!("server = \"http://{address}\""));
         for name in ["a", "realm/a"] {
             let error = place.store.pull(&outer.reference(name), Some(&auth), &settings).await.unwrap_err();
             assert_eq!(error.kind(), Kind::Invalid, "{target} {name}: {error}");

@@ -7,12 +7,15 @@ mod content;
 mod damage;
 mod debian;
 mod hostile;
+mod hosts;
+mod proxy;
 mod pull;
 mod registry;
 mod resume;
 mod save;
 mod space;
 mod store;
+mod tls;
 mod trees;
 mod wire;
 

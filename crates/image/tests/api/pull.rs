@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
-use vaquita_image::{Auth, Digest, Kind, Mirror, Reference, Registries, RegistryConfig};
+use vaquita_image::{Auth, Digest, Kind, Reference, Registries};
 
 use crate::content::{Content, Form, INDEX, MANIFEST, image, layer, noise, with_config};
 use crate::registry::{Ask, Registry, Reply};
 use crate::{Place, impatient, read};
 
-fn small() -> Content {
+pub(crate) fn small() -> Content {
     image(
         &[
             layer(&[("bin/", ""), ("bin/sh", "x")]),
@@ -20,7 +20,7 @@ fn small() -> Content {
     )
 }
 
-fn basic() -> Auth {
+pub(crate) fn basic() -> Auth {
     Auth::Basic { username: "user".into(), password: "secret".into() }
 }
 
@@ -320,74 +320,6 @@ async fn a_pull_that_nobody_waits_for_is_given_up() {
     while !place.store.pulls().is_empty() || !place.names("layers").is_empty() {
         tokio::task::yield_now().await;
     }
-}
-
-#[tokio::test]
-async fn mirrors_come_first_and_get_no_credentials() {
-    let place = Place::new();
-    let content = small();
-    let empty = Registry::start(|_| Reply::status(404)).await;
-    let mirror = Registry::of(content.clone()).await;
-    let home = Registry::of(content).await;
-    let mut registries = impatient();
-    let mirrors = [&empty, &mirror].map(|registry| Mirror {
-        host: registry.address.to_string(),
-        plain_http: true,
-        ca_file: None,
-        skip_verify: false,
-    });
-    let config = RegistryConfig { mirrors: mirrors.to_vec(), ..RegistryConfig::default() };
-    registries.hosts.insert(home.address.to_string(), config);
-    let pulled = place.store.pull(&home.reference("a"), Some(&basic()), &registries).await.unwrap();
-    assert!(home.seen().is_empty());
-    assert!(mirror.count(&format!("?ns={}", home.address)) > 0);
-    assert!(mirror.seen().iter().chain(&empty.seen()).all(|ask| ask.authorization.is_none()));
-    assert_eq!(pulled.repo_tags, [format!("{}/a:latest", home.address)]);
-}
-
-/// A certificate for 127.0.0.1, with the file of the authority that signed it.
-pub(crate) fn certificate(dir: &std::path::Path) -> (rustls::ServerConfig, std::path::PathBuf) {
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into()]).unwrap();
-    let file = dir.join("ca.pem");
-    std::fs::write(&file, made.cert.pem()).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    (config, file)
-}
-
-#[tokio::test]
-async fn https_with_an_authority_of_its_own() {
-    let place = Place::new();
-    let (tls, ca_file) = certificate(place.dir.path());
-    let content = small();
-    let registry = Registry::start_with(Some(tls), move |ask| content.answer(ask)).await;
-    let reference = registry.reference("a");
-    let with = |config: RegistryConfig| {
-        let mut registries = impatient();
-        registries.hosts.insert(registry.address.to_string(), config);
-        registries
-    };
-    let unknown = place.store.pull(&reference, None, &impatient()).await.unwrap_err();
-    assert_eq!(unknown.kind(), Kind::Unavailable);
-    assert!(unknown.to_string().contains("TLS"), "{unknown}");
-    let certificates = place.dir.path().join("certs.d");
-    std::fs::create_dir_all(certificates.join(registry.address.to_string())).unwrap();
-    std::fs::copy(&ca_file, certificates.join(format!("{}/ca.crt", registry.address))).unwrap();
-    let looked_up = Registries { certificates: Some(certificates), ..impatient() };
-    place.store.pull(&reference, None, &looked_up).await.unwrap();
-    let known = RegistryConfig { ca_file: Some(ca_file), ..RegistryConfig::default() };
-    place.store.pull(&reference, None, &with(known)).await.unwrap();
-    let careless = RegistryConfig { skip_verify: true, ..RegistryConfig::default() };
-    place.store.pull(&reference, None, &with(careless)).await.unwrap();
-    let wrong = RegistryConfig { ca_file: Some("/nonexistent/ca.pem".into()), ..RegistryConfig::default() };
-    let error = place.store.pull(&reference, None, &with(wrong)).await.unwrap_err();
-    assert!(error.to_string().contains("/nonexistent/ca.pem"), "{error}");
 }
 
 #[tokio::test]

@@ -16,12 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::content::Content;
 
 /// A request as the registry saw it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ask {
     pub(crate) method: String,
     /// With query.
     pub(crate) path: String,
     pub(crate) authorization: Option<String>,
+    pub(crate) headers: hyper::HeaderMap,
     /// First byte of a `Range`.
     pub(crate) from: Option<usize>,
     pub(crate) body: String,
@@ -114,6 +115,7 @@ async fn serve(
                 method: request.method().to_string(),
                 path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
                 authorization: text("authorization"),
+                headers: request.headers().clone(),
                 from,
                 body: String::new(),
             };

@@ -150,7 +150,8 @@ async fn read(stream: &mut TcpStream) -> std::io::Result<Option<Ask>> {
     };
     let from =
         header("range").and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
-    Ok(Some(Ask { method, path, authorization: header("authorization"), from, body: String::new() }))
+    let authorization = header("authorization");
+    Ok(Some(Ask { method, path, authorization, from, ..Ask::default() }))
 }
 
 impl Reply {
