@@ -16,9 +16,9 @@ use vaquita_proto::node::node_client::NodeClient;
 use vaquita_proto::node::{ImageProgress, LoadImageRequest, PullImageRequest};
 
 use crate::check::short;
-use crate::options::{Credentials, Image, ImageCommand, Node, Output};
+use crate::options::{Image, ImageCommand, Node, Output};
 use crate::terminal::{Style, printable};
-use crate::{client, size, table, terminal};
+use crate::{client, credentials, size, table, terminal};
 
 /// The largest list that is accepted, as kubelet sets it.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -30,7 +30,11 @@ pub(crate) fn main(node: &Node, args: Image) -> Result<ExitCode> {
         match args.command {
             ImageCommand::Load { file } => load(channel, &file, args.output).await,
             ImageCommand::Ls => list(channel, args.output).await,
-            ImageCommand::Pull { reference, creds } => pull(channel, reference, creds, args.output).await,
+            ImageCommand::Pull { reference, creds, authfile } => {
+                let request = credentials::request(&reference, creds, authfile.as_deref());
+                let request = request.await.with_context(|| format!("cannot pull {reference}"))?;
+                pull(channel, request, args.output).await
+            }
             ImageCommand::Rm { images } => remove(channel, &images, args.output).await,
         }
     })
@@ -104,14 +108,8 @@ async fn remove(channel: Channel, images: &[String], output: Output) -> Result<E
     Ok(code)
 }
 
-async fn pull(
-    channel: Channel,
-    reference: String,
-    creds: Option<Credentials>,
-    output: Output,
-) -> Result<ExitCode> {
-    let (username, password) = creds.map(|creds| (creds.username, creds.password)).unwrap_or_default();
-    let request = PullImageRequest { reference: reference.clone(), username, password };
+async fn pull(channel: Channel, request: PullImageRequest, output: Output) -> Result<ExitCode> {
+    let reference = request.reference.clone();
     let stream =
         NodeClient::new(channel).pull_image(request).await.map_err(|status| client::told(&status))?;
     follow(stream.into_inner(), output).await.with_context(|| format!("cannot pull {reference}"))

@@ -6,6 +6,7 @@
 mod applets;
 mod check;
 mod client;
+mod credentials;
 mod daemon;
 mod demo;
 mod images;

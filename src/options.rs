@@ -208,6 +208,10 @@ pub(crate) enum ImageCommand {
         #[arg(long, hide_env_values = true, env = "VAQUITA_CREDS", value_name = "USER:PASSWORD")]
         #[arg(value_parser = Credentials::from_str)]
         creds: Option<Credentials>,
+        /// File with credentials, as Docker's config.json, whose credential helpers are run [default: those of podman and
+        /// Docker, auth.json and ~/.docker/config.json]
+        #[arg(long, hide_env = true, env = "REGISTRY_AUTH_FILE", value_name = "FILE")]
+        authfile: Option<PathBuf>,
     },
     /// List the images that are there
     Ls,

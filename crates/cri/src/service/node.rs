@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use vaquita_image::{Auth, Image, Reference};
-use vaquita_proto::node as proto;
+use vaquita_image::{Image, Reference};
 use vaquita_proto::node::node_server::Node as NodeService;
+use vaquita_proto::{cri, node as proto};
 
 use super::Service;
 use crate::{Error, Result, images};
@@ -55,8 +55,14 @@ impl NodeService for Service {
     ) -> std::result::Result<Response<Self::PullImageStream>, Status> {
         let request = request.into_inner();
         let reference = Reference::parse(&request.reference).map_err(Error::from)?;
-        let auth = (!request.username.is_empty())
-            .then(|| Auth::Basic { username: request.username.clone(), password: request.password.clone() });
+        let auth = cri::AuthConfig {
+            username: request.username,
+            password: request.password,
+            identity_token: request.identity_token,
+            registry_token: request.registry_token,
+            ..Default::default()
+        };
+        let auth = images::auth(&auth, &request.reference)?;
         let node = self.node.clone();
         let name = request.reference;
         let pull = async move { Ok(vec![images::pull(&node, &name, auth.as_ref()).await?]) };
