@@ -37,7 +37,7 @@ use recipe::{Recipe, Recorder};
 pub use confine::confine;
 pub(crate) use inflate::open as inflate_stream;
 pub(crate) use job::{Job, remove_tree};
-pub(crate) use reader::HEADER_LIMIT;
+pub(crate) use reader::{Reader, Type};
 pub(crate) use recipe::Replay;
 
 /// The name (`argv[0]`) under which the binary calls [`main`].

@@ -2,22 +2,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "the store's own directory")]
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::fd::AsFd;
 use rustix::fs::Mode;
-use tar::EntryType;
 
 use crate::digest::Hasher;
 use crate::manifest::DOCUMENT_LIMIT;
 use crate::store::Layout;
-use crate::unpack::{HEADER_LIMIT, remove_tree};
+use crate::unpack::{Reader, Type, remove_tree};
 use crate::{Digest, Error};
 
 const MEMBER_LIMIT: usize = 10_000;
@@ -55,38 +52,28 @@ impl Spool {
 
     /// Lays down all members of a tar stream.
     pub(super) fn fill(&mut self, input: impl Read) -> Result<(), Error> {
-        let unsound = |e: std::io::Error| Error::corrupt(format!("the archive is not a sound tar: {e}"));
-        let (metered, left) = Metered::new(input);
-        let mut archive = tar::Archive::new(metered);
-        let mut entries = archive.entries().map_err(unsound)?;
-        loop {
-            left.set(HEADER_LIMIT);
-            let Some(entry) = entries.next() else { return Ok(()) };
-            let mut entry = entry.map_err(unsound)?;
-            left.set(u64::MAX);
+        let mut archive = Reader::new(input);
+        while let Some(entry) = archive.next()? {
             if self.members.len() >= MEMBER_LIMIT {
                 return Err(Error::invalid(format!("the archive has more than {MEMBER_LIMIT} members")));
             }
-            let name = normal("", &entry.path_bytes()).unwrap_or_default();
-            match entry.header().entry_type() {
-                EntryType::Regular | EntryType::Continuous => {
-                    let member = self.write(&name, &mut entry)?;
+            let name = normal("", &entry.path).unwrap_or_default();
+            let base = match entry.kind {
+                Type::File if entry.is_whole() => {
+                    let member = self.write(&name, &mut archive)?;
                     self.members.insert(name, member);
+                    continue;
                 }
-                EntryType::Symlink | EntryType::Link => {
-                    let target = entry.link_name_bytes().unwrap_or_default();
-                    // A symbolic link starts from its own directory, a hard link from the root.
-                    let hard = entry.header().entry_type() == EntryType::Link;
-                    let base = if hard { "" } else { name.rsplit_once('/').map_or("", |(dir, _)| dir) };
-                    if let Some(target) = normal(base, &target) {
-                        self.members.insert(name, Member::Link(target));
-                    }
-                }
-                _ => {}
+                // A symbolic link starts from its own directory, a hard link from the root.
+                Type::Symlink => name.rsplit_once('/').map_or("", |(dir, _)| dir),
+                Type::HardLink => "",
+                _ => continue,
+            };
+            if let Some(target) = normal(base, &entry.link) {
+                self.members.insert(name, Member::Link(target));
             }
-            // What is left of it is skipped here, where it is not taken for a header.
-            std::io::copy(&mut entry, &mut std::io::sink()).map_err(unsound)?;
         }
+        Ok(())
     }
 
     /// A new empty file, with its path.
@@ -99,15 +86,13 @@ impl Spool {
         Ok((file, path, number))
     }
 
-    fn write(&mut self, name: &str, input: &mut impl Read) -> Result<Member, Error> {
+    fn write(&mut self, name: &str, input: &mut Reader<impl Read>) -> Result<Member, Error> {
         let (mut file, path, number) = self.file()?;
         let mut hasher = name.starts_with(BLOBS).then(Hasher::new);
         let mut buffer = vec![0; super::CHUNK];
         let mut size = 0;
         loop {
-            let count = input
-                .read(&mut buffer)
-                .map_err(|e| Error::corrupt(format!("archive member {name:?}: {e}")))?;
+            let count = input.read(&mut buffer)?;
             if count == 0 {
                 break;
             }
@@ -165,34 +150,6 @@ impl Drop for Spool {
     fn drop(&mut self) {
         if let Err(error) = remove_tree(self.layout.tmp.as_fd(), self.name.as_bytes()) {
             tracing::warn!("tmp/{} stays until the next start: {error}", self.name);
-        }
-    }
-}
-
-/// Counts down what may be read, so that nothing the tar crate keeps in memory grows without bound.
-struct Metered<R> {
-    inner: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R> Metered<R> {
-    /// The reader, and what it may read: set to [`HEADER_LIMIT`] before the next entry is asked for, and to no limit
-    /// before its content is read.
-    fn new(inner: R) -> (Self, Rc<Cell<u64>>) {
-        let left = Rc::new(Cell::new(HEADER_LIMIT));
-        (Self { inner, left: Rc::clone(&left) }, left)
-    }
-}
-
-impl<R: Read> Read for Metered<R> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.inner.read(out)?;
-        match self.left.get().checked_sub(count as u64) {
-            Some(left) => {
-                self.left.set(left);
-                Ok(count)
-            }
-            None => Err(std::io::Error::other("the description of an entry is larger than 1 MiB")),
         }
     }
 }

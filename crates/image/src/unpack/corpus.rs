@@ -282,6 +282,61 @@ fn links_inside_are_followed_below_the_root() {
     assert_eq!(unpacked.implicit, ["", "72756e", "72756e2f78"]);
 }
 
+/// Maps in extended headers; what GNU tar writes is in tests/api/trees.rs.
+#[test]
+fn maps_of_sparse_files_hold_together() {
+    let place = Place::new();
+    let unpack = |records: &[(&str, &str)], content: &str| {
+        let records: Vec<(String, &[u8])> =
+            records.iter().map(|(name, value)| (format!("GNU.sparse.{name}"), value.as_bytes())).collect();
+        let records: Vec<(&str, &[u8])> = records.iter().map(|(name, value)| (&name[..], *value)).collect();
+        place.unpack(&Layer::default().pax(&records).file("made-up", content).end())
+    };
+    let good = [
+        ("name", "f"),
+        ("major", "0"),
+        ("minor", "1"),
+        ("size", "9"),
+        ("map", "2,1,5,2"),
+        ("numblocks", "2"),
+    ];
+    unpack(&good, "abc").unwrap();
+    assert_eq!(place.read("f"), "\0\0a\0\0bc\0\0");
+    unpack(&[("name", "all-holes"), ("size", "4"), ("map", "")], "").unwrap();
+    assert_eq!(place.read("all-holes"), "\0\0\0\0");
+    let in_content = |map: &str, content: &str| format!("{map:\0<512}{content}");
+    let one = [("major", "1"), ("minor", "0"), ("realsize", "5"), ("name", "g")];
+    unpack(&one, &in_content("1\n3\n2\n", "xy")).unwrap();
+    assert_eq!(place.read("g"), "\0\0\0xy");
+    let wrong: &[(&[(&str, &str)], &str)] = &[
+        (&[("size", "9"), ("map", "2,1,5")], "abc"),
+        (&[("size", "9"), ("map", "5,2,2,1")], "abc"),
+        (&[("size", "9"), ("map", "2,2,3,1")], "abc"),
+        (&[("size", "9"), ("map", "2,1,8,2")], "abc"),
+        (&[("size", "9"), ("map", "2,1")], "abc"),
+        (&[("size", "9"), ("map", "2,-1,5,4")], "abc"),
+        (&[("size", "9"), ("map", "2,1,5,2"), ("numblocks", "3")], "abc"),
+        (&[("size", "9"), ("map", "0,9223372036854775807,9223372036854775807,1")], "abc"),
+        (&[("map", "0,3")], "abc"),
+        (&[("size", "9"), ("offset", "0"), ("offset", "3"), ("numbytes", "3")], "abc"),
+        (&[("size", "9"), ("numbytes", "3"), ("offset", "0")], "abc"),
+        (&[("size", "3"), ("name", "f")], "abc"),
+        (&[("major", "1"), ("minor", "0"), ("realsize", "5")], "1\n3\n2\n"),
+        (&[("major", "1"), ("minor", "0"), ("realsize", "5")], &in_content("9223372036854775807\n", "")),
+        (
+            &[("major", "1"), ("minor", "0"), ("realsize", "5")],
+            &in_content("000000000000000000000000001\n0\n0\n", ""),
+        ),
+        (&[("major", "1"), ("minor", "0"), ("realsize", "5")], &in_content("x\n", "")),
+    ];
+    for (records, content) in wrong {
+        assert_eq!(unpack(records, content).unwrap_err().kind(), Kind::Corrupt, "{records:?}");
+    }
+    assert_eq!(unpack(&[("major", "2"), ("size", "3")], "abc").unwrap_err().kind(), Kind::Unsupported);
+    let link = Layer::default().pax(&[("GNU.sparse.name", b"f")]).symlink("l", "t").end();
+    assert_eq!(place.kind(&link), Kind::Corrupt);
+}
+
 #[test]
 fn malformed_entries_are_refused() {
     let place = Place::new();
@@ -308,8 +363,6 @@ fn malformed_entries_are_refused() {
     for (number, layer) in invalid.iter().enumerate() {
         assert_eq!(place.kind(layer), Kind::Invalid, "layer {number}");
     }
-    let sparse = Layer::default().pax(&[("GNU.sparse.major", b"1")]).file("f", "").end();
-    assert_eq!(place.kind(&sparse), Kind::Unsupported);
     let mut flipped = Layer::default().file("f", "x").end();
     flipped[3] ^= 1;
     assert_eq!(place.kind(&flipped), Kind::Corrupt);

@@ -7,23 +7,24 @@
 
 mod header;
 mod pax;
+mod sparse;
 
 use std::io::Read;
 
 use header::{Format, Header};
 use pax::Records;
 
+use crate::Error;
 use crate::unpack::path::show;
-use crate::{Error, Kind};
 
 /// Bytes that the description of one entry may take: long names, extended headers, maps of sparse files.
-pub(crate) const HEADER_LIMIT: u64 = 1 << 20;
+const HEADER_LIMIT: u64 = 1 << 20;
 
 const BLOCK: usize = 512;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub(crate) enum Type {
     Block,
     Char,
     Directory,
@@ -35,30 +36,37 @@ pub(super) enum Type {
 
 /// An entry of the archive; its content is read from the [`Reader`] next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: Type,
+pub(crate) struct Entry {
+    pub(crate) kind: Type,
     /// As the archive writes it.
-    pub(super) path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
     /// The target of a link.
-    pub(super) link: Vec<u8>,
+    pub(crate) link: Vec<u8>,
     /// Permission bits, with set-uid, set-gid and sticky.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// Seconds since 1970, and nanoseconds.
-    pub(super) mtime: (i64, u32),
+    pub(crate) mtime: (i64, u32),
     /// Major and minor number.
-    pub(super) device: (u32, u32),
+    pub(crate) device: (u32, u32),
     /// Bytes of the file, with its holes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Where the file's content goes, as offset and length, in order; the rest are holes.
-    pub(super) pieces: Vec<(u64, u64)>,
+    pub(crate) pieces: Vec<(u64, u64)>,
     /// Extended attributes, of whatever kind.
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Entry {
+    /// Whether what the stream has of the file is all of it, in one piece.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.pieces[..] == [(0, self.size)]
+    }
 }
 
 /// A tar stream that is being read.
-pub(super) struct Reader<R> {
+pub(crate) struct Reader<R> {
     inner: R,
     /// Bytes of the entry's content that were not read, and of the padding behind.
     content: u64,
@@ -76,16 +84,16 @@ struct Before {
 }
 
 impl<R: Read> Reader<R> {
-    pub(super) fn new(inner: R) -> Self {
+    pub(crate) fn new(inner: R) -> Self {
         Self { inner, content: 0, padding: 0, left: HEADER_LIMIT }
     }
 
     /// Goes on to the next entry, past what was not read of this one. `None` at the archive's end.
     ///
     /// # Errors
-    /// [`Kind::Corrupt`] for what is no tar archive, or one that is cut off; [`Kind::Invalid`] for an entry with values that
-    /// nothing can have; [`Kind::Unsupported`] for kinds of entries that are left out on purpose.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Error> {
+    /// [`Corrupt`](crate::Kind::Corrupt) for what is no tar archive, or one that is cut off; [`Invalid`](crate::Kind::Invalid) for an entry with values that
+    /// nothing can have; [`Unsupported`](crate::Kind::Unsupported) for kinds of entries that are left out on purpose.
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, Error> {
         self.skip(self.content + self.padding)?;
         (self.content, self.padding, self.left) = (0, 0, HEADER_LIMIT);
         let mut before = Before::default();
@@ -118,7 +126,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Reads content of the entry; 0 at its end.
-    pub(super) fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
+    pub(crate) fn read(&mut self, out: &mut [u8]) -> Result<usize, Error> {
         let most = usize::try_from(self.content).unwrap_or(usize::MAX).min(out.len());
         if most == 0 {
             return Ok(0);
@@ -137,7 +145,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Reads the stream to its end, whatever comes after the archive's.
-    pub(super) fn finish(mut self) -> Result<(), Error> {
+    pub(crate) fn finish(mut self) -> Result<(), Error> {
         std::io::copy(&mut self.inner, &mut std::io::sink()).map_err(|e| unsound(&e.to_string()))?;
         Ok(())
     }
@@ -208,7 +216,9 @@ impl<R: Read> Reader<R> {
             (None, Some(extended)) => Ok(extended.to_vec()),
             (None, None) => Ok(own),
         };
-        let path = one(before.name, pax.value(b"path"), header.path())?;
+        // A sparse file's name in the header is made up.
+        let extended = pax.sparse(b"name").or_else(|| pax.value(b"path"));
+        let path = one(before.name, extended, header.path())?;
         let link = one(before.link, pax.value(b"linkpath"), header.link())?;
         let named = |e: Error| e.context(format!("layer entry {}", show(&path)));
         let on_tape = pax.number(b"size").map_err(named)?.map_or_else(|| header.size(), Ok).map_err(named)?;
@@ -236,44 +246,17 @@ impl<R: Read> Reader<R> {
             xattrs: pax.xattrs(),
             path: Vec::new(),
         };
-        if header.kind() == b'S' {
-            (entry.size, entry.pieces) = self.map(header, on_tape).map_err(named)?;
-        } else if let Some(key) = pax.sparse() {
-            let text = format!("sparse files in the PAX format ({}) are not supported", key.escape_ascii());
-            return Err(named(Error::new(Kind::Unsupported, text)));
-        }
         if kind == Type::File {
             self.content = on_tape;
             self.padding = (BLOCK as u64 - on_tape % BLOCK as u64) % BLOCK as u64;
+            self.find_holes(header, &pax, &mut entry).map_err(named)?;
+        } else if pax.all_sparse().next().is_some() {
+            return Err(named(unsound("what is no file has holes")));
         } else {
             (entry.size, entry.pieces) = (0, Vec::new());
         }
         entry.path = path;
         Ok(entry)
-    }
-
-    /// The file's size, and where its content goes, of a sparse file as old GNU tar writes it.
-    fn map(&mut self, header: &Header, on_tape: u64) -> Result<(u64, Vec<(u64, u64)>), Error> {
-        let size = header.real_size()?;
-        let (mut pieces, mut more) = header.map()?;
-        while more {
-            let Some(block) = self.block()? else {
-                return Err(unsound("it is cut off in the map of a sparse file"));
-            };
-            let (next, even_more) = header::more_map(&block)?;
-            pieces.extend(next);
-            more = even_more;
-        }
-        let mut end = 0;
-        for (offset, length) in &pieces {
-            let behind = offset.checked_add(*length).filter(|behind| *offset >= end && *behind <= size);
-            end = behind.ok_or_else(|| unsound("the map of a sparse file contradicts itself"))?;
-        }
-        if pieces.iter().map(|(_, length)| length).sum::<u64>() != on_tape {
-            return Err(unsound("the map of a sparse file has another size than its content"));
-        }
-        pieces.retain(|(_, length)| *length > 0);
-        Ok((size, pieces))
     }
 
     fn skip(&mut self, bytes: u64) -> Result<(), Error> {
@@ -323,5 +306,5 @@ fn until_nul(text: &[u8]) -> &[u8] {
 
 /// The bytes are at fault, never the kernel.
 fn unsound(why: &str) -> Error {
-    Error::corrupt(format!("the layer is not a sound tar archive: {why}"))
+    Error::corrupt(format!("not a sound tar archive: {why}"))
 }

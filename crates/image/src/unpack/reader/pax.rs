@@ -54,9 +54,14 @@ impl Records {
         self.0.iter().filter_map(named).collect()
     }
 
-    /// A key that makes the file a sparse one.
-    pub(super) fn sparse(&self) -> Option<&[u8]> {
-        self.0.iter().map(|(key, _)| &key[..]).find(|key| key.starts_with(SPARSE))
+    /// What is said about a sparse file under this name.
+    pub(super) fn sparse(&self, name: &[u8]) -> Option<&[u8]> {
+        self.value(&[SPARSE, name].concat())
+    }
+
+    /// All that is said about a sparse file, in order.
+    pub(super) fn all_sparse(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.iter().filter_map(|(key, value)| Some((key.strip_prefix(SPARSE)?, &value[..])))
     }
 
     /// Of a header for all entries that follow: some readers apply it, others do not.
@@ -85,7 +90,7 @@ fn record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&body[..equals], &body[equals + 1..], rest))
 }
 
-fn digits(text: &[u8]) -> Option<&str> {
+pub(super) fn digits(text: &[u8]) -> Option<&str> {
     let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     is_number.then(|| str::from_utf8(text).ok())?
 }
