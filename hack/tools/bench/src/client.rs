@@ -5,6 +5,7 @@ mod undecoded;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint, Uri};
 use vaquita_proto::cri::image_service_client::ImageServiceClient;
 use vaquita_proto::cri::runtime_service_client::RuntimeServiceClient;
@@ -183,11 +184,16 @@ impl Client {
     pub(crate) async fn remove_all(&self) -> Result<(), AnyError> {
         let mut runtime = self.runtime.clone();
         let pods = runtime.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await?.into_inner().items;
+        let mut tasks = JoinSet::new();
         for pod_sandbox_id in pods.into_iter().map(|pod| pod.id) {
-            let request = cri::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
-            let _ = runtime.stop_pod_sandbox(request).await;
-            let _ = runtime.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id }).await;
+            let mut runtime = runtime.clone();
+            tasks.spawn(async move {
+                let request = cri::StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+                let _ = runtime.stop_pod_sandbox(request).await;
+                let _ = runtime.remove_pod_sandbox(cri::RemovePodSandboxRequest { pod_sandbox_id }).await;
+            });
         }
+        tasks.join_all().await;
         Ok(())
     }
 

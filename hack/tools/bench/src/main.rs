@@ -33,12 +33,12 @@ const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
        hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
-       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only PEER] [--containerd DIR] [--crio DIR] [--runtime PROGRAM] [--out DIR]
+       hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only PEER]... [--containerd DIR] [--crio DIR] [--runtime PROGRAM] [--out DIR]
 
   --vaquita BIN      the binary to measure (hack/bench builds and names the release binary)
   --rounds N         pods measured one after another for each latency (default 40)
   --pods N           pods alive for the memory and restart figures (default 50)
-  --only PEER        measure vaquita, containerd or crio only
+  --only PEER        measure vaquita, containerd or crio only; may be repeated
   --containerd DIR   where containerd, its shim and ctr are (default /usr/bin)
   --crio DIR         measure CRI-O too: where crio is, and conmon and pinns unless they are in the PATH; needs skopeo
   --runtime PROGRAM  what containerd and CRI-O make containers with (default runc)
@@ -47,7 +47,7 @@ usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its 
 struct Options {
     vaquita: PathBuf,
     out: PathBuf,
-    only: Option<String>,
+    only: Vec<String>,
     containerd: PathBuf,
     crio: Option<PathBuf>,
     runtime: String,
@@ -90,7 +90,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
     let mut options = Options {
         vaquita: PathBuf::from("target/x86_64-unknown-linux-gnu/release/vaquita"),
         out: PathBuf::from("target/bench"),
-        only: None,
+        only: Vec::new(),
         containerd: PathBuf::from("/usr/bin"),
         crio: None,
         runtime: RUNC.to_owned(),
@@ -104,7 +104,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
             "--vaquita" => options.vaquita = value()?.into(),
             "--rounds" => options.settings.rounds = value()?.parse()?,
             "--pods" => options.settings.pods = value()?.parse()?,
-            "--only" => options.only = Some(value()?),
+            "--only" => options.only.push(value()?),
             "--containerd" => options.containerd = std::path::absolute(value()?)?,
             "--crio" => options.crio = Some(std::path::absolute(value()?)?),
             "--runtime" => options.runtime = value()?,
@@ -141,7 +141,7 @@ fn run(options: &Options) -> Result<(), AnyError> {
     let dirs = Dirs { disk: work.path(), memory: memory.path() };
     let archives = archive::write(work.path())?;
     let _inside = runtime.enter();
-    let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
 
     let mut peers = Vec::new();
     if wanted("vaquita") {
@@ -168,7 +168,7 @@ fn run(options: &Options) -> Result<(), AnyError> {
     }
     outcome?;
 
-    report.write(&options.out, options.name(), "containerd")
+    report.write(&options.out, options.name())
 }
 
 async fn measure(

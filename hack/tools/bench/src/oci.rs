@@ -66,7 +66,7 @@ pub(crate) fn main(args: impl Iterator<Item = String>) -> Result<(), AnyError> {
     }
     peer::remove_control_groups();
     outcome?;
-    report.write(&options.out, "oci", peers.get(1).map_or("nothing", |peer| peer.name.as_str()))
+    report.write(&options.out, "oci")
 }
 
 /// A copy of the program, written in one go as an installer does. What a linker has written lies in small pieces in the page

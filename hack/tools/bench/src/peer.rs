@@ -1,6 +1,7 @@
 //! The daemons, each in private directories with its own network.
 
 mod crio;
+mod network;
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ const CGROUP: &str = "vaquita-bench";
 /// How long a daemon may take to answer for the first time.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long it may take to remove the pods of a run that failed, and then for the last process to go.
-const REMOVE_LIMIT: Duration = Duration::from_secs(60);
+const REMOVE_LIMIT: Duration = Duration::from_secs(120);
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where the daemons may write.
@@ -90,7 +91,7 @@ impl Peer {
         }
         let (dir, state) = (dirs.disk.join("c"), dirs.memory.join("c"));
         let socket = dir.join("containerd.sock");
-        write_network(&dir, "cnibench0", "10.223.0.0/16", PORTMAP)?;
+        network::write(&dir, "cnibench0", "10.223.0.0/16", network::PORTMAP)?;
         let config = dir.join("config.toml");
         std::fs::write(
             &config,
@@ -208,11 +209,7 @@ impl Peer {
         for mount in mounts(|_| true).iter().rev().filter(|mount| lies_in_ours(mount)) {
             let _ = unmount(mount, UnmountFlags::DETACH);
         }
-        for link in ["vbench0", "cnibench0", "cnibench1"] {
-            if Path::new("/sys/class/net").join(link).exists() {
-                let _ = Command::new("ip").args(["link", "delete", link]).status();
-            }
-        }
+        ["vbench0", "cnibench0", "cnibench1"].into_iter().for_each(network::remove);
         for mount in cgroup_mounts() {
             remove_groups(&mount.join(CGROUP));
         }
@@ -223,17 +220,6 @@ fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
-}
-
-/// Writes the network configuration of a daemon that needs CNI: Debian's bridge and host-local, and `more` plugins.
-fn write_network(dir: &Path, bridge: &str, subnet: &str, more: &str) -> Result<(), AnyError> {
-    let network = CNI
-        .replace("@MORE@", more)
-        .replace("@DIR@", &dir.display().to_string())
-        .replace("@BRIDGE@", bridge)
-        .replace("@SUBNET@", subnet);
-    std::fs::create_dir_all(dir.join("cni"))?;
-    Ok(std::fs::write(dir.join("cni/10-bench.conflist"), network)?)
 }
 
 /// Where the hierarchies are mounted.
@@ -272,6 +258,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "@PAUSE@"
   restrict_oom_score_adj = true
+  netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "@DIR@/cni"
@@ -280,17 +267,3 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       BinaryName = "@RUNTIME@"
 "#;
-
-const CNI: &str = r#"{
-  "cniVersion": "0.4.0",
-  "name": "@BRIDGE@",
-  "plugins": [
-    { "type": "bridge", "bridge": "@BRIDGE@", "isGateway": true, "ipMasq": true, "hairpinMode": true,
-      "ipam": { "type": "host-local", "dataDir": "@DIR@/ipam", "ranges": [[{ "subnet": "@SUBNET@" }]],
-                "routes": [{ "dst": "0.0.0.0/0" }] } }@MORE@
-  ]
-}
-"#;
-
-const PORTMAP: &str = r#",
-    { "type": "portmap", "capabilities": { "portMappings": true } }"#;

@@ -65,15 +65,15 @@ impl Report {
         self.rows[index].values[column] = Some(value);
     }
 
-    /// Prints the table, and writes it as text, JSON and plot to files `name`.* in `dir`. `than`: the second peer.
-    pub(crate) fn write(&self, dir: &Path, name: &str, than: &str) -> Result<(), AnyError> {
+    /// Prints the table, and writes it as text, JSON and plot to files `name`.* in `dir`.
+    pub(crate) fn write(&self, dir: &Path, name: &str) -> Result<(), AnyError> {
         let text = self.text();
         print!("{text}");
         std::fs::create_dir_all(dir)?;
         let file = |end: &str| dir.join(format!("{name}.{end}"));
         std::fs::write(file("txt"), &text)?;
         std::fs::write(file("json"), serde_json::to_vec_pretty(&self.json())?)?;
-        std::fs::write(file("svg"), self.svg(than))?;
+        std::fs::write(file("svg"), self.svg())?;
         println!("written: {0}/{name}.txt {0}/{name}.json {0}/{name}.svg", dir.display());
         Ok(())
     }
@@ -127,8 +127,9 @@ impl Report {
         json!({ "machine": machine(), "rows": rows })
     }
 
-    /// Bars of how many times better the first peer is, on a logarithmic axis.
-    fn svg(&self, than: &str) -> String {
+    /// Bars of how many times better the first peer is than the second, on a logarithmic axis.
+    fn svg(&self) -> String {
+        let than = self.peers.get(1).map_or("nothing", |(name, _)| name);
         let bars: Vec<(&Row, f64)> = self.rows.iter().filter_map(|row| Some((row, row.ratio(1)?))).collect();
         let (label, width, line, top) = (290.0, 420.0, 24.0, 60.0);
         let height = f64::from(u32::try_from(bars.len()).unwrap_or(u32::MAX)).mul_add(line, top + 30.0);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Dirs, Peer, write_network};
+use super::{Dirs, Peer, network};
 use crate::AnyError;
 use crate::archive::{Archives, BUSYBOX, PAUSE};
 
@@ -22,7 +22,7 @@ impl Peer {
         }
         let (dir, state) = (dirs.disk.join("o"), dirs.memory.join("o"));
         // Host ports it makes itself, and its own example has no plugin for them.
-        write_network(&dir, "cnibench1", "10.224.0.0/16", "")?;
+        network::write(&dir, "cnibench1", "10.224.0.0/16", "")?;
         let policy = dir.join("policy.json");
         std::fs::write(&policy, r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#)?;
         let config = dir.join("crio.conf");
