@@ -96,6 +96,7 @@ impl Inner {
             layer.set_recorded();
             self.layout.seal(layer.record.number);
         }
+        self.db.keep_reserve();
         Ok(result)
     }
 
@@ -189,6 +190,9 @@ impl Inner {
                 Ok(()) => freed.bytes += layer.record.bytes,
                 Err(error) => result = result.and(Err(error)),
             }
+        }
+        if !layers.is_empty() {
+            self.db.keep_reserve();
         }
         result.map(|()| freed)
     }

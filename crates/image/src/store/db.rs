@@ -104,7 +104,7 @@ impl Db {
     /// Makes a change durable: when this returns, it survives a power cut. With an error nothing has changed.
     pub(crate) fn apply(&self, change: &Change) -> Result<(), Error> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = match self.attempt(&mut database, change) {
+        match self.attempt(&mut database, change) {
             // What is there becomes less, so this must be possible.
             Err(error)
                 if error.is_no_space()
@@ -114,12 +114,7 @@ impl Db {
                 self.attempt(&mut database, change)
             }
             other => other,
-        };
-        drop(database);
-        if result.is_ok() && change.is_removal() {
-            self.keep_reserve();
         }
-        result
     }
 
     fn attempt(&self, database: &mut Option<Database>, change: &Change) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::task::TaskTracker;
 
@@ -376,7 +376,19 @@ pub(crate) async fn admit(
     ready: Ready,
 ) -> Result<Arc<Layer>, Error> {
     let inner = Arc::clone(&store.0);
-    tracker.spawn_blocking(move || inner.admit(chain, ready)).await.unwrap_or_else(|e| Err(thread_ended(&e)))
+    tracked(tracker, move || inner.admit(chain, ready)).await
+}
+
+/// Does what blocks on a thread that is known to `tracker`, with all that comes out of it: when that has none left, nobody holds
+/// the result of one whose pull was given up.
+async fn tracked<T: Send + 'static>(
+    tracker: &TaskTracker,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let (done, result) = oneshot::channel();
+    // Not the value of the task: that could outlive its mark in the tracker.
+    tracker.spawn_blocking(move || drop(done.send(work())));
+    result.await.unwrap_or_else(|e| Err(thread_ended(&e)))
 }
 
 fn thread_ended(error: &dyn std::error::Error) -> Error {
@@ -464,7 +476,7 @@ impl Fetch {
             }
             Ok(layer)
         };
-        self.tracker.spawn_blocking(work).await.unwrap_or_else(|e| Err(thread_ended(&e)))
+        tracked(&self.tracker, work).await
     }
 }
 

@@ -6,6 +6,7 @@ mod archive;
 mod content;
 mod damage;
 mod debian;
+mod full;
 mod hostile;
 mod hosts;
 mod proxy;
