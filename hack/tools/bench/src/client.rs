@@ -106,6 +106,13 @@ impl Client {
         Ok(self.image.clone().image_status(request).await?.into_inner().image.is_some())
     }
 
+    /// PullImage.
+    pub(crate) async fn pull(&self, reference: &str) -> Result<(), AnyError> {
+        let image = Some(cri::ImageSpec { image: reference.into(), ..Default::default() });
+        self.image.clone().pull_image(cri::PullImageRequest { image, ..Default::default() }).await?;
+        Ok(())
+    }
+
     /// RunPodSandbox, CreateContainer, StartContainer.
     pub(crate) async fn run_pod(&self, name: &str, host_network: bool) -> Result<Pod, AnyError> {
         self.run(sandbox_config(name, host_network), container_config()).await

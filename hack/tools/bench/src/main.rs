@@ -12,6 +12,7 @@ mod measure;
 mod memory;
 mod oci;
 mod peer;
+mod pull;
 mod report;
 
 use std::os::linux::net::SocketAddrExt as _;
@@ -33,16 +34,17 @@ const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
        hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
+       hack/bench pull [...]: an image of 306 MiB from a registry on this machine; flags as below
        hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only PEER]... [--containerd DIR] [--crio DIR] [--runtime PROGRAM] [--out DIR]
 
   --vaquita BIN      the binary to measure (hack/bench builds and names the release binary)
-  --rounds N         pods measured one after another for each latency (default 40)
+  --rounds N         pods measured one after another for each latency (default 40), or pulls (default 3)
   --pods N           pods alive for the memory and restart figures (default 50)
   --only PEER        measure vaquita, containerd or crio only; may be repeated
   --containerd DIR   where containerd, its shim and ctr are (default /usr/bin)
   --crio DIR         measure CRI-O too: where crio is, and conmon and pinns unless they are in the PATH; needs skopeo
   --runtime PROGRAM  what containerd and CRI-O make containers with (default runc)
-  --out DIR          write bench.txt, bench.json and bench.svg there (default target/bench)";
+  --out DIR          write bench.txt, bench.json and bench.svg there (default target/bench); pull keeps its image there";
 
 struct Options {
     vaquita: PathBuf,
@@ -52,17 +54,26 @@ struct Options {
     crio: Option<PathBuf>,
     runtime: String,
     settings: Settings,
-    logs: bool,
-    lists: bool,
+    what: What,
 }
 
-impl Options {
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Pods,
+    Lists,
+    Logs,
+    Pull,
+}
+
+impl What {
     /// What the files of the report are called.
-    fn name(&self) -> &'static str {
-        match (self.logs, self.lists) {
-            (true, _) => "logs",
-            (_, true) => "lists",
-            _ => "bench",
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "bench",
+            Self::Lists => "lists",
+            Self::Logs => "logs",
+            Self::Pull => "pull",
         }
     }
 }
@@ -86,7 +97,9 @@ fn main() -> ExitCode {
 }
 
 fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Result<Options, AnyError> {
-    let lists = args.next_if_eq("lists").is_some();
+    let what =
+        [What::Lists, What::Logs, What::Pull].into_iter().find(|what| args.next_if_eq(what.name()).is_some());
+    let what = what.unwrap_or(What::Pods);
     let mut options = Options {
         vaquita: PathBuf::from("target/x86_64-unknown-linux-gnu/release/vaquita"),
         out: PathBuf::from("target/bench"),
@@ -94,9 +107,11 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
         containerd: PathBuf::from("/usr/bin"),
         crio: None,
         runtime: RUNC.to_owned(),
-        settings: Settings { rounds: 40, pods: if lists { 200 } else { 50 } },
-        lists,
-        logs: args.next_if_eq("logs").is_some(),
+        settings: Settings {
+            rounds: if what == What::Pull { 3 } else { 40 },
+            pods: if what == What::Lists { 200 } else { 50 },
+        },
+        what,
     };
     while let Some(flag) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{flag} needs a value\n{USAGE}"));
@@ -168,7 +183,7 @@ fn run(options: &Options) -> Result<(), AnyError> {
     }
     outcome?;
 
-    report.write(&options.out, options.name())
+    report.write(&options.out, options.what.name())
 }
 
 async fn measure(
@@ -177,9 +192,11 @@ async fn measure(
     work: &Path,
     report: &mut Report,
 ) -> Result<(), AnyError> {
-    match options.logs {
-        _ if options.lists => lists::all(peers, options.settings.pods, report).await,
-        true => logs::all(peers, work, report).await,
-        false => measure::all(peers, &options.settings, report).await,
+    let settings = &options.settings;
+    match options.what {
+        What::Pods => measure::all(peers, settings, report).await,
+        What::Lists => lists::all(peers, settings.pods, report).await,
+        What::Logs => logs::all(peers, work, report).await,
+        What::Pull => pull::all(peers, settings.rounds, (&options.out, work), report).await,
     }
 }

@@ -38,6 +38,37 @@ fn runs(pid: u32, program: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == program)
 }
 
+/// Proportional memory of a process and of what descends from it, in KiB.
+pub(crate) fn with_children(root: u32) -> u64 {
+    let parents: HashMap<u32, u32> = processes().collect();
+    let is_ours = |mut pid: u32| loop {
+        match parents.get(&pid) {
+            _ if pid == root => return true,
+            Some(&parent) => pid = parent,
+            None => return false,
+        }
+    };
+    parents.keys().filter(|&&pid| is_ours(pid)).map(|&pid| of(pid).pss).sum()
+}
+
+/// All processes with their parents.
+fn processes() -> impl Iterator<Item = (u32, u32)> {
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+        Some((pid, parent))
+    })
+}
+
+/// CPU time of a process with that of its children that have ended (proc_pid_stat(5), utime to cstime).
+pub(crate) fn cpu_with_ended(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(4);
+    // USER_HZ is 100 wherever this program runs (time(7)).
+    Duration::from_millis(fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
 /// CPU time that a daemon and what it started beside the workload have spent so far, themselves (proc_pid_stat(5), utime and stime).
 pub(crate) fn cpu(daemon: u32, dirs: &[PathBuf], workload: &str) -> Duration {
     let helpers = family(daemon, dirs).into_iter().filter(|&pid| !runs(pid, workload));
@@ -56,18 +87,9 @@ pub(crate) fn cpu(daemon: u32, dirs: &[PathBuf], workload: &str) -> Duration {
 pub(crate) fn family(daemon: u32, dirs: &[PathBuf]) -> Vec<u32> {
     let mut parents = HashMap::new();
     let mut roots = Vec::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some(parent) =
-            stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok())
-        else {
-            continue;
-        };
+    for (pid, parent) in processes() {
         parents.insert(pid, parent);
-        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).into_owned();
         let is_named = dirs.iter().any(|dir| command.contains(&dir.display().to_string()));
         let is_template = parent == daemon && command.starts_with("vaquita-shim\0template");

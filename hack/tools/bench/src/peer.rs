@@ -153,6 +153,17 @@ impl Peer {
         })
     }
 
+    /// Starts the daemon anew with nothing in its store; what it had is put aside, until this program ends.
+    pub(crate) async fn start_empty(&mut self) -> Result<(), AnyError> {
+        self.kill()?;
+        let root = self.dirs[0].join("root");
+        if root.exists() {
+            let unused = (0..).map(|n| self.dirs[0].join(format!("old-{n}"))).find(|path| !path.exists());
+            std::fs::rename(root, unused.ok_or("no name is left")?)?;
+        }
+        self.start().await.map(|_| ())
+    }
+
     /// The daemon's name and version, with what makes its containers.
     pub(crate) async fn version(&self) -> Result<String, AnyError> {
         let version = self.client.version().await?;
