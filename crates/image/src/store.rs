@@ -58,7 +58,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             unpacker: Unpacker::Own,
-            parallel_layers: 3,
+            parallel_layers: 6,
             layer_bytes: 64 << 30,
             layer_entries: 4_000_000,
             spare_percent: 15,

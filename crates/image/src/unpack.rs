@@ -134,16 +134,17 @@ pub(crate) fn run(input: File, home: OwnedFd, limits: Limits) -> Result<Unpacked
     })
 }
 
-fn inflate_all(input: File, limit: u64, outputs: &[SyncSender<Arc<Vec<u8>>>]) -> Result<(), Error> {
+/// Inflates everything, piece by piece, into few buffers that are used again and again.
+fn inflate_all(input: File, limit: u64, outputs: &[SyncSender<Piece>]) -> Result<(), Error> {
     let mut inflated = inflate::open(input)?;
+    let mut buffers: Vec<Arc<Vec<u8>>> = Vec::new();
     let mut total = 0;
     loop {
-        let mut buffer = Vec::with_capacity(inflate::CHUNK);
-        let count = inflated
-            .by_ref()
-            .take(inflate::CHUNK as u64)
-            .read_to_end(&mut buffer)
-            .map_err(|e| inflate::explain(&e))?;
+        let free = buffers.iter_mut().position(|buffer| Arc::get_mut(buffer).is_some());
+        let mut buffer = free.map_or_else(|| Arc::new(vec![0; inflate::CHUNK]), |at| buffers.swap_remove(at));
+        // Nobody else has it: see the line above.
+        let Some(space) = Arc::get_mut(&mut buffer) else { continue };
+        let count = fill(&mut inflated, space).map_err(|e| inflate::explain(&e))?;
         if count == 0 {
             return Ok(());
         }
@@ -151,45 +152,76 @@ fn inflate_all(input: File, limit: u64, outputs: &[SyncSender<Arc<Vec<u8>>>]) ->
         if total > limit {
             return Err(Error::invalid(format!("the layer is larger than {limit} bytes when unpacked")));
         }
-        let buffer = Arc::new(buffer);
         for output in outputs {
             // A consumer that has gone has told why itself.
-            if output.send(Arc::clone(&buffer)).is_err() {
+            if output.send(Piece { buffer: Arc::clone(&buffer), count }).is_err() {
                 return Ok(());
             }
         }
+        buffers.push(buffer);
     }
 }
 
-fn hash_all(input: &Receiver<Arc<Vec<u8>>>) -> Digest {
+/// Reads until `space` is full or the stream ends.
+fn fill(input: &mut impl Read, space: &mut [u8]) -> std::io::Result<usize> {
+    let mut count = 0;
+    while count < space.len() {
+        match input.read(&mut space[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(count)
+}
+
+fn hash_all(input: &Receiver<Piece>) -> Digest {
     let mut hasher = Hasher::new();
-    while let Ok(buffer) = input.recv() {
-        hasher.update(&buffer);
+    while let Ok(piece) = input.recv() {
+        hasher.update(piece.bytes());
     }
     hasher.finish()
 }
 
+/// Inflated bytes, at the beginning of a buffer.
+#[derive(Default)]
+struct Piece {
+    buffer: Arc<Vec<u8>>,
+    count: usize,
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.count]
+    }
+}
+
 /// The inflated bytes as a reader.
 struct Stream {
-    input: Receiver<Arc<Vec<u8>>>,
-    buffer: Arc<Vec<u8>>,
+    input: Receiver<Piece>,
+    piece: Piece,
     position: usize,
 }
 
 impl Stream {
-    fn new(input: Receiver<Arc<Vec<u8>>>) -> Self {
-        Self { input, buffer: Arc::default(), position: 0 }
+    fn new(input: Receiver<Piece>) -> Self {
+        Self { input, piece: Piece::default(), position: 0 }
     }
 }
 
 impl Read for Stream {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        if self.position == self.buffer.len() {
+        if self.position == self.piece.count {
+            // Given back before the wait for the next one.
+            self.piece = Piece::default();
+            self.position = 0;
             let Ok(next) = self.input.recv() else { return Ok(0) };
-            (self.buffer, self.position) = (next, 0);
+            self.piece = next;
         }
-        let count = out.len().min(self.buffer.len() - self.position);
-        out[..count].copy_from_slice(&self.buffer[self.position..self.position + count]);
+        let rest = &self.piece.bytes()[self.position..];
+        let count = out.len().min(rest.len());
+        out[..count].copy_from_slice(&rest[..count]);
         self.position += count;
         Ok(count)
     }

@@ -14,6 +14,8 @@ use super::reader::{Entry, Reader, Type};
 use super::tree::{Meta, Tree, is_allowed};
 use super::{Limits, inflate};
 
+/// Files from this size on are on their way to the disk while the rest comes in; of smaller ones the kernel makes fewer writes later.
+const WRITEBACK: u64 = 256 << 10;
 const XATTR_LIMIT: usize = 65_536;
 
 /// Unpacks all entries of `stream` and reads it to its end.
@@ -97,6 +99,9 @@ impl<R: Read> Work<R> {
         recipe.end_content();
         if end != entry.size {
             file.set_len(entry.size).map_err(failed)?;
+        }
+        if entry.size >= WRITEBACK {
+            vaquita_sys::fs::begin_writeback(&file);
         }
         tree.count(entry.size);
         meta.apply(file.as_fd(), raw)
