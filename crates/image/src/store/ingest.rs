@@ -73,9 +73,15 @@ pub(crate) fn ingest(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let (done, result) = oneshot::channel();
     let (layout, options) = (Arc::clone(layout), options.clone());
-    tracker.spawn_blocking(move || {
-        // Not the value of the task: that could outlive its mark in the tracker.
-        let _ = done.send(take_in(&layout, &options, receiver, blob.as_ref(), diff_id, &progress, partial));
+    let mark = tracker.token();
+    // Not one of the runtime's threads for what blocks: it waits for a registry, maybe for ever, and those are counted, so
+    // that enough of such pulls would keep everybody else from working. Where none can be made the receiver hears of it.
+    let _ = std::thread::Builder::new().name("layer".into()).spawn(move || {
+        let taken = take_in(&layout, &options, receiver, blob.as_ref(), diff_id, &progress, partial);
+        // Nothing is held any more when others hear of the end.
+        drop((layout, progress));
+        let _ = done.send(taken);
+        drop(mark);
     });
     (sender, result)
 }

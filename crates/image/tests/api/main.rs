@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 mod archive;
+mod busy;
 mod content;
 mod damage;
 mod debian;
