@@ -35,7 +35,7 @@ use crate::{Error, Kind};
 use recipe::{Recipe, Recorder};
 
 pub use confine::confine;
-pub(crate) use inflate::open as inflate_stream;
+pub(crate) use inflate::{open as inflate_stream, zstd_window};
 pub(crate) use job::{Job, remove_tree};
 pub(crate) use reader::{Reader, Type};
 pub(crate) use recipe::Replay;

@@ -1,7 +1,7 @@
 //! One layer on its way in: hashed, verified and unpacked while it comes.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::digest::Hasher;
 use crate::manifest::Blob;
-use crate::unpack::{Job, Limits, Unpacked};
+use crate::unpack::{Job, Limits, Unpacked, zstd_window};
 use crate::{Digest, Error, Kind, Options};
 
 use super::layout::{Layout, Staged};
@@ -18,6 +18,9 @@ use super::{Partial, now};
 /// Pieces between the network and the unpacker.
 const QUEUE: usize = 4;
 
+/// Memory that the zstd windows of one pull may take together, in bytes.
+const WINDOWS: u64 = 24 << 20;
+
 /// A piece of a layer; a stream that ends without [`Piece::End`] was given up.
 #[derive(Debug)]
 pub(crate) enum Piece {
@@ -25,7 +28,7 @@ pub(crate) enum Piece {
     End,
 }
 
-/// What a running pull or load shows.
+/// What a running pull or load shows, and what its layers share.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) reference: String,
@@ -34,6 +37,7 @@ pub(crate) struct Progress {
     pub(crate) bytes_total: AtomicU64,
     pub(crate) layers_done: AtomicU32,
     pub(crate) layers_total: AtomicU32,
+    windows: Windows,
 }
 
 impl Progress {
@@ -45,6 +49,7 @@ impl Progress {
             bytes_total: AtomicU64::new(0),
             layers_done: AtomicU32::new(0),
             layers_total: AtomicU32::new(0),
+            windows: Windows::default(),
         })
     }
 }
@@ -116,7 +121,7 @@ fn feed(
     progress: &Progress,
     partial: Option<Partial>,
 ) -> Result<Unpacked, Error> {
-    let mut intake = Intake { blob, job, progress, hasher: Hasher::new(), size: 0 };
+    let mut intake = Intake { blob, job, progress, hasher: Hasher::new(), size: 0, window: None };
     let read = intake.read(pieces, partial);
     let size = intake.size;
     let result = match read {
@@ -138,6 +143,7 @@ struct Intake<'a> {
     progress: &'a Progress,
     hasher: Hasher,
     size: u64,
+    window: Option<Taken<'a>>,
 }
 
 impl Intake<'_> {
@@ -181,6 +187,9 @@ impl Intake<'_> {
             }
             self.hasher.update(bytes);
         }
+        if self.window.is_none() {
+            self.window = Some(self.progress.windows.take(zstd_window(bytes)));
+        }
         self.size = size;
         self.progress.bytes_done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(self.job.write(bytes))
@@ -201,5 +210,56 @@ impl Intake<'_> {
             }
         }
         job.finish()
+    }
+}
+
+/// Which part of [`WINDOWS`] is taken. A layer waits for others of its pull before it would take more than is left; they end whatever
+/// it does.
+#[derive(Debug, Default)]
+struct Windows {
+    taken: Mutex<u64>,
+    less: Condvar,
+}
+
+/// A layer's window; free when dropped.
+struct Taken<'a>(&'a Windows, u64);
+
+impl Windows {
+    /// Blocks until there is room for `bytes`; who is alone has room for any.
+    fn take(&self, bytes: u64) -> Taken<'_> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |taken: &mut u64| *taken > 0 && *taken + bytes > WINDOWS;
+        *self.less.wait_while(taken, is_full).unwrap_or_else(PoisonError::into_inner) += bytes;
+        Taken(self, bytes)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.1;
+        self.0.less.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_that_are_too_large_together_come_one_after_the_other() {
+        let windows = Windows::default();
+        let most = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let _taken = windows.take(10 << 20);
+                    most.fetch_max(*windows.taken.lock().unwrap(), Ordering::Relaxed);
+                });
+            }
+            // Larger than all there is, but it does not wait for ever.
+            scope.spawn(|| drop(windows.take(WINDOWS + 1)));
+        });
+        assert_eq!(most.into_inner() % (10 << 20), 0);
+        assert_eq!(*windows.taken.lock().unwrap(), 0);
     }
 }

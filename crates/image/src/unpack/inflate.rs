@@ -31,6 +31,21 @@ pub(crate) fn open(mut input: impl Read + 'static) -> Result<Box<dyn Read>, Erro
     })
 }
 
+/// Memory that the first frame of a zstd stream asks for, by its first bytes (RFC 8878, 3.1.1.1); 0 for anything else.
+pub(crate) fn zstd_window(start: &[u8]) -> u64 {
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, rest @ ..] = start else { return 0 };
+    if descriptor & 0x20 == 0 {
+        let Some(window) = rest.first() else { return 0 };
+        let base = 1_u64 << (10 + u32::from(window >> 3));
+        return base + base / 8 * u64::from(window & 7);
+    }
+    // A single segment: the whole content is the window.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let (length, least) = [(1, 0), (2, 256), (4, 0), (8, 0)][usize::from(descriptor >> 6)];
+    let Some(size) = rest.get(dictionary..dictionary + length) else { return 0 };
+    size.iter().rev().fold(0, |size, byte| size << 8 | u64::from(*byte)).saturating_add(least)
+}
+
 /// The error of a reader that [`open`] made, in words.
 pub(crate) fn explain(error: &std::io::Error) -> Error {
     Error::corrupt(format!("the layer cannot be decompressed: {error}"))
@@ -48,4 +63,41 @@ fn unsupported(what: &str) -> Error {
         Kind::Unsupported,
         format!("layers compressed with {what} are not supported: use gzip or zstd"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// What libzstd itself says of frames that it has made.
+    #[test]
+    fn windows_of_zstd() {
+        for (level, pledged) in
+            [(3, None), (3, Some(100)), (3, Some(300)), (3, Some(70_000)), (19, None), (19, Some(1 << 24))]
+        {
+            let mut encoder = zstd::Encoder::new(Vec::new(), level).unwrap();
+            encoder.set_pledged_src_size(pledged).unwrap();
+            let size = usize::try_from(pledged.unwrap_or(1_000_000)).unwrap();
+            encoder.write_all(&vec![7; size]).unwrap();
+            let frame = encoder.finish().unwrap();
+            let expected = match (level, pledged) {
+                (_, Some(size)) if size <= 1 << 17 => size,
+                (3, _) => 2 << 20,
+                _ => 8 << 20,
+            };
+            assert_eq!(zstd_window(&frame), expected, "{level} {pledged:?}");
+        }
+        for other in [
+            &b""[..],
+            b"\x28\xb5\x2f\xfd",
+            b"\x28\xb5\x2f\xfd\x00",
+            b"\x28\xb5\x2f\xfd\xe3\x00",
+            b"\x1f\x8b\x08\x00\x00\x00",
+        ] {
+            assert_eq!(zstd_window(other), 0, "{other:?}");
+        }
+        assert_eq!(zstd_window(b"\x28\xb5\x2f\xfd\x00\xff"), 15 << 38);
+    }
 }
