@@ -72,6 +72,8 @@ async fn run(
 ) -> Result<cri::ExecSyncResponse> {
     let (stdout, stdout_end) = pipe()?;
     let (stderr, stderr_end) = pipe()?;
+    // That its streams are closed is told a little before its exit, and would only wake us for nothing.
+    let held = [stdout_end.try_clone().doing(|| "dup")?, stderr_end.try_clone().doing(|| "dup")?];
     let exec_id = container.next_exec();
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let request = ExecRequest { container: container.id().to_owned(), exec_id: exec_id.clone(), process };
@@ -98,6 +100,7 @@ async fn run(
         let _ = shim.kill_exec(container.id(), &exec_id).await;
         return Err(too_late(timeout));
     };
+    drop(held);
     let exit = exit.doing(|| "wait for the command")?;
     let [stdout, stderr] = output.streams.map(|stream| stream.bytes.freeze());
     Ok(cri::ExecSyncResponse { stdout, stderr, exit_code: exit.code })

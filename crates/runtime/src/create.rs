@@ -203,6 +203,7 @@ impl Job<'_> {
             net_devices: &plan.net_devices,
             extra: &self.extra,
             start_socket: self.start_socket.as_ref().map(AsFd::as_fd),
+            inherited: None,
         };
         let spawned = spawn::spawn(&script, parent, caller)?;
         if let Some(mut class) = class {
@@ -308,7 +309,7 @@ pub(crate) fn program<'a>(
     steps.extend(groups);
     steps.push(Step::SetGid(process.gid));
     steps.push(Step::SetUid(process.uid, process.capabilities));
-    let filter = process.seccomp.as_ref().map(Step::Seccomp);
+    let filter = process.seccomp.as_deref().map(Step::Seccomp);
     // As late as possible, so that the profile need not allow what comes before execve.
     let sys_admin = process.capabilities.effective.contains(vaquita_sys::cap::Capability::SYS_ADMIN);
     if process.no_new_privs || sys_admin || filter.is_none() {

@@ -44,6 +44,14 @@ pub fn read_own_spec(path: &Path) -> Result<Spec, Error> {
     deserialize(&name(path), &read(path)?)
 }
 
+/// As [`parse`], for an object that this program has written.
+///
+/// # Errors
+/// [`crate::Kind::Invalid`] names the property, and says what is wrong with it and where.
+pub fn parse_own<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, Error> {
+    deserialize(name, bytes)
+}
+
 /// The bytes of a document. A symbolic link is followed; what it leads to must be a regular file of at most [`MAX_SIZE`]
 /// bytes. Never waits, and reads no more than that whatever the file says of its size.
 ///

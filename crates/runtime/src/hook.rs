@@ -39,7 +39,7 @@ use vaquita_sys::procfs::Procfs;
 
 use crate::create::program;
 use crate::lsm::Labels;
-use crate::plan::process::{ProcessPlan, ProgramFile, c_string};
+use crate::plan::process::{Common, ProcessPlan, ProgramFile, c_string};
 use crate::spawn::{self, Guard, Script, Spawned};
 use crate::stdio::StdioFds;
 use crate::steps::Step;
@@ -205,7 +205,8 @@ impl Command {
         let mut process = spec.process().clone().unwrap_or_default();
         process.set_terminal(None).set_args(Some(vec![self.program.name.clone()])).set_env(None);
         process.set_cwd("/".into());
-        let mut plan = ProcessPlan::new(&process, spec.linux().as_ref(), container.context)?;
+        let common = Common::new(spec.linux().as_ref(), container.context)?;
+        let mut plan = ProcessPlan::new(&process, common, container.context)?;
         let copy =
             |list: &CStrArray| CStrArray::new(list.iter().map(|text| OsStr::from_bytes(text.to_bytes())));
         plan.arguments = copy(&self.arguments)?;
@@ -322,6 +323,10 @@ impl Place {
         }
         steps.push(self.change_root());
         steps
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     pub(crate) fn change_root(&self) -> Step<'_> {

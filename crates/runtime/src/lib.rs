@@ -41,7 +41,7 @@ mod trees;
 
 pub use create::{CreateArgs, Created, Meanwhile, ParentOf, Rendezvous, create};
 pub use error::{Error, Kind};
-pub use exec::{ExecArgs, ExecPlan, Execed, exec, exec_with};
+pub use exec::{ExecArgs, ExecPlan, Execed, Surroundings, exec, exec_with, launch};
 pub use handle::StartHandle;
 pub use plan::mounts::options::MOUNT_OPTIONS;
 pub use plan::{Context, Plan};

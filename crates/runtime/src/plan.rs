@@ -20,7 +20,7 @@ use vaquita_sys::ns;
 use self::devices::DevicePlan;
 use self::mounts::{MountPlan, Source};
 use self::path::Inside;
-use self::process::ProcessPlan;
+use self::process::{Common, ProcessPlan};
 use self::sysctl::Sysctl;
 use crate::Error;
 use crate::netdev::NetDevice;
@@ -128,7 +128,7 @@ impl Plan {
             time_offsets: time_offsets(linux, &namespaces)?,
             uid_map: id_map("linux.uidMappings", linux.uid_mappings().as_deref(), &namespaces)?,
             gid_map: id_map("linux.gidMappings", linux.gid_mappings().as_deref(), &namespaces)?,
-            process: ProcessPlan::new(process, Some(linux), context)?,
+            process: ProcessPlan::new(process, Common::new(Some(linux), context)?, context)?,
             mounts,
             namespaces,
             has_hooks: crate::hook::has_any(spec),

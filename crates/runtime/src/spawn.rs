@@ -15,7 +15,7 @@ use crate::handshake::{self, Said};
 use crate::netdev::{self, NetDevice};
 use crate::plan::process::ProcessPlan;
 use crate::resctrl::Made;
-use crate::steps::{At, Failure, State, Step};
+use crate::steps::{At, Failure, State, Step, limit_text};
 use crate::{Error, Kind, StartHandle};
 
 /// All that a new process does, in order.
@@ -56,6 +56,9 @@ pub(crate) struct Script<'a> {
     pub(crate) extra: &'a [OwnedFd],
     /// Where the process waits for the word to start, after the word on the handshake's socket.
     pub(crate) start_socket: Option<BorrowedFd<'a>>,
+    /// What the set-up uses of the descriptors that the process inherits: all others it closes first. None where the maker
+    /// has no others that matter.
+    pub(crate) inherited: Option<Vec<i32>>,
 }
 
 /// A process that has done its set-up.
@@ -76,14 +79,40 @@ pub(crate) struct Caller<'c, 'a> {
     pub(crate) meanwhile: Option<&'c mut Meanwhile<'a>>,
 }
 
+/// Clones, and returns at once. The process goes all its way without a word, and says only what fails; nothing is done to
+/// it from outside. It is its maker's to reap or, with [`ParentOf::CallersParent`], that parent's.
+pub(crate) fn launch(script: &Script<'_>, parent: ParentOf) -> Result<Spawned, Error> {
+    let (pid, mut guard, start) = clone(script, parent, true)?;
+    Ok(Spawned { pid, pidfd: guard.release()?, start: StartHandle::from_fd(start), console: None })
+}
+
 /// Clones, and waits until the set-up is done. A process that fails is gone when this returns; with
 /// [`ParentOf::CallersParent`] it is that parent's to reap.
 pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf, caller: Caller<'_, '_>) -> Result<Spawned, Error> {
+    let (pid, mut guard, ours) = clone(script, parent, false)?;
+    let console = set_up(script, (pid, guard.pidfd()?), &ours, caller)?;
+    Ok(Spawned { pid, pidfd: guard.release()?, start: StartHandle::from_fd(ours), console })
+}
+
+/// The process, which ends if it is not released, and our end of the handshake's socket.
+fn clone(script: &Script<'_>, parent: ParentOf, is_alone: bool) -> Result<(Pid, Guard, OwnedFd), Error> {
     let (ours, theirs) = handshake::pair()?;
     let theirs = above(theirs, first_free(script.extra))?;
-    let texts: Vec<String> = script.late.iter().chain(&script.start).map(ToString::to_string).collect();
+    let texts = |steps: &[Step<'_>]| steps.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let texts = Texts {
+        setup: if is_alone { texts(&script.setup) } else { Vec::new() },
+        rest: [texts(&script.late), texts(&script.start)].concat(),
+    };
     let sockets = [theirs.as_raw_fd()].into_iter().chain(script.start_socket.map(|fd| fd.as_raw_fd()));
-    let gaps = gaps(sockets, script);
+    let after = gaps(sockets.clone(), script, &[]);
+    let before = script.inherited.as_ref().map(|used| gaps(sockets, script, used));
+    let told = Told {
+        texts: &texts,
+        strangers: before.as_deref().unwrap_or_default(),
+        gaps: &after,
+        makers_end: ours.as_fd(),
+        is_alone,
+    };
     let state = State::new(theirs.as_fd());
     let how = Clone {
         flags: script.flags,
@@ -91,16 +120,13 @@ pub(crate) fn spawn(script: &Script<'_>, parent: ParentOf, caller: Caller<'_, '_
         cgroup: script.cgroup,
         ..Clone::default()
     };
-    let (pid, mut guard) = in_time_namespace(script.time_offsets, || {
+    let (pid, guard) = in_time_namespace(script.time_offsets, || {
         in_pid_namespace(script.pid_namespace, || {
-            let (pid, pidfd) =
-                fork(&how, script, &Told { texts: &texts, gaps: &gaps, makers_end: ours.as_fd() }, state)?;
+            let (pid, pidfd) = fork(&how, script, &told, state)?;
             Ok((pid, Guard::new(pidfd, parent)))
         })
     })?;
-    drop(theirs);
-    let console = set_up(script, (pid, guard.pidfd()?), &ours, caller)?;
-    Ok(Spawned { pid, pidfd: guard.release()?, start: StartHandle::from_fd(ours), console })
+    Ok((pid, guard, ours))
 }
 
 /// What is set from outside, and the wait for the child's word.
@@ -161,10 +187,7 @@ fn set_up(
     }
     for (resource, limit) in script.limits {
         rustix::process::prlimit(Some(pid), *resource, *limit).map_err(|errno| {
-            let number =
-                |value: Option<u64>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
-            let (soft, hard) = (number(limit.current), number(limit.maximum));
-            Error::kernel(format!("prlimit({pid}, {resource:?}, {{soft {soft}, hard {hard}}})"), errno)
+            Error::kernel(format!("prlimit({pid}, {})", limit_text(*resource, limit)), errno)
         })?;
     }
     Ok(console)
@@ -304,12 +327,23 @@ fn make_inside(
 
 /// What the maker worked out for the child, which cannot.
 struct Told<'a> {
-    /// What each step after the set-up is for, late ones first.
-    texts: &'a [String],
+    texts: &'a Texts,
+    /// Ranges of descriptors that are the maker's alone.
+    strangers: &'a [(u32, u32)],
     /// Ranges of descriptors that are not needed after the set-up.
     gaps: &'a [(u32, u32)],
     /// Of the handshake's socket, which the child has inherited.
     makers_end: BorrowedFd<'a>,
+    /// The maker is not there to hear of the set-up, nor to give its word.
+    is_alone: bool,
+}
+
+/// What each step is for.
+struct Texts {
+    /// Empty where the maker hears of failures by the number of the step.
+    setup: Vec<String>,
+    /// After the set-up, late ones first.
+    rest: Vec<String>,
 }
 
 /// Descriptors for a program, where putting each in its place overwrites none of the others.
@@ -335,9 +369,9 @@ pub(crate) fn above(fd: OwnedFd, first: i32) -> Result<OwnedFd, Error> {
         .map_err(|errno| Error::kernel(format!("fcntl({}, F_DUPFD_CLOEXEC, {first})", fd.as_raw_fd()), errno))
 }
 
-/// All numbers behind the program's own, but those that are still needed.
-fn gaps(sockets: impl Iterator<Item = i32>, script: &Script<'_>) -> Vec<(u32, u32)> {
-    let needed = script.start.iter().flat_map(Step::fds).chain(sockets);
+/// All numbers behind the program's own, but those that are needed after the set-up, and these.
+fn gaps(sockets: impl Iterator<Item = i32>, script: &Script<'_>, others: &[i32]) -> Vec<(u32, u32)> {
+    let needed = script.start.iter().flat_map(Step::fds).chain(sockets).chain(others.iter().copied());
     let mut needed: Vec<u32> = needed.map(i32::unsigned_abs).filter(|fd| *fd > 2).collect();
     needed.sort_unstable();
     let mut gaps = Vec::new();
@@ -346,7 +380,7 @@ fn gaps(sockets: impl Iterator<Item = i32>, script: &Script<'_>) -> Vec<(u32, u3
         if fd > next {
             gaps.push((next, fd - 1));
         }
-        next = fd + 1;
+        next = next.max(fd + 1);
     }
     gaps.push((next, u32::MAX));
     gaps
@@ -363,8 +397,13 @@ fn close_others(extra: &[OwnedFd], gaps: &[(u32, u32)]) -> Result<(), Failure> {
         next += 1;
     }
     vaquita_sys::process::close_range_on_exec(next.unsigned_abs(), u32::MAX).at("close_range")?;
-    for &(first, last) in gaps {
-        // SAFETY: no step after the set-up uses any of them, and no owner of one is dropped: the child only ends.
+    close_all(gaps)
+}
+
+#[expect(unsafe_code, reason = "closing by number is the only way to close what one does not know")]
+fn close_all(ranges: &[(u32, u32)]) -> Result<(), Failure> {
+    for &(first, last) in ranges {
+        // SAFETY: no step from here on uses any of them, and no owner of one is dropped: the child only ends.
         unsafe { vaquita_sys::process::close_range(first, last) }.at("close_range")?;
     }
     Ok(())
@@ -395,6 +434,9 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
     let fail = |number: usize, text: &str, is_exec: bool, failure| -> ! {
         tell(socket, number, text, is_exec, failure)
     };
+    if let Err(failure) = close_all(told.strangers) {
+        fail(usize::from(u16::MAX), "", false, failure);
+    }
     if let Err(failure) = crate::steps::prepare() {
         fail(usize::from(u16::MAX), "", false, failure);
     }
@@ -403,10 +445,13 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
     }
     for (number, step) in script.setup.iter().enumerate() {
         if let Err(failure) = step.run(&mut state) {
-            fail(number, "", false, failure);
+            fail(number, told.texts.setup.get(number).map_or("", String::as_str), false, failure);
         }
     }
-    let ready = handshake::say_ready(socket, state.master.as_ref().map(AsFd::as_fd));
+    let ready = match told.is_alone {
+        true => Ok(()),
+        false => handshake::say_ready(socket, state.master.as_ref().map(AsFd::as_fd)),
+    };
     if let Err(failure) = close_others(script.extra, told.gaps) {
         fail(usize::from(u16::MAX), "", false, failure);
     }
@@ -414,9 +459,9 @@ fn child(script: &Script<'_>, told: &Told<'_>, mut state: State<'_>) -> ! {
         // The maker is gone, and nobody wants this container any more.
         exit_now(1);
     }
-    let steps = script.late.iter().chain(&script.start).zip(told.texts).enumerate();
+    let steps = script.late.iter().chain(&script.start).zip(&told.texts.rest).enumerate();
     for (number, (step, text)) in steps {
-        if number == script.late.len() {
+        if number == script.late.len() && !told.is_alone {
             state.starter = match handshake::await_start(socket, script.start_socket) {
                 Ok(starter) => starter,
                 Err(_) => exit_now(1),

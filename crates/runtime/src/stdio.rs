@@ -1,13 +1,13 @@
 //! Standard input, output and error of a process.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use vaquita_sys::tty::Size;
 
-use crate::Error;
 use crate::plan::path::Inside;
 use crate::plan::process::ProcessPlan;
 use crate::steps::Step;
+use crate::{Error, spawn};
 
 /// What a process has as file descriptors 0, 1 and 2.
 #[derive(Debug)]
@@ -44,14 +44,19 @@ pub(crate) enum StdioFds {
 
 impl StdioFds {
     pub(crate) fn new(stdio: Stdio) -> Result<Self, Error> {
-        let high = |fd: OwnedFd| {
-            rustix::io::fcntl_dupfd_cloexec(&fd, 3)
-                .map_err(|errno| Error::kernel("fcntl(<stdio>, F_DUPFD_CLOEXEC, 3)", errno))
-        };
+        let high = |fd: OwnedFd| spawn::above(fd, 3);
         Ok(match stdio {
             Stdio::Terminal { rows, columns } => Self::Terminal(Size { rows, columns }),
             Stdio::Fds([input, output, error]) => Self::Fds([high(input)?, high(output)?, high(error)?]),
         })
+    }
+
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let fds = match self {
+            Self::Fds(fds) => fds.as_slice(),
+            Self::Terminal(_) => &[],
+        };
+        fds.iter().map(AsFd::as_fd)
     }
 
     pub(crate) fn steps(&self, uid: u32) -> Option<Step<'_>> {

@@ -14,6 +14,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
 use vaquita_cgroup::Entry;
 use vaquita_sys::cap::Sets;
@@ -107,6 +108,7 @@ pub(crate) enum Step<'a> {
     SetIoPriority(u32),
     SetAffinity(&'a CpuSet),
     SetMemoryPolicy(&'a MemoryPolicy),
+    SetLimit(Resource, Rlimit),
     SetGroups(&'a [u32]),
     SetGid(u32),
     SetUid(u32, Sets),
@@ -339,6 +341,7 @@ impl Step<'_> {
             Self::SetMemoryPolicy(policy) => {
                 vaquita_sys::process::set_memory_policy(policy.mode, &policy.nodes).at("set_mempolicy")
             }
+            Self::SetLimit(resource, limit) => rustix::process::setrlimit(*resource, *limit).at("setrlimit"),
             Self::SetGroups(groups) => vaquita_sys::process::set_groups(groups).at("setgroups"),
             Self::SetGid(gid) => vaquita_sys::process::set_gid(*gid).at("setresgid"),
             Self::SetUid(uid, keep) => identity::set_uid(*uid, keep),
@@ -422,6 +425,9 @@ impl fmt::Display for Step<'_> {
             Self::SetIoPriority(_) => f.write_str("setting the I/O priority"),
             Self::SetAffinity(_) => f.write_str("setting the CPUs of process.execCPUAffinity"),
             Self::SetMemoryPolicy(policy) => write!(f, "setting the memory policy {policy}"),
+            Self::SetLimit(resource, limit) => {
+                write!(f, "setting the limit {}", limit_text(*resource, limit))
+            }
             Self::SetGroups(groups) => write!(f, "setting the supplementary groups {groups:?}"),
             Self::SetGid(gid) => write!(f, "becoming group {gid}"),
             Self::SetUid(uid, _) => write!(f, "becoming user {uid}"),
@@ -435,4 +441,10 @@ impl fmt::Display for Step<'_> {
             Self::ExecuteFile { .. } => f.write_str("execveat(<pause>)"),
         }
     }
+}
+
+/// A limit of a resource, for an error.
+pub(crate) fn limit_text(resource: Resource, limit: &Rlimit) -> String {
+    let number = |value: Option<u64>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
+    format!("{resource:?}, {{soft {}, hard {}}}", number(limit.current), number(limit.maximum))
 }

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use vaquita_cgroup::Layout;
 use vaquita_sys::memory::{self, Pages};
 use vaquita_sys::process::Exit as ProcessExit;
+use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::SignalFd;
 
 use crate::{Error, Event, transport};
@@ -24,6 +25,7 @@ mod container;
 mod creator;
 mod deletion;
 mod elsewhere;
+mod exec;
 mod exits;
 mod external;
 mod hooks;
@@ -71,6 +73,8 @@ struct Server {
     strays: Vec<(i32, ProcessExit)>,
     receive_buffer: Pages,
     buffers: Buffers,
+    /// Kept from the first exec on: the kernel waits when such a mount is closed.
+    procfs: Option<Procfs>,
     next_token: u64,
     /// Something has happened since memory was given back last.
     busy: bool,
@@ -105,6 +109,7 @@ impl Server {
             strays: Vec::new(),
             receive_buffer: Pages::new(transport::RECEIVE_BUFFER)?,
             buffers: Buffers::new()?,
+            procfs: None,
             next_token: FIRST_TOKEN,
             busy: true,
             farewell: None,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::path::Path;
+use std::sync::Arc;
 
 use oci_spec::runtime::{
     Capabilities, Linux, LinuxPersonality, LinuxPersonalityDomain, LinuxSeccomp, PosixRlimitType, Process,
@@ -25,7 +26,7 @@ pub(crate) struct ProcessPlan {
     pub(crate) umask: u32,
     pub(crate) capabilities: Sets,
     pub(crate) no_new_privs: bool,
-    pub(crate) seccomp: Option<Program>,
+    pub(crate) seccomp: Option<Arc<Program>>,
     pub(crate) rlimits: Vec<(Resource, Rlimit)>,
     pub(crate) oom_score_adj: Option<i32>,
     pub(crate) restrict_oom_score_adj: bool,
@@ -54,12 +55,29 @@ pub(crate) struct ProgramFile {
     pub(crate) candidates: Vec<CString>,
 }
 
-impl ProcessPlan {
-    /// `linux` is the container's: its seccomp profile, personality and memory policy are for all of its processes.
-    pub(crate) fn new(process: &Process, linux: Option<&Linux>, context: &Context) -> Result<Self, Error> {
+/// What a container's specification says of all its processes.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    seccomp: Option<Arc<Program>>,
+    personality: Option<u32>,
+    memory_policy: Option<MemoryPolicy>,
+}
+
+impl Common {
+    pub(crate) fn new(linux: Option<&Linux>, context: &Context) -> Result<Self, Error> {
         let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
         let personality = linux.and_then(|linux| linux.personality().as_ref());
         let memory_policy = linux.and_then(|linux| linux.memory_policy().as_ref());
+        Ok(Self {
+            seccomp: seccomp.map(|profile| filter(profile, context)).transpose()?.map(Arc::new),
+            personality: personality.map(persona).transpose()?,
+            memory_policy: memory_policy.map(MemoryPolicy::new).transpose()?,
+        })
+    }
+}
+
+impl ProcessPlan {
+    pub(crate) fn new(process: &Process, common: Common, context: &Context) -> Result<Self, Error> {
         refuse_foreign(process)?;
         let user = process.user();
         let groups = user.additional_gids().clone().unwrap_or_default();
@@ -87,7 +105,7 @@ impl ProcessPlan {
             umask: umask(user.umask().unwrap_or(0o022))?,
             capabilities: capabilities(process)?,
             no_new_privs: process.no_new_privileges().unwrap_or(false),
-            seccomp: seccomp.map(|profile| filter(profile, context)).transpose()?,
+            seccomp: common.seccomp,
             rlimits: rlimits(process)?,
             oom_score_adj: process.oom_score_adj().map(oom_score_adj).transpose()?,
             restrict_oom_score_adj: context.restrict_oom_score_adj,
@@ -99,11 +117,11 @@ impl ProcessPlan {
             terminal: process.terminal().unwrap_or(false),
             apparmor: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
             selinux: process.selinux_label().clone().filter(|label| !label.is_empty()),
-            personality: personality.map(persona).transpose()?,
+            personality: common.personality,
             scheduling: scheduling::scheduling(process)?,
             io_priority: scheduling::io(process)?,
             affinity: Affinity::new(process.exec_cpu_affinity().as_ref())?,
-            memory_policy: memory_policy.map(MemoryPolicy::new).transpose()?,
+            memory_policy: common.memory_policy,
         })
     }
 }

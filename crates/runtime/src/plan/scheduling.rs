@@ -21,7 +21,7 @@ pub(crate) struct Affinity {
 }
 
 /// A memory policy, as set_mempolicy(2) takes it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct MemoryPolicy {
     pub(crate) mode: i32,
     /// A bit for each node.

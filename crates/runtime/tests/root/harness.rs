@@ -12,11 +12,12 @@ use tempfile::TempDir;
 use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_runtime::{
     Context, CreateArgs, Created, Error, ExecArgs, ExecPlan, Execed, ParentOf, Plan, Rendezvous, StartHandle,
-    Stdio, create, exec,
+    Stdio, create, exec, launch,
 };
 use vaquita_sys::mount::mountinfo;
 use vaquita_sys::ns;
 use vaquita_sys::process::{Exit, wait_pidfd};
+use vaquita_sys::procfs::Procfs;
 use vaquita_sys::signal::{self, Signal};
 use vaquita_testing::{require_root, unique};
 
@@ -244,6 +245,19 @@ impl Running {
     }
 
     pub(crate) fn exec(&self, plan: &ExecPlan) -> Result<(Execed, PipeReader), Error> {
+        self.exec_by(plan, exec)
+    }
+
+    /// As [`Self::exec`], for a process that nobody waits for while it joins.
+    pub(crate) fn launch(&self, plan: &ExecPlan) -> Result<(Execed, PipeReader), Error> {
+        self.exec_by(plan, |plan, args| launch(plan, args, &Procfs::open()?))
+    }
+
+    fn exec_by(
+        &self,
+        plan: &ExecPlan,
+        exec: impl FnOnce(&ExecPlan, ExecArgs<'_>) -> Result<Execed, Error>,
+    ) -> Result<(Execed, PipeReader), Error> {
         let (input, _) = std::io::pipe().unwrap();
         let (output, output_write) = std::io::pipe().unwrap();
         let stdio = Stdio::Fds([input.into(), output_write.try_clone().unwrap().into(), output_write.into()]);
@@ -262,19 +276,35 @@ impl Running {
     /// Executes the probe with these orders and waits for its end.
     #[track_caller]
     pub(crate) fn exec_probe(&self, orders: &str, change: impl FnOnce(&mut Value)) -> Outcome {
-        let plan = self
-            .exec_plan(|process| {
-                process["env"] = json!([format!("VAQUITA_PROBE={orders}"), "PATH=/bin:/"]);
-                change(process);
-            })
-            .unwrap();
-        let (execed, mut output) = self.exec(&plan).unwrap_or_else(|error| panic!("exec: {error}"));
-        execed.started.wait().unwrap_or_else(|error| panic!("execve: {error}"));
-        let exit = wait_pidfd(&execed.pidfd).unwrap();
-        let mut text = String::new();
-        output.read_to_string(&mut text).unwrap();
-        Outcome { exit, output: marked(&text) }
+        outcome(self.exec(&self.probe_plan(orders, change)))
     }
+
+    /// As [`Self::exec_probe`], in both ways: what it must be like in the one, it must be like in the other.
+    #[track_caller]
+    pub(crate) fn exec_probes(&self, orders: &str, change: impl FnOnce(&mut Value)) -> [Outcome; 2] {
+        let plan = self.probe_plan(orders, change);
+        assert!(plan.goes_alone());
+        [outcome(self.exec(&plan)), outcome(self.launch(&plan))]
+    }
+
+    #[track_caller]
+    fn probe_plan(&self, orders: &str, change: impl FnOnce(&mut Value)) -> ExecPlan {
+        self.exec_plan(|process| {
+            process["env"] = json!([format!("VAQUITA_PROBE={orders}"), "PATH=/bin:/"]);
+            change(process);
+        })
+        .unwrap()
+    }
+}
+
+#[track_caller]
+fn outcome(execed: Result<(Execed, PipeReader), Error>) -> Outcome {
+    let (execed, mut output) = execed.unwrap_or_else(|error| panic!("exec: {error}"));
+    execed.started.wait().unwrap_or_else(|error| panic!("execve: {error}"));
+    let exit = wait_pidfd(&execed.pidfd).unwrap();
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    Outcome { exit, output: marked(&text) }
 }
 
 impl Drop for Running {

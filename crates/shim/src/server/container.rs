@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use vaquita_cgroup::Cgroup;
-use vaquita_runtime::StartHandle;
+use vaquita_runtime::{StartHandle, Surroundings};
 use vaquita_sys::ns;
 
 use super::attach::Stdin;
@@ -45,6 +45,8 @@ pub(super) enum SandboxPhase {
 pub(super) struct Container {
     pub(super) id: String,
     pub(super) target: Target,
+    /// Worked out with the first exec.
+    pub(super) surroundings: Option<Surroundings>,
     pub(super) cgroup: Option<Cgroup>,
     pub(super) created_at_ns: i64,
     pub(super) started_at_ns: i64,

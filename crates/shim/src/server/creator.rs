@@ -17,7 +17,8 @@ use rustix::fs::{FileType, Uid};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use vaquita_cgroup::{Cgroup, Layout, Resources};
 use vaquita_runtime::{
-    CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Rendezvous, Stdio, document, hook, sandbox,
+    Context, CreateArgs, ExecArgs, ExecPlan, ParentOf, Plan, Rendezvous, Stdio, Surroundings, document, hook,
+    sandbox,
 };
 use vaquita_sys::ns;
 use vaquita_sys::process::fork_worker;
@@ -272,7 +273,7 @@ pub(super) fn make_container(
     let place = Place::make(&request.cgroup, &request.id, layout, &resources)?;
     let stdio = match streams {
         Streams::Fds(fds) => {
-            give(&fds, spec.process().as_ref(), uid_maps)?;
+            give(&fds, spec.process().as_ref().map_or(0, |process| process.user().uid()), uid_maps)?;
             Stdio::Fds(fds)
         }
         Streams::Terminal => terminal(spec.process().as_ref()),
@@ -329,10 +330,9 @@ pub(super) fn make_exec(
     init: OwnedFd,
     stdio: [Option<OwnedFd>; 3],
 ) -> Result<Made, Error> {
-    let process: ProcessSpec = document::parse("process", process)?;
-    let mut spec = read_spec(&container.bundle)?;
-    name_namespaces(&mut spec, container.join);
-    let plan = ExecPlan::new(&process, &spec, &container.context(id))?;
+    let process: ProcessSpec = document::parse_own("process", process)?;
+    let context = container.context(id);
+    let plan = ExecPlan::within(&process, &surroundings(container, &context)?, &context)?;
     let cgroup = Cgroup::open(layout, &container.cgroup_path)?;
     let stdio = if process.terminal().unwrap_or_default() {
         if stdio.iter().any(Option::is_some) {
@@ -345,7 +345,7 @@ pub(super) fn make_exec(
     } else {
         let [stdin, stdout, stderr] = stdio;
         let fds = [or_null(stdin)?, or_null(stdout)?, or_null(stderr)?];
-        give(&fds, Some(&process), &container.uid_maps)?;
+        give(&fds, plan.uid(), &container.uid_maps)?;
         Stdio::Fds(fds)
     };
     let parent = ParentOf::CallersParent;
@@ -362,6 +362,13 @@ pub(super) fn make_exec(
     let mut others = vec![execed.started.into_fd()];
     others.extend(execed.console);
     Ok(Made { pid: execed.pid.as_raw_nonzero().get(), pidfd: execed.pidfd, others })
+}
+
+/// What of the container matters to every process that is added to it.
+pub(super) fn surroundings(container: &Target, context: &Context) -> Result<Surroundings, Error> {
+    let mut spec = read_spec(&container.bundle)?;
+    name_namespaces(&mut spec, container.join);
+    Ok(Surroundings::new(&spec, context)?)
 }
 
 /// Where the root is until the container has it: hooks look for it there.
@@ -431,8 +438,7 @@ fn mappings(maps: &[IdMap]) -> Result<Vec<LinuxIdMapping>, Error> {
 
 /// Pipes belong to the user of a container with users of its own, who could not open /dev/stdout anew otherwise. The
 /// process cannot see to it itself: the host's root, who made them, is nobody there.
-fn give(fds: &[OwnedFd; 3], process: Option<&ProcessSpec>, uid_maps: &[IdMap]) -> Result<(), Error> {
-    let inside = process.map_or(0, |process| process.user().uid());
+pub(super) fn give(fds: &[OwnedFd; 3], inside: u32, uid_maps: &[IdMap]) -> Result<(), Error> {
     // A user that is not mapped is refused later, by its number.
     let Some(owner) = IdMap::to_host(uid_maps, inside) else { return Ok(()) };
     for fd in fds {

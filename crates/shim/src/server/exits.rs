@@ -161,6 +161,7 @@ impl Server {
             Err(error) => {
                 // What is left of it is reaped as a stranger.
                 self.containers[at].execs.swap_remove(exec);
+                let error = self.failed_exec(&self.containers[at].id, error);
                 self.reply_error(asker, &error);
             }
         }

@@ -10,9 +10,7 @@ use vaquita_sys::signal::{self, Signal};
 
 use super::attach::Stdin;
 use super::connection::Asker;
-use super::container::{
-    Container, Elsewhere, Exec, ExecPhase, Phase, Process, Sandbox, SandboxPhase, Start, kinds,
-};
+use super::container::{Container, Elsewhere, Phase, Process, Sandbox, SandboxPhase, kinds};
 use super::creator::{self, Made, Purpose, Streams, Target, or_null};
 use super::output::Output;
 use super::{Server, external, now_ns};
@@ -164,6 +162,7 @@ impl Server {
         let container = Container {
             id: request.id.clone(),
             target: Target::of(&request, &self.uid_maps(request.join)),
+            surroundings: None,
             cgroup: None,
             created_at_ns: now_ns(),
             started_at_ns: 0,
@@ -352,89 +351,6 @@ impl Server {
         }?;
         self.reply_done(asker);
         Ok(())
-    }
-
-    fn exec(
-        &mut self,
-        asker: Asker,
-        (container, exec_id): (&str, &str),
-        process: &[u8],
-        stdio: [Option<OwnedFd>; 3],
-    ) -> Result<(), Error> {
-        let at = self.find(container)?;
-        let found = &self.containers[at];
-        let (Phase::Running, Some(init), None) = (&found.phase, &found.process, &found.deletion) else {
-            return Err(Error::new(Kind::State, format!("container {container} does not run")));
-        };
-        if found.execs.iter().any(|exec| exec.id == exec_id) {
-            let message = format!("container {container} has an exec session {exec_id} already");
-            return Err(Error::new(Kind::Exists, message));
-        }
-        let init = init.pidfd.try_clone().map_err(|error| Error::io(error, "dup"))?;
-        let (target, layout) = (found.target.clone(), self.layout.clone());
-        let purpose = Purpose::Exec { container: container.to_owned(), exec_id: exec_id.to_owned() };
-        let present = stdio.each_ref().map(Option::is_some);
-        let mut fds = vec![init];
-        fds.extend(stdio.into_iter().flatten());
-        self.begin_job(asker, purpose, fds, |fds| {
-            let mut fds = fds.into_iter();
-            let init = fds.next().ok_or_else(|| Error::new(Kind::Corrupt, "a descriptor got lost"))?;
-            let stdio = present.map(|present| if present { fds.next() } else { None });
-            match &target.runtime {
-                Some(how) => external::make_exec(&target, how, container, process, stdio),
-                None => creator::make_exec((container, &target), &layout, process, init, stdio),
-            }
-            .map(Some)
-        })?;
-        let phase = ExecPhase::Creating;
-        let exec = Exec { id: exec_id.to_owned(), started_at_ns: now_ns(), process: None, phase };
-        self.containers[at].execs.push(exec);
-        Ok(())
-    }
-
-    pub(super) fn exec_made(
-        &mut self,
-        asker: Asker,
-        container: &str,
-        exec_id: &str,
-        made: Result<Made, Error>,
-    ) {
-        if let Some((at, exec)) = self.find_exec(container, exec_id)
-            && self.containers[at].target.runtime.is_some()
-        {
-            return self.exec_made_elsewhere(asker, (at, exec), made);
-        }
-        let result = made.and_then(|made| {
-            let mut others = made.others.into_iter();
-            let handle = others.next().ok_or_else(|| Error::new(Kind::Corrupt, "a descriptor got lost"))?;
-            let handle = vaquita_runtime::StartHandle::from_fd(handle);
-            let token = self.new_token();
-            self.watch(&handle, token)?;
-            let start = Start { token, handle, asker };
-            let process = Process { pid: made.pid, pidfd: made.pidfd };
-            Ok((process, ExecPhase::Starting { start, console: others.next() }))
-        });
-        // When the container is gone, so is the process, or about to be.
-        let Some((at, exec)) = self.find_exec(container, exec_id) else {
-            let error = Error::new(Kind::NotFound, format!("container {container} is gone"));
-            return self.reply_error(asker, &error);
-        };
-        match result {
-            Ok((process, phase)) => {
-                self.containers[at].execs[exec].process = Some(process);
-                self.containers[at].execs[exec].phase = phase;
-            }
-            Err(error) => {
-                self.containers[at].execs.swap_remove(exec);
-                self.reply_error(asker, &error);
-            }
-        }
-    }
-
-    fn kill_exec(&self, container: &str, exec_id: &str) -> Result<(), Error> {
-        let container = &self.containers[self.find(container)?];
-        let exec = container.execs.iter().find(|exec| exec.id == exec_id);
-        send(exec.and_then(|exec| exec.process.as_ref()), Signal::KILL)
     }
 
     fn reopen_log(&mut self, id: &str) -> Result<(), Error> {

@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 
 use rustix::io::Errno;
+use rustix::process::Pid;
 use vaquita_shim::client::Execed;
 use vaquita_shim::{Error, ExecRequest, Kind};
+use vaquita_sys::signal::{Signal, send_to_pid};
+use vaquita_testing::trace::{self, Program, Verdict};
 
-use crate::support::{Pod, process};
+use crate::support::{Pod, process, scratch};
 
 #[tokio::test]
 async fn output_and_exit_come_back() {
@@ -150,6 +153,93 @@ async fn sessions_end_with_their_container() {
     pod.client.delete("c").await.unwrap();
     assert_eq!(execed.wait().await.unwrap().signal, Some(9));
     pod.client.delete_sandbox().await.unwrap();
+}
+
+/// Who comes too late is told so, whatever step of the joining it is at which the container is found dead.
+#[tokio::test]
+async fn a_container_that_ends_meanwhile_does_not_run() {
+    let pod = Pod::new().await;
+    let mut refused = 0;
+    for round in 0..40 {
+        let id = format!("c{round}");
+        let created = pod.run(&id, &["sleep"]).await;
+        let request = ExecRequest {
+            container: id.clone(),
+            exec_id: "e".to_owned(),
+            process: process(&["exit", "0"]).to_string().into_bytes(),
+        };
+        // The shim hears of both at once, in this order or the other.
+        let exec = pod.client.exec(&request, [None, None, None]);
+        send_to_pid(created.pid, Signal::KILL).unwrap();
+        match exec.await {
+            Ok(execed) => {
+                let exit = execed.wait().await.unwrap();
+                assert!(exit.code == 0 || exit.signal == Some(9), "{exit:?}");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::State, "{error}");
+                assert!(error.to_string().contains("does not run"), "{error}");
+                refused += 1;
+            }
+        }
+        pod.client.delete(&id).await.unwrap();
+    }
+    assert!(refused > 0, "no exec came too late");
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+/// CVE-2024-21626: when it comes into the container it has nothing open that is the shim's.
+#[tokio::test]
+async fn what_the_shim_has_open_is_closed_before_the_container_is_joined() {
+    let pod = Pod::new().await;
+    pod.run("c", &["sleep"]).await;
+    let dir = scratch();
+    let end = dir.path().join("end");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &end, rustix::fs::Mode::RUSR).unwrap();
+    let program = Program::new("/bin/cat").args([end.to_str().unwrap()]);
+    let shim = Pid::from_raw(pod.shim()).unwrap();
+    let (watches, is_watched) = tokio::sync::oneshot::channel();
+    let traced = std::thread::spawn(move || {
+        let mut watches = Some(watches);
+        let mut open = Vec::new();
+        let trace = trace::run(&program, &[shim], |call| {
+            if let Some(watches) = watches.take() {
+                watches.send(()).unwrap();
+            }
+            // The program and the shim are 0 and 1. The last thing before: it has its new session already.
+            if call.process > 1 && call.number == SETSID {
+                open.push(files(call.pid));
+            }
+            Verdict::Make
+        });
+        (trace.unwrap(), open)
+    });
+    is_watched.await.unwrap();
+    let execed = exec(&pod, "e", &["exit", "0"], [None, None, None]).await.unwrap();
+    assert_eq!(execed.wait().await.unwrap().code, 0);
+    drop(File::options().write(true).open(&end).unwrap());
+    let (trace, open) = traced.join().unwrap();
+    assert_eq!(trace.end, trace::End::Exited(0), "{}", trace.errors);
+    let [open] = &open[..] else { panic!("{open:?}") };
+    let of = |kind: &str| open.iter().filter(|file| file.contains(kind)).count();
+    assert_eq!(of("socket:"), 1, "not the handshake's alone: {open:?}");
+    assert_eq!(
+        of("eventpoll") + of("signalfd") + of(".log") + of("net:["),
+        1,
+        "its shim.log, as before: {open:?}"
+    );
+    assert_eq!(of("pidfd"), 1, "{open:?}");
+    pod.client.delete_sandbox().await.unwrap();
+}
+
+/// setsid(2) on x86-64, where alone there is a tracer.
+const SETSID: i64 = 112;
+
+/// What a process has open.
+fn files(pid: i32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let name = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.unwrap().path()).unwrap();
+    entries.map(|entry| name(entry).display().to_string()).collect()
 }
 
 async fn exec(pod: &Pod, id: &str, args: &[&str], stdio: [Option<File>; 3]) -> Result<Execed, Error> {
