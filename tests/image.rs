@@ -1,10 +1,6 @@
 //! Images: loaded, listed, removed, pulled.
 
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-use crate::support::{BUSYBOX, DEMO, Node, Run, eventually, succeed};
+use crate::support::{BUSYBOX, DEMO, Node, Registry, Run, succeed};
 
 #[test]
 fn an_archive_is_loaded_listed_and_removed() {
@@ -56,60 +52,6 @@ fn a_registry_that_does_not_answer_is_named() {
     assert!(error.starts_with("vaquita: cannot pull 127.0.0.1:1/no/such:1: "), "{error}");
     assert!(error.contains("refused"), "{error}");
     node.finish();
-}
-
-/// Debian's registry, until it is dropped.
-struct Registry {
-    process: std::process::Child,
-    address: String,
-}
-
-impl Registry {
-    fn start(node: &Node) -> Self {
-        // The port was free a moment ago; the registry cannot say which one it took.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let data = node.path("registry");
-        let config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
-            data.display()
-        );
-        let config = node.write("registry.yml", &config);
-        let process = Command::new("docker-registry")
-            .args(["serve", &config])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry: install the package of this name");
-        let started = Self { process, address };
-        eventually("the registry", || TcpStream::connect(&started.address).ok());
-        started
-    }
-
-    fn push(&self, archive: &Path, name: &str) -> String {
-        let target = format!("{}/{name}", self.address);
-        let from = format!("docker-archive:{}", archive.display());
-        let output = Command::new("skopeo")
-            .args([
-                "--insecure-policy",
-                "copy",
-                "-q",
-                "--dest-tls-verify=false",
-                &from,
-                &format!("docker://{target}"),
-            ])
-            .output()
-            .expect("skopeo: install the package of this name");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        target
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod memory;
 mod net;
 mod oci;
 mod pod;
+mod registries;
 mod restart;
 mod run;
 mod scopes;

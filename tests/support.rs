@@ -4,6 +4,7 @@ mod archive;
 mod container;
 mod node;
 mod place;
+mod registry;
 mod run;
 
 use std::io::{Read, Write};
@@ -14,6 +15,7 @@ pub(crate) use archive::{BUSYBOX, Tar, busybox as write_busybox};
 pub(crate) use container::Pod;
 pub(crate) use node::{Node, succeed};
 pub(crate) use place::may_lower_oom_score;
+pub(crate) use registry::{PASSWORD, Registry, USER};
 pub(crate) use run::{Ended, Run};
 
 /// The demo image: no archive, no registry.

@@ -64,6 +64,11 @@ impl Place {
             ("VAQUITA_CNI_CONF_DIR", below("cni/conf")),
             ("VAQUITA_CNI_BIN_DIR", below("cni/bin")),
             ("VAQUITA_CNI_TIMEOUT", "10".to_owned()),
+            ("VAQUITA_CERTS_DIR", below("certs.d")),
+            // Nobody's credentials but those of the test.
+            ("DOCKER_CONFIG", below("docker")),
+            ("XDG_CONFIG_HOME", below("xdg")),
+            ("XDG_RUNTIME_DIR", below("xdg")),
             ("VAQUITA_SUBNET", format!("10.204.{}.0/24", self.number)),
             ("VAQUITA_CGROUP", self.cgroup()),
             ("VAQUITA_CGROUP_DRIVER", "cgroupfs".to_owned()),

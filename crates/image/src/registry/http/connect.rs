@@ -198,7 +198,11 @@ pub(super) fn tls_refusal(error: &(dyn std::error::Error + 'static)) -> Option<S
         }
         rustls::Error::InvalidMessage(_) => "; plain HTTP has to be configured in hosts.toml",
         rustls::Error::AlertReceived(
-            AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure,
+            AlertDescription::BadCertificate
+            | AlertDescription::CertificateRequired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::HandshakeFailure
+            | AlertDescription::UnknownCA,
         ) => "; it may want a client certificate",
         rustls::Error::InvalidCertificate(_)
         | rustls::Error::AlertReceived(_)
