@@ -247,19 +247,23 @@ mod tests {
         let look = |text: &str| resolve(root.as_fd(), text).map(|user| user.uid).map_err(|e| e.kind());
         assert_eq!(look("1000"), Ok(1000));
         let passwd = etc.join("passwd");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &passwd,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::from_raw_mode(0o600),
-            0,
-        )
-        .unwrap();
-        assert_eq!(look("0"), Err(Kind::Invalid));
-        std::fs::remove_file(&passwd).unwrap();
-        std::fs::File::create(&passwd).unwrap().set_len(1 << 30).unwrap();
-        assert_eq!(look("0"), Err(Kind::Invalid));
-        std::fs::remove_file(&passwd).unwrap();
+        for name in ["passwd", "group"] {
+            let file = etc.join(name);
+            let node = |kind, device| {
+                let mode = rustix::fs::Mode::from_raw_mode(0o600);
+                rustix::fs::mknodat(rustix::fs::CWD, &file, kind, mode, device).unwrap();
+            };
+            // A fifo that nobody writes to, and /dev/zero itself.
+            node(rustix::fs::FileType::Fifo, 0);
+            assert_eq!(look("0"), Err(Kind::Invalid));
+            std::fs::remove_file(&file).unwrap();
+            node(rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 5));
+            assert_eq!(look("0"), Err(Kind::Invalid));
+            std::fs::remove_file(&file).unwrap();
+            std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+            assert_eq!(look("0"), Err(Kind::Invalid));
+            std::fs::remove_file(&file).unwrap();
+        }
         for target in ["/dev/zero", "/etc/shadow", "../../../../../../etc/hostname"] {
             std::os::unix::fs::symlink(target, &passwd).unwrap();
             assert_eq!(look("root"), Err(Kind::NotFound), "{target}");

@@ -14,78 +14,12 @@ use vaquita_testing::require_root;
 
 use super::*;
 
-/// A layer that is put together entry by entry, without the checks of a decent archiver.
-#[derive(Clone, Default)]
-struct Layer(Vec<u8>);
+#[path = "../../tests/corpus/layer.rs"]
+mod layer;
+#[path = "../../tests/corpus/table.rs"]
+mod table;
 
-impl Layer {
-    fn entry(mut self, kind: EntryType, name: &[u8], link: &[u8], content: &[u8]) -> Self {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(0o644);
-        header.set_mtime(1_000_000);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_size(content.len() as u64);
-        header.as_mut_bytes()[..name.len().min(100)].copy_from_slice(&name[..name.len().min(100)]);
-        header.as_mut_bytes()[157..157 + link.len().min(100)].copy_from_slice(&link[..link.len().min(100)]);
-        header.set_cksum();
-        self.0.extend_from_slice(header.as_bytes());
-        self.pad(content)
-    }
-
-    fn pad(mut self, content: &[u8]) -> Self {
-        self.0.extend_from_slice(content);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
-        self
-    }
-
-    fn with(mut self, change: impl FnOnce(&mut Header)) -> Self {
-        let at = self.0.len() - 512;
-        let mut header = Header::new_old();
-        header.as_mut_bytes().copy_from_slice(&self.0[at..]);
-        change(&mut header);
-        header.set_cksum();
-        self.0[at..].copy_from_slice(header.as_bytes());
-        self
-    }
-
-    fn file(self, name: &str, content: &str) -> Self {
-        self.entry(EntryType::Regular, name.as_bytes(), b"", content.as_bytes())
-    }
-
-    fn dir(self, name: &str) -> Self {
-        self.entry(EntryType::Directory, name.as_bytes(), b"", b"").with(|h| h.set_mode(0o755))
-    }
-
-    fn symlink(self, name: &str, target: &str) -> Self {
-        self.entry(EntryType::Symlink, name.as_bytes(), target.as_bytes(), b"")
-    }
-
-    fn hardlink(self, name: &str, target: &str) -> Self {
-        self.entry(EntryType::Link, name.as_bytes(), target.as_bytes(), b"")
-    }
-
-    fn pax(self, records: &[(&str, &[u8])]) -> Self {
-        let mut text = Vec::new();
-        for (key, value) in records {
-            let rest = key.len() + value.len() + 3;
-            let mut length = rest + 1;
-            while length != rest + length.to_string().len() {
-                length += 1;
-            }
-            text.extend_from_slice(format!("{length} {key}=").as_bytes());
-            text.extend_from_slice(value);
-            text.push(b'\n');
-        }
-        self.entry(EntryType::XHeader, b"pax", b"", &text)
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        self.0.extend_from_slice(&[0; 1024]);
-        self.0
-    }
-}
+use layer::Layer;
 
 /// A directory to unpack into, with a canary beside it.
 struct Place {
@@ -108,6 +42,12 @@ impl Place {
 
     fn layer(&self) -> PathBuf {
         self.dir.path().join("layer/fs")
+    }
+
+    /// Makes the layer's directory anew.
+    fn empty(&self) {
+        fs::remove_dir_all(self.dir.path().join("layer")).unwrap();
+        fs::create_dir_all(self.layer()).unwrap();
     }
 
     fn canary(&self) -> String {
@@ -173,8 +113,7 @@ fn an_honest_layer_keeps_everything() {
     let layer = Layer::default()
         .dir("./")
         .dir("bin/")
-        .file("bin/su", "x")
-        .with_previous_mode(0o4755)
+        .file_of_mode("bin/su", "x", 0o4755)
         .dir("tmp")
         .with(|h| h.set_mode(0o1777))
         .symlink("bin/sh", "/bin/su")
@@ -213,14 +152,36 @@ fn an_honest_layer_keeps_everything() {
     );
 }
 
-impl Layer {
-    /// The mode of the last file with one block of content.
-    fn with_previous_mode(mut self, mode: u32) -> Self {
-        let rest = self.0.split_off(self.0.len() - 512);
-        self = self.with(|h| h.set_mode(mode));
-        self.0.extend_from_slice(&rest);
-        self
+/// S4: the table of `docs/security.md`, in this process; `tests/process` has the unpacker's own do it, and all of them.
+#[test]
+fn every_verdict_holds() {
+    let place = Place::new();
+    let mut wrong = Vec::new();
+    for case in table::cases(&place.canary()) {
+        let table::Stream::Bytes(stream) = &case.stream else { continue };
+        let (bytes, entries) = case.limits;
+        place.empty();
+        let result = place.unpack_with(stream, Limits { bytes, entries });
+        let verdict = match (result, &case.verdict) {
+            (Ok(_), table::Verdict::Unpacked(_, holds)) if holds(&place.layer()) => continue,
+            (Err(error), table::Verdict::Refused(words)) if error.to_string().contains(words) => continue,
+            (Ok(_), _) => "unpacked".to_owned(),
+            (Err(error), _) => {
+                error.to_string().chars().rev().take(200).collect::<String>().chars().rev().collect()
+            }
+        };
+        wrong.push(format!("{}\n    is {verdict}", case.line()));
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_page_has_the_table() {
+    let page = include_str!("../../../../docs/security.md");
+    let (_, rest) = page.split_once("| a layer with | verdict |\n|---|---|\n").expect("the table's head");
+    let there: Vec<&str> = rest.lines().take_while(|line| line.starts_with('|')).collect();
+    let lines: Vec<String> = table::cases("/canary").iter().map(table::Case::line).collect();
+    assert!(there == lines, "the table in docs/security.md must be:\n{}", lines.join("\n"));
 }
 
 /// T40, T41, T42: links that lead out, and what is done through them.

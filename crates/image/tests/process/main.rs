@@ -4,6 +4,11 @@
 #![allow(unsafe_code, reason = "what a confined process must not do is done by raw calls")]
 
 mod confined;
+mod corpus;
+#[path = "../corpus/layer.rs"]
+mod layer;
+#[path = "../corpus/table.rs"]
+mod table;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,6 +26,8 @@ fn main() -> ExitCode {
         return confined::attempt();
     }
     vaquita_testing::require_root();
+    // First, while this process is small: a child's peak of memory is at least what its parent had.
+    corpus::every_verdict_holds();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         a_process_unpacks().await;
@@ -28,7 +35,7 @@ fn main() -> ExitCode {
     });
     confined::nothing_but_the_layer_can_be_reached();
     confined::every_thread_is_confined();
-    println!("test result: ok. 4 passed (the unpacker's process)");
+    println!("test result: ok. 5 passed (the unpacker's process)");
     ExitCode::SUCCESS
 }
 
