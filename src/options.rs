@@ -1,6 +1,7 @@
 //! The command line.
 
 mod handler;
+mod image;
 mod network;
 mod node;
 mod nri;
@@ -8,12 +9,12 @@ mod nri;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vaquita_cri::{StreamingConfig, Tls};
 
+pub(crate) use self::image::{Credentials, Image, ImageCommand};
 pub(crate) use self::node::Node;
 
 /// Kubernetes pods on one bare Linux host.
@@ -37,7 +38,7 @@ pub(crate) enum Command {
     Daemon(Daemon),
     /// List everything of vaquita on this host with its owner; exit 1 on an orphan
     Check(Check),
-    /// Pull, load, list and remove images
+    /// Pull, load, save, list, name and remove images, and see what takes the disk
     Image(Image),
     /// Run single containers from OCI bundles, with runc's command line (also called as `vaquita-oci`)
     #[command(disable_help_flag = true)]
@@ -50,32 +51,6 @@ pub(crate) enum Command {
     /// The web server of the demo image
     #[command(hide = true)]
     DemoServer(DemoServer),
-}
-
-/// User and password for a registry.
-#[derive(Clone)]
-pub(crate) struct Credentials {
-    pub(crate) username: String,
-    pub(crate) password: String,
-}
-
-impl FromStr for Credentials {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.split_once(':') {
-            Some((username, password)) if !username.is_empty() => {
-                Ok(Self { username: username.into(), password: password.into() })
-            }
-            _ => bail!("credentials are USER:PASSWORD"),
-        }
-    }
-}
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials").field("username", &self.username).finish_non_exhaustive()
-    }
 }
 
 /// How results are printed.
@@ -187,45 +162,6 @@ pub(crate) struct Check {
     /// json: one object per line
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: Output,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Image {
-    #[command(subcommand)]
-    pub(crate) command: ImageCommand,
-    /// json: one object per line
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// Pull an image from its registry
-    Pull {
-        /// As in a manifest: `busybox`, `registry.example/team/app:1.2`, `…@sha256:…`
-        reference: String,
-        /// Credentials for the registry; better in the environment than on the command line, which everybody can read
-        #[arg(long, hide_env_values = true, env = "VAQUITA_CREDS", value_name = "USER:PASSWORD")]
-        #[arg(value_parser = Credentials::from_str)]
-        creds: Option<Credentials>,
-        /// File with credentials, as Docker's config.json, whose credential helpers are run [default: those of podman and
-        /// Docker, auth.json and ~/.docker/config.json]
-        #[arg(long, hide_env = true, env = "REGISTRY_AUTH_FILE", value_name = "FILE")]
-        authfile: Option<PathBuf>,
-    },
-    /// List the images that are there
-    Ls,
-    /// Remove images, by reference, digest or id
-    Rm {
-        /// Which ones
-        #[arg(required = true, value_name = "IMAGE")]
-        images: Vec<String>,
-    },
-    /// Import the images of a tar file: an OCI layout or a Docker archive, also gzipped
-    Load {
-        /// The file; `-` is standard input
-        file: PathBuf,
-    },
 }
 
 #[derive(Args, Debug)]

@@ -21,12 +21,12 @@ use vaquita_kube::manifest::{self, Manifest};
 use self::render::Renderer;
 use self::revive::Reviver;
 use self::screen::Screen;
-use self::signals::Signals;
 use crate::client;
 use crate::options::{Node, Output, Run};
 use crate::terminal::{self, Style};
 
 pub(crate) use self::render::transfer_line;
+pub(crate) use self::signals::Signals;
 
 /// The manifest or the command line is wrong; clap uses the same number.
 const WRONG_INPUT: u8 = 2;

@@ -102,11 +102,14 @@ fn follow(
                 }
             }
         };
-        let last = last.map_err(Status::from).map(|images| proto::ImageProgress {
-            image_ids: images.iter().map(|image| image.id.to_string()).collect(),
-            references: images.iter().flat_map(|image| image.repo_tags.clone()).collect(),
-            done: true,
-            ..status()
+        let last = last.map_err(Status::from).map(|images| {
+            let mut progress = proto::ImageProgress { done: true, ..status() };
+            for image in images {
+                let names = if image.repo_tags.is_empty() { vec![String::new()] } else { image.repo_tags };
+                progress.image_ids.extend(names.iter().map(|_| image.id.to_string()));
+                progress.references.extend(names);
+            }
+            progress
         });
         let _ = sender.send(last).await;
     });
