@@ -1,5 +1,6 @@
 //! Images: loaded, listed, removed, pulled.
 
+mod artifact;
 mod help;
 mod manage;
 mod save;

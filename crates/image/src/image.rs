@@ -22,6 +22,9 @@ pub struct Image {
     pub config: ImageConfig,
     /// Never removed by garbage collection.
     pub pinned: bool,
+    /// Of an artifact, which can be mounted and not run, what it is (a media type); empty for an image.
+    #[serde(default)]
+    pub artifact_type: String,
     /// When the image was built, RFC 3339, as its configuration says; empty where it does not.
     #[serde(default)]
     pub created: String,

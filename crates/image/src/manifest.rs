@@ -3,11 +3,15 @@
 //! The documents are read with the types of oci-spec; what those leave open is decided here. Docker's schema 2 has the
 //! same fields under other media types.
 
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Platform};
+mod platform;
+
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::{Digest, Error, ImageConfig, Kind};
+
+pub(crate) use platform::{Machine, select};
 
 /// Most bytes of a manifest, an index or a configuration (T45).
 pub(crate) const DOCUMENT_LIMIT: u64 = 4 << 20;
@@ -16,6 +20,9 @@ pub(crate) const DEPTH_LIMIT: u32 = 3;
 /// What overlayfs stacks at most (`OVL_MAX_STACK`).
 const LAYER_LIMIT: usize = 500;
 const INDEX_LIMIT: usize = 1000;
+/// Bytes of a media type, and of one component of a path.
+const NAME_LIMIT: usize = 255;
+const PATH_LIMIT: usize = 4096;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -27,13 +34,36 @@ pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manif
 pub(crate) struct Blob {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
+    pub(crate) content: Content,
+}
+
+/// What a blob is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// What the manifest's own place for it says. Of a layer the configuration has the digest when it is unpacked.
+    #[default]
+    Plain,
+    /// A layer of an artifact: a tar, of which nobody says what it is when unpacked.
+    Tar,
+    /// A layer of an artifact: one file, by its path.
+    File(String),
 }
 
 /// A manifest of one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Manifest {
+    /// What kind of artifact this is; `None` for an image.
+    pub(crate) artifact: Option<Artifact>,
     pub(crate) config: Blob,
     pub(crate) layers: Vec<Blob>,
+}
+
+/// Something in a registry that is no image: it can be mounted, and not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Artifact {
+    pub(crate) kind: String,
+    /// As its annotation says.
+    pub(crate) created: String,
 }
 
 /// What a reference points to.
@@ -48,8 +78,11 @@ pub(crate) enum Document {
 #[derive(Clone, Debug)]
 pub(crate) struct Configuration {
     pub(crate) config: ImageConfig,
+    /// Of an artifact's layers, which have none, what tells them apart instead.
     pub(crate) diff_ids: Vec<Digest>,
     pub(crate) created: String,
+    /// Empty for an image.
+    pub(crate) artifact_type: String,
 }
 
 /// Looks at every field that could make two readers see two different documents.
@@ -68,7 +101,7 @@ struct Probe {
 ///
 /// # Errors
 /// [`Kind::Invalid`] for a document that is ambiguous (T47), malformed or beyond the bounds; [`Kind::Unsupported`] for
-/// schema 1, artifacts and foreign layers.
+/// schema 1 and foreign layers.
 pub(crate) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Document, Error> {
     check_size("manifest", bytes.len() as u64)?;
     let probe: Probe = read("manifest", bytes)?;
@@ -117,16 +150,7 @@ fn read_index(bytes: &[u8]) -> Result<Document, Error> {
 
 fn read_manifest(bytes: &[u8]) -> Result<Document, Error> {
     let manifest: ImageManifest = read("manifest", bytes)?;
-    let config_type = manifest.config().media_type().to_string();
-    if !matches!(
-        config_type.as_str(),
-        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-    ) {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("the reference is an artifact ({config_type:?}), not an image that can be run"),
-        ));
-    }
+    let artifact = artifact(&manifest)?;
     if manifest.layers().len() > LAYER_LIMIT {
         let count = manifest.layers().len();
         return Err(Error::invalid(format!(
@@ -135,8 +159,56 @@ fn read_manifest(bytes: &[u8]) -> Result<Document, Error> {
     }
     let config = blob(manifest.config())?;
     check_size("image configuration", config.size)?;
-    let layers = manifest.layers().iter().map(layer).collect::<Result<_, _>>()?;
-    Ok(Document::Manifest(Manifest { config, layers }))
+    let read = if artifact.is_some() { artifact_layer } else { layer };
+    let layers = manifest.layers().iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Document::Manifest(Manifest { artifact, config, layers }))
+}
+
+/// Whether it is one: its configuration is none of an image. That an image refers to another thing by its `subject` makes no difference.
+fn artifact(manifest: &ImageManifest) -> Result<Option<Artifact>, Error> {
+    let config_type = manifest.config().media_type().to_string();
+    if matches!(
+        config_type.as_str(),
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    ) {
+        return Ok(None);
+    }
+    let kind = manifest.artifact_type().as_ref().map_or(config_type, ToString::to_string);
+    if kind.is_empty() || kind.len() > NAME_LIMIT || kind.contains(char::is_control) {
+        return Err(Error::invalid("manifest: the type of the artifact is empty, too long, or no text"));
+    }
+    let annotations = manifest.annotations().clone().unwrap_or_default();
+    let created = annotations.get("org.opencontainers.image.created").cloned().unwrap_or_default();
+    Ok(Some(Artifact { kind, created }))
+}
+
+/// A layer of an artifact: what layers of images are is unpacked, everything else is a file.
+fn artifact_layer(descriptor: &Descriptor) -> Result<Blob, Error> {
+    if let Ok(blob) = layer(descriptor) {
+        return Ok(Blob { content: Content::Tar, ..blob });
+    }
+    let blob = blob(descriptor)?;
+    let title = descriptor.annotations().as_ref().and_then(|all| all.get("org.opencontainers.image.title"));
+    let path = match title {
+        Some(title) => checked_title(title)?,
+        None => format!("sha256-{}", blob.digest.hex()),
+    };
+    Ok(Blob { content: Content::File(path), ..blob })
+}
+
+/// A title that is a path of a file below a directory, and looks like nothing else.
+fn checked_title(title: &str) -> Result<String, Error> {
+    let is_name = |part: &str| !part.is_empty() && part.len() <= NAME_LIMIT && !matches!(part, "." | "..");
+    let is_path = title.len() < PATH_LIMIT
+        && !title.contains(char::is_control)
+        && title.split('/').all(|part| is_name(part) && !part.starts_with(".wh."));
+    if is_path {
+        return Ok(title.to_owned());
+    }
+    let shown: String = title.chars().take(100).collect();
+    Err(Error::invalid(format!(
+        "a file of the artifact is called {shown:?}, which is no relative path without \"..\""
+    )))
 }
 
 fn layer(descriptor: &Descriptor) -> Result<Blob, Error> {
@@ -159,88 +231,36 @@ fn layer(descriptor: &Descriptor) -> Result<Blob, Error> {
 
 /// Digest and size of a descriptor.
 pub(crate) fn blob(descriptor: &Descriptor) -> Result<Blob, Error> {
-    Ok(Blob { digest: Digest::parse(descriptor.digest().as_ref())?, size: descriptor.size() })
+    let digest = Digest::parse(descriptor.digest().as_ref())?;
+    Ok(Blob { digest, size: descriptor.size(), content: Content::Plain })
 }
 
-/// Chooses the manifest for the machine we run on.
-///
-/// # Errors
-/// [`Kind::NotFound`] that lists the platforms that there are.
-pub(crate) fn select<'a>(manifests: &'a [Descriptor], machine: &Machine) -> Result<&'a Descriptor, Error> {
-    let rank =
-        |descriptor: &&Descriptor| descriptor.platform().as_ref().and_then(|platform| machine.rank(platform));
-    let best = manifests.iter().filter_map(|m| rank(&m).map(|rank| (rank, m))).min_by_key(|(rank, _)| *rank);
-    if let Some((_, best)) = best {
-        return Ok(best);
-    }
-    if let [only] = manifests
-        && only.platform().is_none()
-    {
-        return Ok(only);
-    }
-    let mut there: Vec<String> =
-        manifests.iter().filter_map(|m| m.platform().as_ref().map(name_of)).collect();
-    there.sort();
-    there.dedup();
-    there.retain(|name| name != "unknown/unknown");
-    there.truncate(20);
-    Err(Error::not_found(format!(
-        "the image has no variant for linux/{}; it has: {}",
-        machine.arch,
-        there.join(", ")
-    )))
-}
-
-fn name_of(platform: &Platform) -> String {
-    let base = format!("{}/{}", platform.os(), platform.architecture());
-    let name = match platform.variant() {
-        Some(variant) => format!("{base}/{variant}"),
-        None => base,
-    };
-    name.chars().filter(|c| !c.is_control()).take(60).collect()
-}
-
-/// The machine that images are chosen for.
-#[derive(Clone, Debug)]
-pub(crate) struct Machine {
-    /// As images call it: `amd64`, `arm64`.
-    pub(crate) arch: &'static str,
-    /// Variants that run here, best first; the empty one stands for "none given".
-    variants: &'static [&'static str],
-}
-
-impl Machine {
-    /// This machine.
-    pub(crate) fn host() -> Self {
-        match std::env::consts::ARCH {
-            "x86_64" => Self { arch: "amd64", variants: x86_variants() },
-            "aarch64" => Self { arch: "arm64", variants: &["v8", ""] },
-            "arm" => Self { arch: "arm", variants: &["v7", "v6", "v5", ""] },
-            "riscv64" => Self { arch: "riscv64", variants: &[""] },
-            other => Self { arch: other, variants: &[""] },
-        }
+impl Manifest {
+    /// By which the image is known: the digest of its configuration, or, since artifacts mostly have the same one, that of `own`
+    /// text of the manifest.
+    pub(crate) fn id(&self, own: &[u8]) -> Digest {
+        if self.artifact.is_some() { Digest::of(own) } else { self.config.digest }
     }
 
-    /// How well a platform fits: 0 best, `None` not at all.
-    fn rank(&self, platform: &Platform) -> Option<usize> {
-        if platform.os().to_string() != "linux" || platform.architecture().to_string() != self.arch {
-            return None;
-        }
-        let variant = platform.variant().as_deref().unwrap_or("");
-        self.variants.iter().position(|known| *known == variant)
+    /// What the configuration says, or for an artifact the manifest.
+    ///
+    /// # Errors
+    /// As [`configuration`].
+    pub(crate) fn configuration(&self, config: &[u8], machine: &Machine) -> Result<Configuration, Error> {
+        let Some(artifact) = &self.artifact else {
+            return configuration(config, self.layers.len(), machine);
+        };
+        let key = |layer: &Blob| {
+            let path = if let Content::File(path) = &layer.content { path.as_str() } else { "" };
+            Digest::of(format!("layer of an artifact {} {path}", layer.digest).as_bytes())
+        };
+        Ok(Configuration {
+            config: ImageConfig::default(),
+            diff_ids: self.layers.iter().map(key).collect(),
+            created: artifact.created.clone(),
+            artifact_type: artifact.kind.clone(),
+        })
     }
-}
-
-/// amd64 levels of the psABI that this machine has. The plain form comes first: it is the default of an index that also
-/// has levels, and runs everywhere.
-fn x86_variants() -> &'static [&'static str] {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("bmi2") {
-        return &["", "v1", "v2", "v3"];
-    } else if std::arch::is_x86_feature_detected!("sse4.2") {
-        return &["", "v1", "v2"];
-    }
-    &["", "v1"]
 }
 
 /// Reads an image's configuration; `layers` is how many the manifest has.
@@ -251,7 +271,7 @@ pub(crate) fn configuration(bytes: &[u8], layers: usize, machine: &Machine) -> R
     check_size("image configuration", bytes.len() as u64)?;
     let parsed: ImageConfiguration = read("image configuration", bytes)?;
     let (os, arch) = (parsed.os().to_string(), parsed.architecture().to_string());
-    if !matches!(os.as_str(), "linux" | "") || !(arch == machine.arch || arch.is_empty()) {
+    if !matches!(os.as_str(), "linux" | "") || !(machine.runs(&arch) || arch.is_empty()) {
         let there: String = format!("{os}/{arch}").chars().take(60).collect();
         return Err(Error::not_found(format!(
             "the image has no variant for linux/{}; it is for {there:?}",
@@ -291,6 +311,7 @@ pub(crate) fn configuration(bytes: &[u8], layers: usize, machine: &Machine) -> R
         },
         diff_ids,
         created: text(parsed.created()),
+        artifact_type: String::new(),
     })
 }
 
@@ -389,43 +410,9 @@ mod tests {
         assert!(parse(nested.as_bytes(), None).is_err());
     }
 
-    fn index(platforms: &[(&str, &str, Option<&str>)]) -> Vec<Descriptor> {
-        let entry = |(os, arch, variant): &(&str, &str, Option<&str>)| {
-            let variant = variant.map(|v| format!(r#","variant":"{v}""#)).unwrap_or_default();
-            format!(
-                r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{D}","size":1,"platform":{{"os":"{os}","architecture":"{arch}"{variant}}}}}"#
-            )
-        };
-        let entries: Vec<String> = platforms.iter().map(entry).collect();
-        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
-        match parse(text.as_bytes(), None).unwrap() {
-            Document::Index(manifests) => manifests,
-            Document::Manifest(_) => panic!("not an index"),
-        }
-    }
-
-    #[test]
-    fn the_platform_is_chosen_with_its_variant() {
-        let arm = Machine { arch: "arm", variants: &["v7", "v6", "v5", ""] };
-        let there = index(&[
-            ("linux", "amd64", None),
-            ("linux", "arm", Some("v6")),
-            ("linux", "arm", Some("v7")),
-            ("windows", "arm", Some("v7")),
-            ("unknown", "unknown", None),
-        ]);
-        let chosen = select(&there, &arm).unwrap();
-        assert_eq!(chosen.platform().as_ref().unwrap().variant().as_deref(), Some("v7"));
-        let error = select(&there, &Machine { arch: "s390x", variants: &[""] }).unwrap_err();
-        assert_eq!(error.kind(), Kind::NotFound);
-        assert!(error.to_string().contains("linux/amd64, linux/arm/v6"), "{error}");
-        let amd64 = index(&[("linux", "amd64", Some("v9")), ("linux", "amd64", None)]);
-        assert_eq!(select(&amd64, &Machine { arch: "amd64", variants: &["v1", ""] }).unwrap(), &amd64[1]);
-    }
-
     #[test]
     fn configurations_as_docker_writes_them() {
-        let machine = Machine { arch: "amd64", variants: &[""] };
+        let machine = Machine::amd64(1);
         let text = format!(
             r#"{{"architecture":"amd64","os":"linux","created":"2026-01-01T00:00:00Z","container_config":null,"history":[{{"created_by":"x"}}],
                 "config":{{"User":"","Env":["A=b"],"Cmd":null,"Entrypoint":["/x"],"Volumes":null,"ExposedPorts":{{"80/tcp":{{}}}},"Labels":null,"OnBuild":null,"Image":""}},

@@ -244,9 +244,16 @@ fn image(node: &Node, config: &cri::ContainerConfig) -> Result<Arc<Image>> {
             spec.image
         )));
     }
-    node.images.find(&spec.image).ok_or_else(|| {
+    let image = node.images.find(&spec.image).ok_or_else(|| {
         Error::new(Kind::NotFound, format!("image {:?} is not on this node: pull it first", spec.image))
-    })
+    })?;
+    if !image.artifact_type.is_empty() {
+        return Err(Error::invalid(format!(
+            "config.image.image: {:?} is an artifact ({}), which can be mounted as a volume and not run",
+            spec.image, image.artifact_type
+        )));
+    }
+    Ok(image)
 }
 
 fn record(

@@ -117,7 +117,7 @@ fn inspect(node: &Node, name: &str) -> Result<proto::InspectResponse> {
         created: image.created.clone(),
         stored_at: image.stored_at,
         pinned: image.pinned,
-        artifact_type: String::new(),
+        artifact_type: image.artifact_type.clone(),
         layers: details.layers.iter().map(layer).collect(),
         containers: users(node).remove(&image.id.to_string()).unwrap_or_default(),
         manifest: text(details.manifest),

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tar::{EntryType, Header};
 
 use crate::digest::Hasher;
-use crate::manifest::{self, Blob, Machine, OCI_MANIFEST};
+use crate::manifest::{self, Blob, Content, Machine, OCI_MANIFEST};
 use crate::store::{Progress, blocking};
 use crate::{BuiltinFile, Digest, Error, Image, ImageConfig, Reference, Source, Store};
 
@@ -73,7 +73,11 @@ fn describe(
         repo_tags: reference.repo_tag().into_iter().collect(),
         repo_digests: vec![reference.repo_digest(&Digest::of(&manifest))],
         documents: vec![manifest, text],
-        layers: vec![LayerFile { path, size, blob: Some(Blob { digest: diff_id, size }) }],
+        layers: vec![LayerFile {
+            path,
+            size,
+            blob: Some(Blob { digest: diff_id, size, content: Content::Plain }),
+        }],
     })
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
-use crate::manifest::{self, Document, Machine};
+use crate::manifest::{self, Content, Document, Machine};
 use crate::store::{Piece, Progress};
 use crate::unpack::inflate_stream;
 use crate::{Digest, Error, Image, Reference, Store};
@@ -168,7 +168,8 @@ fn read_oci_image(
         };
         spool.blob(&manifest.config.digest)?;
         let config = spool.document(&format!("blobs/sha256/{}", manifest.config.digest.hex()))?;
-        let configuration = manifest::configuration(&config, manifest.layers.len(), machine)?;
+        let configuration = manifest.configuration(&config, machine)?;
+        let id = manifest.id(documents.last().map_or(&[], |bytes| &bytes[..]));
         documents.push(config);
         let layer = |blob: &manifest::Blob| {
             let found = spool.blob(&blob.digest)?;
@@ -179,12 +180,13 @@ fn read_oci_image(
                 )));
             }
             // Its digest was verified while it was laid down.
-            Ok(LayerFile { path: found.path, size: found.size, blob: None })
+            let blob = (blob.content != Content::Plain).then(|| blob.clone());
+            Ok(LayerFile { path: found.path, size: found.size, blob })
         };
         let layers = manifest.layers.iter().map(layer).collect::<Result<_, _>>()?;
         let reference = name.map(Reference::parse).transpose()?;
         return Ok(Local {
-            id: manifest.config.digest,
+            id,
             configuration,
             documents,
             repo_tags: reference.iter().filter_map(Reference::repo_tag).collect(),

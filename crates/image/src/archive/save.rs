@@ -13,7 +13,7 @@ use crate::digest::Hasher;
 use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 use crate::store::{Layer, blocking};
 use crate::unpack::Replay;
-use crate::{Digest, Error, Image, Reference, Store};
+use crate::{Digest, Error, Image, Kind, Reference, Store};
 
 const BLOCK: u64 = 512;
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -177,6 +177,13 @@ fn find(store: &Store, names: &[String]) -> Result<Vec<Wanted>, Error> {
         let stored = store.0.state().find(name).cloned();
         let stored = stored
             .ok_or_else(|| Error::not_found(format!("image {name:?} is not in the store: pull it first")))?;
+        if !stored.image.artifact_type.is_empty() {
+            let message = format!(
+                "image {name:?} is an artifact ({}): only images can be saved",
+                stored.image.artifact_type
+            );
+            return Err(Error::new(Kind::Unsupported, message));
+        }
         let tag = Reference::parse(name).ok().and_then(|reference| reference.repo_tag());
         let tag = tag.filter(|tag| stored.image.repo_tags.contains(tag));
         match found.iter_mut().find(|other| other.image.id == stored.image.id) {

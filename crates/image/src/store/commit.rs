@@ -86,6 +86,7 @@ impl Inner {
             size: new.size,
             config: new.configuration.config,
             pinned: false,
+            artifact_type: new.configuration.artifact_type,
             created: new.configuration.created,
             stored_at: now(),
         };

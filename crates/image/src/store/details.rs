@@ -80,16 +80,15 @@ impl Store {
             (stored, layers)
         };
         let is_manifest = |bytes: &Vec<u8>| match manifest::parse(bytes, None) {
-            Ok(Document::Manifest(manifest)) => manifest.config.digest == stored.image.id,
+            Ok(Document::Manifest(manifest)) => manifest.id(bytes) == stored.image.id,
             _ => false,
         };
-        let manifest = stored.blobs.iter().filter(|blob| **blob != stored.image.id);
-        Some(Details {
-            manifest: manifest.filter_map(|blob| inner.layout.blob(blob)).find(is_manifest),
-            config: inner.layout.blob(&stored.image.id),
-            layers,
-            image: stored.image,
-        })
+        let manifest = stored.blobs.iter().filter_map(|blob| inner.layout.blob(blob)).find(is_manifest);
+        let config = match manifest.as_deref().map(|bytes| manifest::parse(bytes, None)) {
+            Some(Ok(Document::Manifest(manifest))) => manifest.config.digest,
+            _ => stored.image.id,
+        };
+        Some(Details { config: inner.layout.blob(&config), manifest, layers, image: stored.image })
     }
 
     /// Takes the tag `name` away from an image that has other tags; by its last tag, an id or a digest removes the image

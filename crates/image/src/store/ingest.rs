@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tar::{EntryType, Header};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::digest::Hasher;
-use crate::manifest::Blob;
+use crate::manifest::{Blob, Content};
 use crate::unpack::{Job, Limits, Unpacked, zstd_window};
 use crate::{Digest, Error, Kind, Options};
 
@@ -104,7 +105,8 @@ fn take_in(
     let limits = Limits { bytes: options.layer_bytes, entries: options.layer_entries };
     let job = Job::start(&options.unpacker, layout.layer_home(staged.number)?, limits)?;
     let unpacked = feed(pieces, blob, job, progress, partial)?;
-    if unpacked.diff_id != diff_id {
+    let is_said = blob.is_none_or(|blob| blob.content == Content::Plain);
+    if is_said && unpacked.diff_id != diff_id {
         return Err(Error::corrupt(format!(
             "a layer is {} when unpacked, but the image configuration says {diff_id}",
             unpacked.diff_id
@@ -153,7 +155,10 @@ impl Intake<'_> {
         mut pieces: mpsc::Receiver<Piece>,
         mut partial: Option<Partial>,
     ) -> Result<bool, Error> {
-        let mut goes_on = Ok(true);
+        let mut goes_on = Ok(match self.blob.and_then(wrapping) {
+            Some(header) => self.job.write(&header),
+            None => true,
+        });
         if let Some(partial) = &mut partial {
             partial.replay(|bytes| {
                 goes_on = self.take(bytes);
@@ -196,7 +201,7 @@ impl Intake<'_> {
     }
 
     fn finish(self) -> Result<Unpacked, Error> {
-        let Self { blob, job, hasher, size, .. } = self;
+        let Self { blob, mut job, hasher, size, .. } = self;
         if let Some(blob) = blob {
             let digest = hasher.finish();
             if size != blob.size {
@@ -207,6 +212,11 @@ impl Intake<'_> {
             }
             if digest != blob.digest {
                 return Err(Error::corrupt(format!("layer {} has the digest {digest}", blob.digest)));
+            }
+            if matches!(blob.content, Content::File(_)) {
+                let padding = usize::try_from(size.next_multiple_of(512) - size).unwrap_or_default();
+                // An unpacker that has ended early says why below.
+                job.write(&[0; 512 + 1024][..padding + 1024]);
             }
         }
         job.finish()
@@ -239,6 +249,38 @@ impl Drop for Taken<'_> {
         *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.1;
         self.0.less.notify_all();
     }
+}
+
+/// What makes the only entry of a tar out of a blob that is a file: what the unpacker reads before it. Nothing that looks like the
+/// beginning of a compressed stream, whatever the file is called.
+fn wrapping(blob: &Blob) -> Option<Vec<u8>> {
+    let Content::File(path) = &blob.content else { return None };
+    let name = format!("./{path}");
+    let mut out = Vec::new();
+    if name.len() > 100 {
+        out.extend_from_slice(
+            header(EntryType::GNULongName, b"././@LongLink", name.len() as u64 + 1).as_bytes(),
+        );
+        out.extend_from_slice(name.as_bytes());
+        out.resize((out.len() + 1).next_multiple_of(512), 0);
+    }
+    out.extend_from_slice(header(EntryType::Regular, name.as_bytes(), blob.size).as_bytes());
+    Some(out)
+}
+
+/// The header of a file that belongs to root. Of a name that is too long the beginning.
+fn header(kind: EntryType, name: &[u8], size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    let length = name.len().min(100);
+    header.as_old_mut().name[..length].copy_from_slice(&name[..length]);
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    header
 }
 
 #[cfg(test)]

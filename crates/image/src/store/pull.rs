@@ -120,15 +120,16 @@ async fn run(
         Some(bytes) => bytes.into(),
         None => client.blob(&manifest.config).await?,
     };
-    let configuration = manifest::configuration(&config, manifest.layers.len(), &machine).map_err(named)?;
+    let configuration = manifest.configuration(&config, &machine).map_err(named)?;
     let layers_size = layers_size(&manifest, store.0.options.layer_bytes).map_err(named)?;
+    let id = manifest.id(documents.last().map_or(&[], |bytes| &bytes[..]));
     let documents_size = documents.last().map_or(0, |bytes| bytes.len() as u64) + config.len() as u64;
     documents.push(config.to_vec());
     progress.bytes_total.store(layers_size, Ordering::Relaxed);
     progress.layers_total.store(u32::try_from(manifest.layers.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
     let parts = Parts::new(reference, &manifest, &configuration);
     let new = NewImage {
-        id: manifest.config.digest,
+        id,
         configuration,
         documents,
         repo_tags: reference.repo_tag().into_iter().collect(),

@@ -205,6 +205,7 @@ mod tests {
                 size: 1,
                 config: crate::ImageConfig::default(),
                 pinned: false,
+                artifact_type: String::new(),
                 created: String::new(),
                 stored_at: 0,
             }),

@@ -169,8 +169,9 @@ impl Count {
             b"partial" => Purpose::Partial,
             b"tmp" => Purpose::Unfinished,
             b"empty" => Purpose::Directories,
-            b"store.redb" => Purpose::Database,
             b"reserve" => Purpose::Reserve,
+            // And what is kept of one that was damaged.
+            name if name.starts_with(b"store.redb") => Purpose::Database,
             _ => Purpose::Foreign,
         };
         match purpose {

@@ -16,7 +16,7 @@ fn small() -> (Vec<Vec<u8>>, Content) {
     (layers, content)
 }
 
-fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn archive(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, bytes) in members {
         let mut header = tar::Header::new_gnu();

@@ -10,9 +10,9 @@ use crate::content::{Form, image, layer, noise};
 use crate::{Place, impatient, read};
 
 /// A registry process; it ends when this is dropped.
-struct Distribution {
+pub(crate) struct Distribution {
     process: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Drop for Distribution {
@@ -29,7 +29,7 @@ pub(crate) fn need(program: &str) {
 }
 
 impl Distribution {
-    fn start(dir: &Path, auth: &str) -> Self {
+    pub(crate) fn start(dir: &Path, auth: &str) -> Self {
         need("docker-registry");
         // The port was free a moment ago; the registry cannot say which one it took.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -58,7 +58,7 @@ impl Distribution {
 }
 
 /// An OCI layout in a directory, for skopeo.
-fn layout(dir: &Path) -> String {
+pub(crate) fn layout(dir: &Path) -> String {
     use serde_json::json;
     let files = [
         layer(&[("./", ""), ("etc/", ""), ("etc/hostname", "debian")]),

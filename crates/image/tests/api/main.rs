@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "files of the tests")]
 
 mod archive;
+mod artifact;
 mod busy;
 mod content;
 mod damage;
@@ -10,6 +11,7 @@ mod debian;
 mod full;
 mod hostile;
 mod hosts;
+mod media;
 mod proxy;
 mod pull;
 mod registry;
