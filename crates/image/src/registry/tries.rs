@@ -60,7 +60,7 @@ impl<'c> Tries<'c> {
                     return Ok(host.endpoint);
                 }
             }
-            if self.round >= ROUNDS || self.hosts.iter().all(|host| host.is_out) {
+            if self.round >= ROUNDS || self.is_decided() || self.hosts.iter().all(|host| host.is_out) {
                 return Err(self.error());
             }
             let pause = self.pause * 4_u32.saturating_pow(self.round - 1);
@@ -68,6 +68,12 @@ impl<'c> Tries<'c> {
             self.round += 1;
             (self.next, self.wait) = (0, Duration::ZERO);
         }
+    }
+
+    /// The registry itself does not have it: no mirror is waited for.
+    fn is_decided(&self) -> bool {
+        let is_missing = |host: &Try<'_>| matches!(host.failure, Some(Failure::Missing));
+        self.hosts.iter().any(|host| host.endpoint.host().is_registry && is_missing(host))
     }
 
     /// Takes note of why the current host has not helped.

@@ -119,6 +119,11 @@ async fn an_error_names_all_that_were_asked() {
     assert!(told.contains("403 Forbidden") && told.contains("refused"), "{told}");
     // Who says no is asked once.
     assert_eq!((home.seen().len(), closed.seen().len()), (1, 1));
+    let busy = Registry::start(|_| Reply::status(503)).await;
+    let text = format!("[host.\"http://{}\"]\n", busy.address);
+    let registries = hosts(&place, &home.address.to_string(), &text);
+    let error = place.store.pull(&home.reference("a"), None, &registries).await.unwrap_err();
+    assert_eq!((error.kind(), busy.seen().len()), (Kind::NotFound, 1), "the registry's word counts");
 }
 
 #[tokio::test]
