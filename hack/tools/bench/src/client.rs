@@ -56,13 +56,6 @@ impl List {
     /// Those for which something has to be measured.
     pub(crate) const MEASURED: [Self; 3] =
         [Self::ListContainerStats, Self::ListPodSandboxStats, Self::ListPodSandboxMetrics];
-
-    /// Whether something has to be measured for it, in one message or in several.
-    pub(crate) fn is_measured(self) -> bool {
-        let several =
-            [Self::StreamContainerStats, Self::StreamPodSandboxStats, Self::StreamPodSandboxMetrics];
-        Self::MEASURED.contains(&self) || several.contains(&self)
-    }
 }
 
 /// One pod with one container, and what it takes to remove it.
@@ -280,7 +273,8 @@ impl Client {
 
     /// How many bytes a list is, which are taken and thrown away: what a client makes of them is its own affair.
     pub(crate) async fn take(&self, list: List) -> Result<usize, AnyError> {
-        let path = format!("/runtime.v1.RuntimeService/{list:?}").parse()?;
+        let service = if list == List::ListImages { "ImageService" } else { "RuntimeService" };
+        let path = format!("/runtime.v1.{service}/{list:?}").parse()?;
         Ok(undecoded::take(self.channel.clone(), path).await?)
     }
 

@@ -1,12 +1,13 @@
 //! How long the lists take that a kubelet asks for again and again.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::AnyError;
-use crate::client::List;
+use crate::client::{Client, List};
 use crate::memory;
 use crate::peer::Peer;
 use crate::report::{Better, Report, count, percentile};
+use crate::{AnyError, SOMEBODY};
 
 /// How often each list is asked for, one question after the other.
 const CALLS: usize = 500;
@@ -24,11 +25,7 @@ pub(crate) async fn all(peers: &mut [Peer], pods: usize, report: &mut Report) ->
         for number in 0..pods {
             alive.push(peer.client.run_pod(&format!("l{number}"), false).await?);
         }
-        for list in List::ALL {
-            if at_once(peer, list, pods, report).await? && list.is_measured() {
-                undecoded(peer, list, report).await?;
-            }
-        }
+        each(&peer.client, peer.name, Some(pods), report).await?;
         paced(peer, pods, report).await?;
         for pod in &alive {
             peer.client.remove_pod(pod).await?;
@@ -37,38 +34,64 @@ pub(crate) async fn all(peers: &mut [Peer], pods: usize, report: &mut Report) ->
     Ok(())
 }
 
-/// False where there is no such list.
-async fn at_once(peer: &Peer, list: List, pods: usize, report: &mut Report) -> Result<bool, AnyError> {
-    let mut times = Vec::new();
-    for _ in 0..CALLS {
-        let start = Instant::now();
-        let Some(found) = peer.client.list(list).await? else { return Ok(false) };
-        times.push(start.elapsed());
-        if found != pods && !matches!(list, List::ListImages) {
-            return Err(format!("{list:?} has {found} of {pods}").into());
-        }
-    }
-    rows(&format!("{list:?}"), times, peer, report);
-    Ok(true)
-}
-
-/// The same for a client that takes the bytes and does not look at them.
-async fn undecoded(peer: &Peer, list: List, report: &mut Report) -> Result<(), AnyError> {
-    let mut times = Vec::new();
-    for _ in 0..CALLS {
-        let start = Instant::now();
-        peer.client.take(list).await?;
-        times.push(start.elapsed());
-    }
-    rows(&format!("{list:?}, not decoded"), times, peer, report);
+/// Times the lists of the daemon that listens at `socket`, with the pods that it has.
+pub(crate) async fn of(socket: &Path, report: &mut Report) -> Result<(), AnyError> {
+    let client = Client::new(socket)?;
+    report.version(SOMEBODY, client.version().await?);
+    each(&client, SOMEBODY, None, report).await?;
+    let pods = client.list(List::ListPodSandbox).await?.unwrap_or_default();
+    report.row("Pods", "", Better::Higher, SOMEBODY, count(pods));
     Ok(())
 }
 
-fn rows(what: &str, mut times: Vec<Duration>, peer: &Peer, report: &mut Report) {
+/// All lists that there are. With `pods` so many have to be in each.
+async fn each(client: &Client, name: &str, pods: Option<usize>, report: &mut Report) -> Result<(), AnyError> {
+    for list in List::ALL {
+        let Some(length) = client.list(list).await? else { continue };
+        let expected = pods.filter(|_| list != List::ListImages).unwrap_or(length);
+        at_once(client, name, list, expected, report).await?;
+        undecoded(client, name, list, report).await?;
+    }
+    Ok(())
+}
+
+async fn at_once(
+    client: &Client,
+    name: &str,
+    list: List,
+    expected: usize,
+    report: &mut Report,
+) -> Result<(), AnyError> {
+    let mut times = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        let found = client.list(list).await?;
+        times.push(start.elapsed());
+        if found != Some(expected) {
+            return Err(format!("{list:?} has {} of {expected}", found.unwrap_or_default()).into());
+        }
+    }
+    rows(&format!("{list:?}"), times, name, report);
+    Ok(())
+}
+
+/// The same for a client that takes the bytes and does not look at them.
+async fn undecoded(client: &Client, name: &str, list: List, report: &mut Report) -> Result<(), AnyError> {
+    let mut times = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        client.take(list).await?;
+        times.push(start.elapsed());
+    }
+    rows(&format!("{list:?}, not decoded"), times, name, report);
+    Ok(())
+}
+
+fn rows(what: &str, mut times: Vec<Duration>, peer: &str, report: &mut Report) {
     times.sort();
     for percent in [50, 99] {
         let name = format!("{what}, p{percent}");
-        report.row(&name, "ms", Better::Lower, peer.name, percentile(&times, percent));
+        report.row(&name, "ms", Better::Lower, peer, percentile(&times, percent));
     }
 }
 

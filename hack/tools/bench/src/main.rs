@@ -20,6 +20,8 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use tokio::runtime::Runtime;
+
 use crate::measure::Settings;
 use crate::peer::{Dirs, Peer};
 use crate::report::Report;
@@ -30,9 +32,13 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 /// What the other daemons use if nothing else is said.
 const RUNC: &str = "runc";
 
+/// The column of a daemon that somebody else has started.
+const SOMEBODY: &str = "daemon";
+
 const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
        hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
+       hack/bench lists --socket PATH: those of the daemon that listens there, with the pods that it has
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
        hack/bench pull [...]: an image of 306 MiB from a registry on this machine; flags as below
        hack/bench [--vaquita BIN] [--rounds N] [--pods N] [--only PEER]... [--containerd DIR] [--crio DIR] [--runtime PROGRAM] [--out DIR]
@@ -55,6 +61,8 @@ struct Options {
     runtime: String,
     settings: Settings,
     what: What,
+    /// Of a daemon that somebody else has started.
+    socket: Option<PathBuf>,
 }
 
 /// What is measured.
@@ -112,6 +120,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
             pods: if what == What::Lists { 200 } else { 50 },
         },
         what,
+        socket: None,
     };
     while let Some(flag) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{flag} needs a value\n{USAGE}"));
@@ -123,6 +132,7 @@ fn options(mut args: std::iter::Peekable<impl Iterator<Item = String>>) -> Resul
             "--containerd" => options.containerd = std::path::absolute(value()?)?,
             "--crio" => options.crio = Some(std::path::absolute(value()?)?),
             "--runtime" => options.runtime = value()?,
+            "--socket" if what == What::Lists => options.socket = Some(value()?.into()),
             "--out" => options.out = value()?.into(),
             "-h" | "--help" => {
                 println!("{USAGE}");
@@ -141,16 +151,25 @@ fn alone() -> Result<UnixListener, AnyError> {
         .map_err(|error| format!("another hack/bench is running, wait for its end: {error}").into())
 }
 
+fn threads() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
 fn run(options: &Options) -> Result<(), AnyError> {
     if !rustix::process::geteuid().is_root() {
         return Err("needs root: the daemons make namespaces, cgroups and mounts".into());
+    }
+    if let Some(socket) = &options.socket {
+        let mut report = Report::new([SOMEBODY.to_owned()]);
+        threads()?.block_on(lists::of(socket, &mut report))?;
+        return report.write(&options.out, What::Lists.name());
     }
     let _alone = alone()?;
     let work = tempfile::Builder::new().prefix("vaquita-bench-").tempdir()?;
     if options.runtime != RUNC || options.crio.is_some() {
         oci::private_control_groups(work.path())?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = threads()?;
     // On a host with systemd /run is in memory, and daemons keep their state there.
     let memory = tempfile::Builder::new().prefix("vaquita-bench-").tempdir_in("/dev/shm")?;
     let dirs = Dirs { disk: work.path(), memory: memory.path() };
