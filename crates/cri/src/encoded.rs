@@ -1,26 +1,30 @@
-//! Answers whose parts are encoded already: lists of what is sampled, which are as long as there are pods.
+//! Answers whose parts are encoded already: lists, which are as long as there are pods.
 //!
 //! To build the messages of two hundred pods takes a millisecond, and their bytes in one buffer that grows another one. So samples
-//! are kept as they go to clients, an answer is a list of pointers to them, and they are copied a few at a time, when the
-//! connection has room.
+//! are kept as they go to clients, and what never changes of pods and containers, too. An answer is a list of pointers to items;
+//! only short ones are copied, to be sent together.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body, Frame};
 use prost::Message;
 use prost::encoding::{self, WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use tonic::{Response, Status};
 
-use crate::service::batches::groups;
-
 /// The most bytes of a message of several, unless its first item alone is longer: a client decodes one while the next is sent.
 const PIECE: usize = 128 << 10;
 
-/// So many bytes are copied at a time: four frames of HTTP/2.
-const CHUNK: usize = 64 << 10;
+/// The most items of a message of several.
+const ITEMS: usize = 1000;
+
+/// What is shorter is copied beside others.
+const SHORT: usize = 4 << 10;
+
+/// The most bytes that are copied into one part: a frame of HTTP/2 is no longer, unless the client allows it.
+const FRAME: usize = 16 << 10;
 
 /// The most bytes of a message, as with every CRI client and server.
 pub(crate) const MESSAGE: usize = 16 << 20;
@@ -35,6 +39,16 @@ pub(crate) const LIST: u32 = 1;
 pub(crate) fn item<M: Message>(message: &M) -> Bytes {
     let mut bytes = Vec::with_capacity(encoding::message::encoded_len(LIST, message));
     encoding::message::encode(LIST, message, &mut bytes);
+    bytes.into()
+}
+
+/// One item of a list whose fields are encoded already, but for one of an enumeration.
+pub(crate) fn item_with(fields: &[u8], field: u32, value: i32) -> Bytes {
+    let length = fields.len() + encoding::int32::encoded_len(field, &value);
+    let mut bytes = Vec::with_capacity(field_length(LIST, length));
+    begin(LIST, length, &mut bytes);
+    bytes.extend_from_slice(fields);
+    encoding::int32::encode(field, &value, &mut bytes);
     bytes.into()
 }
 
@@ -55,13 +69,9 @@ pub(crate) fn field_length(field: u32, length: usize) -> usize {
     key_len(field) + encoded_len_varint(length as u64) + length
 }
 
-/// The messages of an answer, which a response carries beside an empty one: [`Encoded::take`] finds them.
+/// The messages of an answer, each behind its prefix, which a response carries beside an empty one: [`Encoded::take`] finds them.
 #[derive(Clone, Debug)]
-pub(crate) struct Encoded {
-    /// Before each message its prefix.
-    parts: Vec<Bytes>,
-    length: usize,
-}
+pub(crate) struct Encoded(Vec<Bytes>);
 
 /// An answer of one message, which is a list or has one item.
 pub(crate) fn whole<M: Default>(items: Vec<Bytes>) -> Result<Response<M>, Status> {
@@ -76,23 +86,33 @@ pub(crate) fn whole<M: Default>(items: Vec<Bytes>) -> Result<Response<M>, Status
 
 /// An answer of as many messages as are needed; none where there are no items.
 pub(crate) fn pieces<M>(items: Vec<Bytes>) -> Response<tokio_stream::Empty<Result<M, Status>>> {
-    Encoded::new(groups(items, Bytes::len, PIECE)).beside(tokio_stream::empty())
+    let (mut messages, mut bytes) = (Vec::<Vec<_>>::new(), 0);
+    for item in items {
+        bytes += item.len();
+        match messages.last_mut() {
+            Some(message) if bytes <= PIECE && message.len() < ITEMS => message.push(item),
+            _ => {
+                bytes = item.len();
+                messages.push(vec![item]);
+            }
+        }
+    }
+    Encoded::new(messages).beside(tokio_stream::empty())
 }
 
 impl Encoded {
     fn new(messages: impl IntoIterator<Item = Vec<Bytes>>) -> Self {
-        let (mut parts, mut length) = (Vec::new(), 0);
+        let mut parts = Parts::default();
         for items in messages {
-            let bytes: usize = items.iter().map(Bytes::len).sum();
-            let mut prefix = BytesMut::with_capacity(PREFIX);
-            prefix.put_u8(0);
+            let length: usize = items.iter().map(Bytes::len).sum();
+            let mut prefix = [0; PREFIX];
             // No message is longer than clients take, which is far less.
-            prefix.put_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
-            length += PREFIX + bytes;
-            parts.push(prefix.freeze());
-            parts.extend(items);
+            prefix[1..].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+            parts.copy(&prefix);
+            items.into_iter().for_each(|item| parts.add(item));
         }
-        Self { parts, length }
+        parts.end();
+        Self(parts.all)
     }
 
     fn beside<M>(self, empty: M) -> Response<M> {
@@ -103,8 +123,41 @@ impl Encoded {
 
     /// The body in the place of the one that a response with these extensions has, if it carries any.
     pub(crate) fn take(extensions: &mut Extensions) -> Option<Sending> {
-        let Self { parts, length } = extensions.remove()?;
-        Some(Sending { parts: parts.into_iter(), rest: Bytes::new(), length, ended: false })
+        let Self(parts) = extensions.remove()?;
+        Some(Sending { parts: parts.into_iter(), ended: false })
+    }
+}
+
+/// What is sent at a time.
+#[derive(Default)]
+struct Parts {
+    all: Vec<Bytes>,
+    /// Another one, where there is room.
+    last: Vec<u8>,
+}
+
+impl Parts {
+    fn add(&mut self, item: Bytes) {
+        if item.len() < SHORT {
+            self.copy(&item);
+        } else {
+            self.end();
+            self.all.push(item);
+        }
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        if self.last.len() + bytes.len() > FRAME {
+            self.end();
+        }
+        self.last.extend_from_slice(bytes);
+    }
+
+    /// Lets nothing more be copied to the last part.
+    fn end(&mut self) {
+        if !self.last.is_empty() {
+            self.all.push(std::mem::take(&mut self.last).into());
+        }
     }
 }
 
@@ -112,27 +165,7 @@ impl Encoded {
 #[derive(Debug)]
 pub(crate) struct Sending {
     parts: std::vec::IntoIter<Bytes>,
-    /// What is left of a part that was longer than a chunk had room.
-    rest: Bytes,
-    /// The bytes that are still to come.
-    length: usize,
     ended: bool,
-}
-
-impl Sending {
-    /// The next bytes; none where everything was sent.
-    fn chunk(&mut self) -> Option<Bytes> {
-        let most = self.length.min(CHUNK);
-        let mut chunk = BytesMut::with_capacity(most);
-        while chunk.len() < most {
-            if self.rest.is_empty() {
-                self.rest = self.parts.next()?;
-            }
-            chunk.extend_from_slice(&self.rest.split_to(self.rest.len().min(most - chunk.len())));
-        }
-        self.length -= most;
-        (most > 0).then(|| chunk.freeze())
-    }
 }
 
 impl Body for Sending {
@@ -143,8 +176,8 @@ impl Body for Sending {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(chunk) = self.chunk() {
-            return Poll::Ready(Some(Ok(Frame::data(chunk))));
+        if let Some(part) = self.parts.next() {
+            return Poll::Ready(Some(Ok(Frame::data(part))));
         }
         if std::mem::replace(&mut self.ended, true) {
             return Poll::Ready(None);
@@ -160,6 +193,7 @@ impl Body for Sending {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use proptest::prelude::*;
     use vaquita_proto::cri::{Container, ListContainersResponse, StreamContainersResponse};
 
@@ -181,7 +215,6 @@ mod tests {
     /// What a client gets: the messages' bytes.
     fn sent<M>(mut response: Response<M>) -> Vec<Bytes> {
         let mut body = Encoded::take(response.extensions_mut()).unwrap();
-        let expected = body.length;
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut bytes = BytesMut::new();
         loop {
@@ -189,7 +222,7 @@ mod tests {
             let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut body).poll_frame(&mut context) else { panic!() };
             match frame.into_data() {
                 Ok(data) => {
-                    assert!((1..=CHUNK).contains(&data.len()));
+                    assert!(!data.is_empty());
                     bytes.extend_from_slice(&data);
                 }
                 Err(frame) => {
@@ -200,7 +233,6 @@ mod tests {
         }
         assert!(body.is_end_stream());
         assert!(matches!(Pin::new(&mut body).poll_frame(&mut context), Poll::Ready(None)));
-        assert_eq!(bytes.len(), expected);
         let (mut messages, mut bytes) = (Vec::new(), bytes.freeze());
         while !bytes.is_empty() {
             let prefix = bytes.split_to(PREFIX);
@@ -235,6 +267,20 @@ mod tests {
         }
         let error = whole::<()>(items(&[MESSAGE])).unwrap_err();
         assert_eq!(error.code(), tonic::Code::OutOfRange);
+    }
+
+    /// Short ones are copied together, long ones are not.
+    #[test]
+    fn what_is_sent_at_a_time() {
+        let lengths = |sizes: &[usize]| {
+            let items = sizes.iter().map(|size| vec![0; *size].into()).collect::<Vec<Bytes>>();
+            Encoded::new([items]).0.iter().map(Bytes::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[]), [PREFIX]);
+        assert_eq!(lengths(&[1, 2]), [PREFIX + 3]);
+        assert_eq!(lengths(&[SHORT, SHORT * 9]), [PREFIX, SHORT, SHORT * 9]);
+        assert_eq!(lengths(&[1, SHORT, 2, 3]), [PREFIX + 1, SHORT, 5]);
+        assert_eq!(lengths(&[SHORT - 1; 5]), [PREFIX + 3 * (SHORT - 1), 2 * (SHORT - 1)]);
     }
 
     proptest! {

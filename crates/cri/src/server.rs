@@ -2,6 +2,7 @@
 
 mod calls;
 mod clients;
+mod connection;
 mod idle;
 mod socket;
 

@@ -1,7 +1,6 @@
 //! The gRPC services: thin, because all they do is translate.
 
 mod answer;
-pub(crate) mod batches;
 mod image;
 mod images;
 mod node;

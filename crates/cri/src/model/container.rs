@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use vaquita_proto::cri;
@@ -196,6 +197,8 @@ pub(crate) struct Container {
     pub(crate) record: ContainerRecord,
     life: watch::Sender<Life>,
     resources: RwLock<cri::LinuxContainerResources>,
+    /// What lists tell of it, encoded, but for its state. Once somebody has asked.
+    pub(crate) listed: OnceLock<Bytes>,
     /// Who is told of changes, once it is listed.
     pub(super) events: OnceLock<Arc<Events>>,
     /// Held while it is started, changed or removed.
@@ -214,6 +217,7 @@ impl Container {
         Self {
             life: watch::Sender::new(record.life.clone()),
             resources: RwLock::new(record.resources.clone()),
+            listed: OnceLock::new(),
             lane: Mutex::new(()),
             checkpoint: Mutex::new(()),
             told: Told::new(match record.life.phase {
@@ -242,6 +246,11 @@ impl Container {
     /// Where it is in its life; never waits.
     pub(crate) fn life(&self) -> Life {
         self.life.borrow().clone()
+    }
+
+    /// Its state; never waits.
+    pub(crate) fn state(&self) -> cri::ContainerState {
+        self.life.borrow().state()
     }
 
     /// Whether its program runs, as far as is known; never waits.

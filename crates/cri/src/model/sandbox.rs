@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::{RwLock, watch};
 use vaquita_proto::cri;
@@ -168,6 +169,8 @@ pub(crate) struct Sandbox {
     /// As it was recorded first; `life` in it is not kept up to date.
     pub(crate) record: SandboxRecord,
     life: watch::Sender<SandboxLife>,
+    /// What lists tell of it, encoded, but for its state. Once somebody has asked.
+    pub(crate) listed: OnceLock<Bytes>,
     /// Who is told of changes, once it is in the tables.
     pub(super) events: OnceLock<Arc<Events>>,
     /// The supervisor, once it was started.
@@ -185,6 +188,7 @@ impl Sandbox {
     pub(crate) fn new(record: SandboxRecord) -> Self {
         Self {
             life: watch::Sender::new(record.life.clone()),
+            listed: OnceLock::new(),
             events: OnceLock::new(),
             shim: OnceLock::new(),
             lane: RwLock::new(()),
@@ -206,6 +210,16 @@ impl Sandbox {
     /// Where it is in its life; never waits.
     pub(crate) fn life(&self) -> SandboxLife {
         self.life.borrow().clone()
+    }
+
+    /// Its state; never waits.
+    pub(crate) fn state(&self) -> cri::PodSandboxState {
+        self.life.borrow().state()
+    }
+
+    /// Whether a client is told about it: not before it is complete.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.life.borrow().phase != SandboxPhase::Creating
     }
 
     /// Whether it is ready; never waits.

@@ -2,18 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::Sleep;
 use tokio_stream::Stream;
-use tokio_util::sync::WaitForCancellationFutureOwned;
-use tonic::transport::server::Connected;
 
-use super::clients::{self, Admitted, Client, Clients};
+use super::clients::{self, Clients};
+use super::connection::Connection;
 use crate::error::Doing;
 use crate::paths::{keep_private, make_dir, remove_socket};
 use crate::{Error, Kind, Result};
@@ -77,8 +74,7 @@ impl Stream for Connections {
             match std::task::ready!(self.socket.listener.poll_accept(context)) {
                 Ok((stream, _)) if may_connect(&stream) && room => {
                     self.full = false;
-                    let (client, given_up) = self.socket.clients.admit();
-                    return Poll::Ready(Some(Ok(Connection { stream, client, given_up })));
+                    return Poll::Ready(Some(Ok(Connection::new(stream, &self.socket.clients))));
                 }
                 Ok((stream, _)) if may_connect(&stream) => {
                     if !std::mem::replace(&mut self.full, true) {
@@ -103,68 +99,4 @@ impl Stream for Connections {
 fn may_connect(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
-}
-
-/// A connection, which ends when its client goes or when it is given up for another.
-pub(super) struct Connection {
-    stream: UnixStream,
-    client: Admitted,
-    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Arc<Client>;
-
-    fn connect_info(&self) -> Arc<Client> {
-        self.client.client()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        if self.given_up.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        if self.given_up.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
-        }
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        if self.given_up.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
-        }
-        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
 }

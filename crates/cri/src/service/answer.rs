@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use bytes::Bytes;
+use prost::Message as _;
 use serde_json::json;
 use vaquita_image::Image;
 use vaquita_proto::cri;
 
 use crate::container::reason;
-use crate::model::{Container, ContainerPhase, Sandbox, SandboxPhase, labels_match, signal_to_cri};
+use crate::encoded;
+use crate::model::{Container, ContainerPhase, Sandbox, labels_match, signal_to_cri};
 
-/// Whether a client is told about it: not before it is complete.
-pub(super) fn sandbox_is_listed(sandbox: &Sandbox) -> bool {
-    sandbox.life().phase != SandboxPhase::Creating
-}
+/// The fields of the states in [`cri::PodSandbox`] and [`cri::Container`].
+const SANDBOX_STATE: u32 = 3;
+const CONTAINER_STATE: u32 = 6;
 
 /// Whether a sandbox passes a filter, whose id was made whole before.
 pub(super) fn sandbox_passes(sandbox: &Sandbox, filter: &cri::PodSandboxFilter) -> bool {
     (filter.id.is_empty() || filter.id == sandbox.id())
-        && filter.state.is_none_or(|state| state.state == sandbox.life().state() as i32)
+        && filter.state.is_none_or(|state| state.state == sandbox.state() as i32)
         && labels_match(&sandbox.record.config.labels, &filter.label_selector)
 }
 
@@ -26,21 +28,26 @@ pub(super) fn sandbox_passes(sandbox: &Sandbox, filter: &cri::PodSandboxFilter) 
 pub(super) fn container_passes(container: &Container, filter: &cri::ContainerFilter) -> bool {
     (filter.id.is_empty() || filter.id == container.id())
         && (filter.pod_sandbox_id.is_empty() || filter.pod_sandbox_id == container.record.sandbox)
-        && filter.state.is_none_or(|state| state.state == container.life().state() as i32)
+        && filter.state.is_none_or(|state| state.state == container.state() as i32)
         && labels_match(&container.record.config.labels, &filter.label_selector)
 }
 
-pub(super) fn sandbox(sandbox: &Sandbox) -> cri::PodSandbox {
+/// A [`cri::PodSandbox`], as an item of a list.
+pub(super) fn sandbox(sandbox: &Sandbox) -> Bytes {
     let record = &sandbox.record;
-    cri::PodSandbox {
-        id: record.id.clone(),
-        metadata: record.config.metadata.clone(),
-        state: sandbox.life().state() as i32,
-        created_at: record.created_at,
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
-        runtime_handler: record.runtime_handler.clone(),
-    }
+    let listed = sandbox.listed.get_or_init(|| {
+        let message = cri::PodSandbox {
+            id: record.id.clone(),
+            metadata: record.config.metadata.clone(),
+            state: 0,
+            created_at: record.created_at,
+            labels: record.config.labels.clone(),
+            annotations: record.config.annotations.clone(),
+            runtime_handler: record.runtime_handler.clone(),
+        };
+        message.encode_to_vec().into()
+    });
+    encoded::item_with(listed, SANDBOX_STATE, sandbox.state() as i32)
 }
 
 pub(super) fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
@@ -84,20 +91,25 @@ pub(super) fn sandbox_info(sandbox: &Sandbox, cni: Option<serde_json::Value>) ->
     [("info".to_owned(), info.to_string())].into()
 }
 
-pub(super) fn container(container: &Container) -> cri::Container {
+/// A [`cri::Container`], as an item of a list.
+pub(super) fn container(container: &Container) -> Bytes {
     let record = &container.record;
-    cri::Container {
-        id: record.id.clone(),
-        pod_sandbox_id: record.sandbox.clone(),
-        metadata: record.config.metadata.clone(),
-        image: record.config.image.clone(),
-        image_ref: record.image.clone(),
-        state: container.life().state() as i32,
-        created_at: record.created_at,
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
-        image_id: record.image.clone(),
-    }
+    let listed = container.listed.get_or_init(|| {
+        let message = cri::Container {
+            id: record.id.clone(),
+            pod_sandbox_id: record.sandbox.clone(),
+            metadata: record.config.metadata.clone(),
+            image: record.config.image.clone(),
+            image_ref: record.image.clone(),
+            state: 0,
+            created_at: record.created_at,
+            labels: record.config.labels.clone(),
+            annotations: record.config.annotations.clone(),
+            image_id: record.image.clone(),
+        };
+        message.encode_to_vec().into()
+    });
+    encoded::item_with(listed, CONTAINER_STATE, container.state() as i32)
 }
 
 pub(super) fn container_status(container: &Container, image: Option<&Image>) -> cri::ContainerStatus {
@@ -189,6 +201,20 @@ fn image_user(text: &str) -> (Option<i64>, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The state is where the messages have it.
+    #[test]
+    fn items_of_lists_have_a_state() {
+        let state = 1;
+        let pod = cri::PodSandbox { id: "a".into(), state, created_at: 5, ..Default::default() };
+        let fields = cri::PodSandbox { state: 0, ..pod.clone() }.encode_to_vec();
+        let list = cri::ListPodSandboxResponse::decode(encoded::item_with(&fields, SANDBOX_STATE, state));
+        assert_eq!(list.unwrap().items, [pod]);
+        let container = cri::Container { id: "b".into(), state, image_id: "c".into(), ..Default::default() };
+        let fields = cri::Container { state: 0, ..container.clone() }.encode_to_vec();
+        let list = cri::ListContainersResponse::decode(encoded::item_with(&fields, CONTAINER_STATE, state));
+        assert_eq!(list.unwrap().containers, [container]);
+    }
 
     #[test]
     fn whom_an_image_runs_as() {

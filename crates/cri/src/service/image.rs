@@ -5,29 +5,27 @@ use tonic::{Request, Response, Status};
 use vaquita_proto::cri;
 use vaquita_proto::cri::image_service_server::ImageService;
 
-use super::batches::{Batches, batches};
 use super::{Service, answer};
 use crate::node::blocking;
-use crate::{Error, images};
+use crate::{Error, encoded, images};
 
 #[tonic::async_trait]
 impl ImageService for Service {
-    type StreamImagesStream = tokio_stream::Iter<Batches<cri::Image, cri::StreamImagesResponse>>;
+    /// In pieces that are encoded already: nothing is left to be done here.
+    type StreamImagesStream = tokio_stream::Empty<Result<cri::StreamImagesResponse, Status>>;
 
     async fn list_images(
         &self,
         request: Request<cri::ListImagesRequest>,
     ) -> Result<Response<cri::ListImagesResponse>, Status> {
-        let images = self.list_images_of(request.into_inner().filter);
-        Ok(Response::new(cri::ListImagesResponse { images }))
+        encoded::whole(self.list_images_of(request.into_inner().filter))
     }
 
     async fn stream_images(
         &self,
         request: Request<cri::StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        let images = self.list_images_of(request.into_inner().filter);
-        Ok(Response::new(batches(images, |images| cri::StreamImagesResponse { images })))
+        Ok(encoded::pieces(self.list_images_of(request.into_inner().filter)))
     }
 
     async fn image_status(

@@ -10,7 +10,6 @@ use tonic::{Request, Response, Status};
 use vaquita_proto::cri;
 use vaquita_proto::cri::runtime_service_server::RuntimeService;
 
-use super::batches::{Batches, batches};
 use super::{Service, answer, missing};
 use crate::model::{Container, Happened, now};
 use crate::telemetry::{about_container, about_sandbox};
@@ -19,16 +18,13 @@ use crate::{CgroupDriver, checkpoint, container, encoded, exec, metrics, pod, st
 /// What an RPC answers.
 type Answer<T> = Result<Response<T>, Status>;
 
-/// A list in pieces.
-type Pieces<T, M> = tokio_stream::Iter<Batches<T, M>>;
-
 /// A list in pieces that are encoded already: nothing is left to be done here.
 type Encoded<M> = tokio_stream::Empty<Result<M, Status>>;
 
 #[tonic::async_trait]
 impl RuntimeService for Service {
-    type StreamPodSandboxesStream = Pieces<cri::PodSandbox, cri::StreamPodSandboxesResponse>;
-    type StreamContainersStream = Pieces<cri::Container, cri::StreamContainersResponse>;
+    type StreamPodSandboxesStream = Encoded<cri::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Encoded<cri::StreamContainersResponse>;
     type StreamContainerStatsStream = Encoded<cri::StreamContainerStatsResponse>;
     type StreamPodSandboxStatsStream = Encoded<cri::StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = Encoded<cri::StreamPodSandboxMetricsResponse>;
@@ -102,15 +98,15 @@ impl RuntimeService for Service {
         request: Request<cri::ListPodSandboxRequest>,
     ) -> Answer<cri::ListPodSandboxResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        Ok(Response::new(cri::ListPodSandboxResponse { items: self.list_sandboxes(filter) }))
+        encoded::whole(self.list_sandboxes(filter))
     }
 
     async fn stream_pod_sandboxes(
         &self,
         request: Request<cri::StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        let items = self.list_sandboxes(request.into_inner().filter.unwrap_or_default());
-        Ok(Response::new(batches(items, |pod_sandboxes| cri::StreamPodSandboxesResponse { pod_sandboxes })))
+        let filter = request.into_inner().filter.unwrap_or_default();
+        Ok(encoded::pieces(self.list_sandboxes(filter)))
     }
 
     async fn create_container(
@@ -154,15 +150,15 @@ impl RuntimeService for Service {
         request: Request<cri::ListContainersRequest>,
     ) -> Answer<cri::ListContainersResponse> {
         let filter = request.into_inner().filter.unwrap_or_default();
-        Ok(Response::new(cri::ListContainersResponse { containers: self.list_containers_of(filter) }))
+        encoded::whole(self.list_containers_of(filter))
     }
 
     async fn stream_containers(
         &self,
         request: Request<cri::StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        let items = self.list_containers_of(request.into_inner().filter.unwrap_or_default());
-        Ok(Response::new(batches(items, |containers| cri::StreamContainersResponse { containers })))
+        let filter = request.into_inner().filter.unwrap_or_default();
+        Ok(encoded::pieces(self.list_containers_of(filter)))
     }
 
     async fn container_status(

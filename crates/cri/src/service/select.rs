@@ -7,16 +7,16 @@ use vaquita_proto::cri;
 
 use super::{Service, answer};
 use crate::model::{Container, Sandbox};
-use crate::{Result, stats};
+use crate::{Result, encoded, stats};
 
 impl Service {
-    /// The sandboxes that pass a filter, as a client is told of them.
-    pub(super) fn list_sandboxes(&self, filter: cri::PodSandboxFilter) -> Vec<cri::PodSandbox> {
+    /// The sandboxes that pass a filter, as the items of a list.
+    pub(super) fn list_sandboxes(&self, filter: cri::PodSandboxFilter) -> Vec<Bytes> {
         self.sandboxes(filter).iter().map(|sandbox| answer::sandbox(sandbox)).collect()
     }
 
-    /// The containers that pass a filter, as a client is told of them.
-    pub(super) fn list_containers_of(&self, filter: cri::ContainerFilter) -> Vec<cri::Container> {
+    /// The containers that pass a filter, as the items of a list.
+    pub(super) fn list_containers_of(&self, filter: cri::ContainerFilter) -> Vec<Bytes> {
         self.containers(filter).iter().map(|container| answer::container(container)).collect()
     }
 
@@ -41,13 +41,14 @@ impl Service {
         stats::sandboxes(&self.node, sandboxes).await
     }
 
-    /// The images that pass a filter, as a client is told of them.
-    pub(super) fn list_images_of(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
+    /// The images that pass a filter, as the items of a list.
+    pub(super) fn list_images_of(&self, filter: Option<cri::ImageFilter>) -> Vec<Bytes> {
         let wanted = filter.and_then(|filter| filter.image).map(|spec| spec.image);
-        match wanted.filter(|name| !name.is_empty()) {
-            Some(name) => self.node.images.find(&name).iter().map(|image| answer::image(image)).collect(),
-            None => self.node.images.list().iter().map(|image| answer::image(image)).collect(),
-        }
+        let images = match wanted.filter(|name| !name.is_empty()) {
+            Some(name) => self.node.images.find(&name).into_iter().collect(),
+            None => self.node.images.list(),
+        };
+        images.iter().map(|image| encoded::item(&answer::image(image))).collect()
     }
 
     /// The sandboxes that pass a filter. An id may be the beginning of one; if it is that of none or of several, none
@@ -60,7 +61,7 @@ impl Service {
             }
         }
         let mut all = self.node.tables.sandboxes();
-        all.retain(|sandbox| answer::sandbox_is_listed(sandbox) && answer::sandbox_passes(sandbox, &filter));
+        all.retain(|sandbox| sandbox.is_listed() && answer::sandbox_passes(sandbox, &filter));
         all
     }
 
