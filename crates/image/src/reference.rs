@@ -126,12 +126,15 @@ impl Reference {
         }
     }
 
-    /// As people write it: without `docker.io/library/`.
+    /// As people write it: without `docker.io/library/` or `docker.io/`, where what is left means the same.
     #[must_use]
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        let short = full.strip_prefix("docker.io/").unwrap_or(&full);
-        short.strip_prefix("library/").filter(|_| short.len() < full.len()).unwrap_or(short).to_owned()
+        let shorter =
+            ["docker.io/library/", "docker.io/"].into_iter().filter_map(|head| full.strip_prefix(head));
+        let same = |text: &&str| Self::parse(text).is_ok_and(|again| again == *self);
+        let shortest = shorter.into_iter().find(same).map(str::to_owned);
+        shortest.unwrap_or(full)
     }
 }
 
@@ -276,6 +279,11 @@ mod tests {
             assert_eq!(Reference::parse(full).unwrap(), reference);
         }
         let short = |text: &str| Reference::parse(text).unwrap().familiar();
+        // Without the head these are other images.
+        for text in ["docker.io/library/o/nginx:1.2", "docker.io/foo.bar/baz:1"] {
+            let parsed = |text: &str| Reference::parse(text).unwrap();
+            assert_eq!(parsed(&short(text)), parsed(text), "{text}");
+        }
         assert_eq!(short("docker.io/library/busybox"), "busybox:latest");
         assert_eq!(short("docker.io/grafana/loki:1"), "grafana/loki:1");
         assert_eq!(short("quay.io/library/x"), "quay.io/library/x:latest");

@@ -15,9 +15,9 @@ use vaquita_testing::require_root;
 use super::*;
 
 #[path = "../../tests/corpus/layer.rs"]
-mod layer;
+pub(super) mod layer;
 #[path = "../../tests/corpus/table.rs"]
-mod table;
+pub(super) mod table;
 
 use layer::Layer;
 

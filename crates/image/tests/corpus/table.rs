@@ -495,6 +495,11 @@ fn sizes() -> Vec<Case> {
             new().pax(&[("comment", b"x\n13 size=1024\n")]).file("f", "").pad(&hidden).end(),
             Unpacked("it is a part of that record", |fs| text(fs.join("hidden")) == "evil"),
         ),
+        case(
+            "a hard link with content",
+            new().file("a", "").pax(&[("size", b"1024")]).hardlink("f", "a").pad(&hidden).end(),
+            Refused("a hard link has content"),
+        ),
         case("a negative extended size", pax("-1"), Refused("malformed size")),
         case("an extended size of 2^64", pax("18446744073709551616"), Refused("malformed size")),
         case("an extended size that is no number", pax("1024x"), Refused("malformed size")),
