@@ -4,9 +4,17 @@
 #![allow(unsafe_code, reason = "what a confined process must not do is done by raw calls")]
 
 mod confined;
+#[path = "../api/content.rs"]
+#[allow(dead_code)] // most of it is for other tests
+mod content;
 mod corpus;
+#[cfg(target_arch = "x86_64")]
+mod crash;
 #[path = "../corpus/layer.rs"]
 mod layer;
+#[path = "../api/registry.rs"]
+#[allow(dead_code)] // as above
+mod registry;
 #[path = "../corpus/table.rs"]
 mod table;
 
@@ -25,6 +33,10 @@ fn main() -> ExitCode {
     if std::env::args().next().as_deref() == Some(confined::PROGRAM) {
         return confined::attempt();
     }
+    #[cfg(target_arch = "x86_64")]
+    if std::env::args().next().as_deref() == Some(crash::PROGRAM) {
+        return crash::work();
+    }
     vaquita_testing::require_root();
     // First, while this process is small: a child's peak of memory is at least what its parent had.
     corpus::every_verdict_holds();
@@ -35,7 +47,13 @@ fn main() -> ExitCode {
     });
     confined::nothing_but_the_layer_can_be_reached();
     confined::every_thread_is_confined();
-    println!("test result: ok. 5 passed (the unpacker's process)");
+    #[cfg(target_arch = "x86_64")]
+    {
+        runtime.block_on(crash::a_killed_pull_goes_on_where_it_ended());
+        crash::killed_at_its_calls();
+        crash::power_cut_at_its_calls();
+    }
+    println!("test result: ok. 8 passed (processes that are confined, crash, or are killed)");
     ExitCode::SUCCESS
 }
 
