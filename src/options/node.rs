@@ -169,6 +169,11 @@ pub(crate) struct Node {
     /// File with credentials, as Docker's config.json, for pulls that come without any, and for mirrors [default: none]
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_REGISTRY_AUTH_FILE", value_name = "FILE")]
     registry_auth_file: Option<PathBuf>,
+    /// An image that neither kubelet nor `image prune` removes: its name, or NAME* for all that begin so, or *PART* for all
+    /// that have it inside; several with commas
+    #[arg(long, global = true, hide_env = true, env = "VAQUITA_PINNED_IMAGE", value_name = "NAME")]
+    #[arg(value_delimiter = ',')]
+    pinned_image: Vec<String>,
     /// Where root lacks CAP_SYS_RESOURCE: raise an oom_score_adj that may not be set to the lowest that may,
     /// instead of refusing the container
     #[arg(long, global = true, hide_env = true, env = "VAQUITA_RESTRICT_OOM_SCORE_ADJ")]
@@ -226,6 +231,7 @@ impl Node {
                 proxies: Proxies::from_env(),
                 ..Registries::default()
             },
+            pinned_images: self.pinned_image.clone(),
             restrict_oom_score_adj: self.restrict_oom_score_adj,
             selinux: self.selinux,
             container_log_limit: self.container_log_max_size,
@@ -284,6 +290,9 @@ impl Node {
         ];
         if let Some(file) = config.registries.auth_file {
             args.extend(["--registry-auth-file".into(), file.into()]);
+        }
+        for name in config.pinned_images {
+            args.extend(["--pinned-image".into(), name.into()]);
         }
         // Who only runs a manifest has not asked for the network of whatever else uses this host.
         let network = self.network.unwrap_or(Network::Builtin).to_possible_value();
@@ -368,6 +377,8 @@ mod tests {
             "/a,/b",
             "--registry-auth-file",
             "/auth.json",
+            "--pinned-image",
+            "a,b*",
             "--cni-timeout",
             "7",
             "--cgroup-driver",

@@ -35,6 +35,8 @@ pub struct Config {
     pub executable: Option<PathBuf>,
     /// How registries are reached.
     pub registries: Registries,
+    /// Which images are pinned: kubelet and pruning leave them alone. See [`vaquita_image::Options::pinned`].
+    pub pinned_images: Vec<String>,
     /// An image that any pull of its reference gets without a registry.
     pub demo_image: Option<DemoImage>,
     /// Raise an `oom_score_adj` that this process may not set to the lowest that it may, instead of refusing the container.
@@ -80,6 +82,7 @@ impl Default for Config {
             cgroup_root: "/vaquita".into(),
             executable: None,
             registries: Registries::default(),
+            pinned_images: Vec::new(),
             demo_image: None,
             restrict_oom_score_adj: false,
             selinux: false,

@@ -84,9 +84,11 @@ impl Node {
         let images = {
             let dir = paths.images();
             let unpacker = unpacker(config.executable.as_deref())?;
+            let pinned = config.pinned_images.clone();
             blocking("open the image store", move || {
                 let mut options = vaquita_image::Options::default();
                 options.unpacker = unpacker;
+                options.pinned = pinned;
                 let store = Store::open(&dir, options)?;
                 let users = can_map_users(&store);
                 Ok((store, users))

@@ -52,6 +52,9 @@ pub struct Options {
     /// What cancelled and killed pulls left, for the next one to go on with, is removed when less than this part of the filesystem is
     /// free, in hundredths. 15 is where kubelet begins to remove images.
     pub spare_percent: u8,
+    /// Images that are [`Image::pinned`]: whole names as `registry.k8s.io/pause:3.10`, `name*` for all that begin so, `*part*` for
+    /// all that have it inside.
+    pub pinned: Vec<String>,
 }
 
 impl Default for Options {
@@ -62,6 +65,7 @@ impl Default for Options {
             layer_bytes: 64 << 30,
             layer_entries: 4_000_000,
             spare_percent: 15,
+            pinned: Vec::new(),
         }
     }
 }
@@ -154,14 +158,9 @@ impl Store {
             .map_err(|e| Error::io(format!("absolute path of {}", dir.display()), &e))?;
         let layout = Arc::new(Layout::open(&dir)?);
         let (db, content) = db::Db::open(&dir.join("store.redb"))?;
-        let inner = Inner {
-            layout,
-            options,
-            db,
-            state: Mutex::default(),
-            writing: Mutex::new(()),
-            running: pull::Running::default(),
-        };
+        let state = Mutex::new(State::with_pins(&options.pinned));
+        let inner =
+            Inner { layout, options, db, state, writing: Mutex::new(()), running: pull::Running::default() };
         inner.recover(content)?;
         Ok(Self(Arc::new(inner)))
     }
@@ -270,15 +269,6 @@ impl Store {
         })?;
         let (inner, name) = (Arc::clone(&self.0), name.to_owned());
         blocking(move || inner.tag(&name, &tag)).await
-    }
-
-    /// Marks an image as one that garbage collection leaves alone.
-    ///
-    /// # Errors
-    /// [`Kind::NotFound`](crate::Kind::NotFound) when `name` finds nothing.
-    pub async fn pin(&self, name: &str) -> Result<Image, Error> {
-        let (inner, name) = (Arc::clone(&self.0), name.to_owned());
-        blocking(move || inner.change(&name, |image| image.pinned = true)).await
     }
 
     /// Makes the directories of a container's root filesystem. The same id and image again gives the same snapshot.
@@ -410,7 +400,7 @@ impl Inner {
 
     /// Takes over what the log has, and removes what is left over.
     fn recover(&self, content: db::Content) -> Result<(), Error> {
-        let mut state = State::default();
+        let mut state = State::with_pins(&self.options.pinned);
         let numbers = self.layout.numbers()?;
         let mut change = db::Change::default();
         for (chain, record) in content.layers {
@@ -428,7 +418,9 @@ impl Inner {
                 change.drop_images.push(id);
                 continue;
             };
-            let stored = state::Stored { image: Arc::new(record.image), layers, blobs: record.blobs };
+            let mut image = record.image;
+            state.pins.apply(&mut image);
+            let stored = state::Stored { image: Arc::new(image), layers, blobs: record.blobs };
             state.images.insert(id, stored);
         }
         self.recover_leftovers(&mut state, &numbers, content.is_lost)?;

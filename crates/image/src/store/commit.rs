@@ -110,7 +110,11 @@ impl Inner {
     ) -> Result<Image, Error> {
         let id = stored.image.id;
         // On a copy first: memory must not have what the log refuses.
-        let mut scratch = super::State { images: std::mem::take(images), ..super::State::default() };
+        let mut scratch = super::State {
+            images: std::mem::take(images),
+            pins: self.state().pins.clone(),
+            ..super::State::default()
+        };
         change.put_images = scratch.put(stored);
         self.db.apply(change)?;
         let mut state = self.state();

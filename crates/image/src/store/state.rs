@@ -68,9 +68,42 @@ pub(crate) struct State {
     pub(crate) snapshots: BTreeMap<String, Held>,
     /// Manifests and configurations of images that are about to be recorded; each as often as somebody is at it.
     pub(crate) coming: Vec<Digest>,
+    pub(crate) pins: Pins,
+}
+
+/// Which images are pinned: by the settings of this start, whatever is recorded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pins(Arc<[String]>);
+
+impl Pins {
+    /// Says of an image whether it is pinned, by the names that it has now.
+    pub(crate) fn apply(&self, image: &mut Image) {
+        let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+        image.pinned = names.any(|name| self.0.iter().any(|pattern| matches(pattern, name)));
+    }
+}
+
+/// `name`, `begins*` or `*inside*`.
+fn matches(pattern: &str, name: &str) -> bool {
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(inside), _) => name.contains(inside.trim_end_matches('*')),
+        (None, Some(begin)) => name.starts_with(begin),
+        // As short as in a manifest, too.
+        (None, None) => {
+            let full = Reference::parse(pattern).ok().and_then(|reference| match reference.digest() {
+                Some(digest) => Some(reference.repo_digest(digest)),
+                None => reference.repo_tag(),
+            });
+            name == pattern || full.is_some_and(|full| name == full)
+        }
+    }
 }
 
 impl State {
+    pub(crate) fn with_pins(patterns: &[String]) -> Self {
+        Self { pins: Pins(patterns.into()), ..Self::default() }
+    }
+
     /// By id, by the beginning of an id, by reference.
     pub(crate) fn find(&self, name: &str) -> Option<&Stored> {
         if let Ok(id) = Digest::parse(name) {
@@ -149,16 +182,18 @@ impl State {
     pub(crate) fn put(&mut self, stored: Stored) -> Vec<ImageRecord> {
         let id = stored.image.id;
         let tags = stored.image.repo_tags.clone();
-        let merged = match self.images.remove(&id) {
+        let mut merged = match self.images.remove(&id) {
             Some(old) => merge(&old, &stored),
             None => stored,
         };
+        self.pins.apply(Arc::make_mut(&mut merged.image));
         let mut changed = vec![record(&merged)];
         self.images.insert(id, merged);
         for (other, stored) in &mut self.images {
             if *other != id && stored.image.repo_tags.iter().any(|tag| tags.contains(tag)) {
                 let mut image = Image::clone(&stored.image);
                 image.repo_tags.retain(|tag| !tags.contains(tag));
+                self.pins.apply(&mut image);
                 stored.image = Arc::new(image);
                 changed.push(record(stored));
             }
@@ -179,7 +214,6 @@ fn merge(old: &Stored, new: &Stored) -> Stored {
     let mut image = Image::clone(&old.image);
     union(&mut image.repo_tags, &new.image.repo_tags);
     union(&mut image.repo_digests, &new.image.repo_digests);
-    image.pinned |= new.image.pinned;
     let mut blobs = old.blobs.clone();
     union(&mut blobs, &new.blobs);
     Stored { image: Arc::new(image), layers: old.layers.clone(), blobs }
@@ -235,6 +269,29 @@ mod tests {
         for name in ["y", "x:1", "abc", "", "sha256:", &Digest::of(b"b").to_string()] {
             assert!(state.find(name).is_none(), "{name}");
         }
+    }
+
+    #[test]
+    fn names_pin_an_image_and_go_with_it() {
+        for (pattern, pins) in [
+            ("docker.io/library/x:latest", true),
+            ("x", true),
+            ("x:2", false),
+            ("docker.io/lib*", true),
+            ("quay.io/*", false),
+            ("*ibrary/x*", true),
+            ("*other*", false),
+            ("", false),
+        ] {
+            let mut state = State::with_pins(&[pattern.to_owned()]);
+            state.put(image("a", &["docker.io/library/x:latest"]));
+            assert_eq!(state.find("x").unwrap().image.pinned, pins, "{pattern}");
+        }
+        let mut state = State::with_pins(&["x:1".to_owned()]);
+        state.put(image("a", &["docker.io/library/x:1"]));
+        state.put(image("b", &["docker.io/library/x:1"]));
+        assert!(state.find("x:1").unwrap().image.pinned);
+        assert!(!state.find(&Digest::of(b"a").to_string()).unwrap().image.pinned, "the name has moved");
     }
 
     #[test]

@@ -293,6 +293,10 @@ pub(crate) async fn a_killed_pull_goes_on_where_it_ended() {
     let asks = registry.seen().into_iter().filter(|ask| ask.path.contains(&digest.to_string()));
     let begins: Vec<Option<usize>> = asks.map(|ask| ask.from).collect();
     assert_eq!(begins, [None, Some(300_000)], "{} bytes the second time", whole - 300_000);
-    assert_eq!(registry.count("/blobs/"), 5, "the small layer once, the configuration and the other layer twice");
+    assert_eq!(
+        registry.count("/blobs/"),
+        5,
+        "the small layer once, the configuration and the other layer twice"
+    );
     let _ = std::io::stdout().flush();
 }
