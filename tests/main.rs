@@ -21,6 +21,7 @@ mod memory;
 mod net;
 mod oci;
 mod pod;
+mod pull;
 mod registries;
 mod restart;
 mod run;

@@ -1,0 +1,113 @@
+//! Pulls under way: what is shown of them, and that they keep nobody waiting.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use vaquita_proto::cri;
+
+use crate::support::{Node, Pod, eventually};
+
+/// Bytes of the layer, and how many come before the registry stands still.
+const SIZE: usize = 3_000_000;
+const SENT: usize = 1_000_000;
+
+#[test]
+fn a_pull_that_stands_still_is_shown_and_keeps_no_pod_waiting() {
+    let node = Node::start();
+    node.load_busybox();
+    let reference = format!("{}/stands/still:1", standing_still());
+    let mut pull = node
+        .vaquita(&["image", "pull", &reference, "--output", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Kept open: a client whose output nobody reads ends.
+    let mut lines = BufReader::new(pull.stdout.take().unwrap()).lines();
+    let mut shown = lines.by_ref().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let shown = shown.find(|line| line["bytesDone"] == SENT).expect("a line with all bytes that have come");
+    let expected = json!({ "reference": reference, "bytesDone": SENT, "bytesTotal": SIZE, "layersDone": 0,
+        "layersTotal": 1, "images": [], "references": [], "done": false });
+    assert_eq!(shown, expected);
+
+    let mut client = node.cri();
+    let status = cri::StatusRequest { verbose: true };
+    let answer = node.wait(client.status(status)).unwrap().into_inner();
+    let pulls: Value = serde_json::from_str(&answer.info["pulls"]).unwrap();
+    assert_eq!((&pulls[0]["reference"], &pulls[0]["bytes_done"]), (&shown["reference"], &shown["bytesDone"]));
+
+    let pod = Pod::run(&node, "beside");
+    let container = pod.start("main", &["sleep", "1000"]);
+    assert_eq!(container.exec(&["echo", "here"]).1, "here\n");
+    pod.remove();
+    assert!(pull.try_wait().unwrap().is_none(), "the pull has ended");
+
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+    drop(lines);
+    eventually("the end of the pull", || {
+        let answer = node.wait(client.status(status)).unwrap().into_inner();
+        (answer.info["pulls"] == "[]").then_some(())
+    });
+    node.finish();
+}
+
+/// The address of a registry that has an image of one layer, of which the end never comes. It ends with the test's process.
+fn standing_still() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let digest = |bytes: &[u8]| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{hex}")
+    };
+    let layer = vec![0; SIZE];
+    let config = json!({ "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] } });
+    let config = serde_json::to_vec(&config).unwrap();
+    let described = |kind: &str, bytes: &[u8]| json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(bytes), "size": bytes.len() });
+    let manifest = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": described("config.v1+json", &config), "layers": [described("layer.v1.tar", &layer)] });
+    let files = [
+        (digest(&layer), layer, SENT),
+        (digest(&config), config, usize::MAX),
+        ("manifests/1".to_owned(), serde_json::to_vec(&manifest).unwrap(), usize::MAX),
+    ];
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let files = files.clone();
+            std::thread::spawn(move || answer(stream.unwrap(), &files));
+        }
+    });
+    address
+}
+
+fn answer(stream: TcpStream, files: &[(String, Vec<u8>, usize)]) {
+    let mut requests = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    loop {
+        let mut request = String::new();
+        while !request.ends_with("\r\n\r\n") {
+            if requests.read_line(&mut request).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let path = request.split(' ').nth(1).unwrap();
+        let Some((_, bytes, most)) = files.iter().find(|(name, ..)| path.ends_with(name)) else {
+            return;
+        };
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.oci.image.manifest.v1+json\r\ncontent-length: {}\r\n\r\n",
+            bytes.len()
+        );
+        let _ = stream.write_all(&bytes[..bytes.len().min(*most)]);
+        if bytes.len() > *most {
+            // Until the client has gone.
+            let _ = requests.read(&mut [0]);
+            return;
+        }
+    }
+}
