@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use vaquita_image::{Auth, Reference};
+use vaquita_proto::cri::AuthConfig;
 use vaquita_proto::node::PullImageRequest;
 
+use crate::demo;
 use crate::options::Credentials;
 
 /// The request for a pull with the credentials that there are.
@@ -17,20 +19,41 @@ pub(crate) async fn request(
     given: Option<Credentials>,
     file: Option<&Path>,
 ) -> Result<PullImageRequest> {
-    let mut request = PullImageRequest { reference: reference.to_owned(), ..PullImageRequest::default() };
-    if let Some(Credentials { username, password }) = given {
-        (request.username, request.password) = (username, password);
-        return Ok(request);
-    }
-    match find(&Reference::parse(reference)?, file).await? {
-        Some(Auth::Basic { username, password }) => {
-            (request.username, request.password) = (username, password)
+    let auth = match given {
+        Some(Credentials { username, password }) => {
+            AuthConfig { username, password, ..AuthConfig::default() }
         }
-        Some(Auth::IdentityToken(token)) => request.identity_token = token,
-        Some(Auth::RegistryToken(token)) => request.registry_token = token,
+        None => find(&Reference::parse(reference)?, file).await?.map(message).unwrap_or_default(),
+    };
+    let AuthConfig { username, password, identity_token, registry_token, .. } = auth;
+    Ok(PullImageRequest {
+        reference: reference.to_owned(),
+        username,
+        password,
+        identity_token,
+        registry_token,
+    })
+}
+
+/// The user's credentials for an image of a manifest. An error is one sentence.
+pub(crate) async fn of_user(image: String) -> Result<Option<AuthConfig>, String> {
+    if image == demo::IMAGE {
+        return Ok(None);
+    }
+    let told = |e: &dyn std::fmt::Display| format!("credentials for {image}: {e}");
+    let reference = Reference::parse(&image).map_err(|e| told(&e))?;
+    Ok(find(&reference, None).await.map_err(|e| told(&e))?.map(message))
+}
+
+fn message(auth: Auth) -> AuthConfig {
+    let mut message = AuthConfig::default();
+    match auth {
+        Auth::Basic { username, password } => (message.username, message.password) = (username, password),
+        Auth::IdentityToken(token) => message.identity_token = token,
+        Auth::RegistryToken(token) => message.registry_token = token,
         _ => {}
     }
-    Ok(request)
+    message
 }
 
 async fn find(reference: &Reference, file: Option<&Path>) -> Result<Option<Auth>> {

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use vaquita_kube::agent::{self, Agent, Command, Objects, Outcome};
+use vaquita_kube::agent::{self, Agent, Command, Keyring, Objects, Outcome};
 use vaquita_kube::client::Client;
 use vaquita_kube::event::{Event, EventKind};
 use vaquita_kube::manifest::{self, Manifest};
@@ -21,9 +21,9 @@ use vaquita_kube::manifest::{self, Manifest};
 use self::render::Renderer;
 use self::revive::Reviver;
 use self::screen::Screen;
-use crate::client;
 use crate::options::{Node, Output, Run};
 use crate::terminal::{self, Style};
+use crate::{client, credentials};
 
 pub(crate) use self::render::transfer_line;
 pub(crate) use self::signals::Signals;
@@ -111,6 +111,7 @@ impl Session {
         if let Some(daemon) = &daemon {
             daemon.pod_cgroups().clone_into(&mut settings.cgroup_root);
         }
+        settings.keyring = Some(Keyring::new(credentials::of_user));
         let agent = Agent::new(Client::from_channel(connection.channel), settings);
         let (events, mut told) = mpsc::channel(1024);
         let mut session = Self {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::support::{Node, PASSWORD, Registry, USER, succeed, write_busybox};
+use crate::support::{Node, PASSWORD, Registry, Run, USER, succeed, write_busybox};
 
 /// Writes an authority, a server's certificate for these names, and a client's.
 fn certificates(node: &Node, names: &[&str]) -> PathBuf {
@@ -38,6 +38,12 @@ fn settings(node: &Node, registry: &str, hosts: &str) -> PathBuf {
     std::fs::create_dir_all(&dir).unwrap();
     std::fs::write(dir.join("hosts.toml"), hosts).unwrap();
     dir
+}
+
+/// A file that has the authority and the client's certificate.
+fn client(certificates: &Path) -> String {
+    let dir = certificates.display();
+    format!("ca = \"{dir}/ca.crt\"\nclient = [[\"{dir}/client.cert\", \"{dir}/client.key\"]]")
 }
 
 fn busybox(node: &Node) -> PathBuf {
@@ -104,14 +110,7 @@ fn the_daemon_has_credentials_of_its_own() {
     let certificates = certificates(&node, &["127.0.0.1"]);
     let registry = Registry::guarded(&node, &certificates);
     let reference = registry.push(&busybox(&node), "team/busybox:1");
-    settings(
-        &node,
-        &registry.address,
-        &format!(
-            "ca = \"{0}/ca.crt\"\nclient = [[\"{0}/client.cert\", \"{0}/client.key\"]]",
-            certificates.display()
-        ),
-    );
+    settings(&node, &registry.address, &client(&certificates));
     let auths =
         serde_json::json!({ "auths": { &registry.address: { "username": USER, "password": PASSWORD } } });
     let file = node.write("auth.json", &auths.to_string());
@@ -125,6 +124,28 @@ fn the_daemon_has_credentials_of_its_own() {
     assert!(succeed(&node.output(&["image", "pull", &reference])).starts_with(&reference));
     let log = node.log();
     assert!(!log.contains(PASSWORD) && !log.contains("cHVsbGVyOn"), "{log}");
+    node.finish();
+}
+
+/// `docker login`, then `vaquita run`.
+#[test]
+fn a_manifest_is_run_with_the_credentials_of_who_runs_it() {
+    let node = Node::start();
+    let certificates = certificates(&node, &["127.0.0.1"]);
+    let registry = Registry::guarded(&node, &certificates);
+    let reference = registry.push(&busybox(&node), "team/busybox:1");
+    settings(&node, &registry.address, &client(&certificates));
+    let manifest = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: private}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+         - {{name: main, image: {reference}, command: [echo, from a registry]}}\n"
+    );
+    let path = node.write("pod.yaml", &manifest);
+    let auths =
+        serde_json::json!({ "auths": { &registry.address: { "username": USER, "password": PASSWORD } } });
+    std::fs::create_dir(node.path("docker")).unwrap();
+    node.write("docker/config.json", &auths.to_string());
+    let ended = Run::start(&node, &["run", &path]).ended();
+    assert_eq!(ended.stdout, ["private/main | from a registry"], "{}", ended.stderr);
     node.finish();
 }
 
@@ -187,14 +208,7 @@ fn through_the_proxy_of_the_environment() {
     let registry = Registry::guarded(&node, &certificates);
     registry.push(&busybox(&node), "team/busybox:1");
     let (address, seen) = proxy(registry.address.clone());
-    settings(
-        &node,
-        "_default",
-        &format!(
-            "ca = \"{0}/ca.crt\"\nclient = [[\"{0}/client.cert\", \"{0}/client.key\"]]",
-            certificates.display()
-        ),
-    );
+    settings(&node, "_default", &client(&certificates));
     let mut daemon = node.vaquita(&["daemon", "--log-level", "trace"]);
     daemon
         .env("HTTPS_PROXY", format!("http://someone:{PASSWORD}@{address}"))

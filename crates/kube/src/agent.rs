@@ -8,6 +8,7 @@ mod driver;
 mod env;
 mod fields;
 mod host;
+mod keyring;
 mod logs;
 mod names;
 mod pull;
@@ -30,6 +31,8 @@ use crate::client::Client;
 use crate::event::Event;
 use crate::manifest::Manifest;
 
+pub use keyring::Keyring;
+
 /// Settings of the agent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -42,6 +45,8 @@ pub struct Config {
     pub seccomp_root: PathBuf,
     /// Name of this machine.
     pub node_name: String,
+    /// Where credentials are for images that none of a pod's pull secrets fits.
+    pub keyring: Option<Keyring>,
 }
 
 impl Config {
@@ -52,6 +57,7 @@ impl Config {
             cgroup_root: "/vaquita".to_owned(),
             seccomp_root: root.join("seccomp"),
             node_name: rustix::system::uname().nodename().to_string_lossy().to_lowercase(),
+            keyring: None,
             root,
         }
     }

@@ -88,7 +88,10 @@ async fn pull(cri: &Cri, context: &Context, name: &str) -> Result<String> {
     let mut credentials: Vec<Option<cri::AuthConfig>> =
         credentials(context, name).into_iter().map(Some).collect();
     if credentials.is_empty() {
-        credentials.push(None);
+        credentials.push(match &context.config.keyring {
+            Some(keyring) => keyring.find(name).await.map_err(|why| Error::new(Kind::Failed, why))?,
+            None => None,
+        });
     }
     for auth in credentials {
         let request = cri::PullImageRequest {
