@@ -620,9 +620,9 @@ fn sparse() -> Vec<Case> {
             Refused("another size than its content"),
         ),
         case(
-            "a sparse file in the PAX format",
+            "a sparse file in the PAX format without its map",
             new().pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0")]).file("f", "").end(),
-            Refused("sparse files in the PAX format"),
+            Refused("the map of a sparse file is malformed"),
         ),
     ]
 }
