@@ -100,13 +100,16 @@ async fn a_crash_fails_one_image_only() {
     let reference = Reference::parse("local/demo").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
-    let dies = Arc::new(std::os::fd::OwnedFd::from(std::fs::File::open("/bin/false").unwrap()));
-    let store = open(&images, Unpacker::Exe(dies));
-    let error = store.builtin(&reference, ImageConfig::default(), files()).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Corrupt, "{error}");
-    assert!(error.to_string().contains("died"), "{error}");
-    assert!(store.list().is_empty() && std::fs::read_dir(images.join("layers")).unwrap().next().is_none());
-    drop(store);
+    // It dies, ends without a word, talks nonsense, never stops talking.
+    for program in ["/bin/false", "/bin/true", "/bin/echo", "/usr/bin/yes"] {
+        let planted = Arc::new(std::os::fd::OwnedFd::from(std::fs::File::open(program).unwrap()));
+        let store = open(&images, Unpacker::Exe(planted));
+        let error = store.builtin(&reference, ImageConfig::default(), files()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{program}: {error}");
+        assert!(error.to_string().contains("died"), "{program}: {error}");
+        let left = std::fs::read_dir(images.join("layers")).unwrap().count();
+        assert!(store.list().is_empty() && left == 0, "{program}: {left} layers are left");
+    }
     let store = open(&images, Unpacker::Own);
     store.builtin(&reference, ImageConfig::default(), files()).await.unwrap();
 }
