@@ -100,8 +100,8 @@ async fn a_crash_fails_one_image_only() {
     let reference = Reference::parse("local/demo").unwrap();
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
-    // It dies, ends without a word, talks nonsense, never stops talking.
-    for program in ["/bin/false", "/bin/true", "/bin/echo", "/usr/bin/yes"] {
+    // It dies, ends without a word, talks nonsense.
+    for program in ["/bin/false", "/bin/true", "/bin/echo"] {
         let planted = Arc::new(std::os::fd::OwnedFd::from(std::fs::File::open(program).unwrap()));
         let store = open(&images, Unpacker::Exe(planted));
         let error = store.builtin(&reference, ImageConfig::default(), files()).await.unwrap_err();
