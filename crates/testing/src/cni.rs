@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What every script begins with: it writes down what it was asked and what it was told. VERSION is answered.
+/// What every script begins with: it writes down what it was asked and what it was told, each whole at once, since a test may
+/// look while it is asked again. VERSION is answered.
 const HEAD: &str = r#"#!/bin/sh
 me=${0##*/}
 dir=${0%/bin/*}
@@ -12,8 +13,10 @@ if [ "$CNI_COMMAND" = VERSION ]; then
     exit 0
 fi
 input=$(cat)
-printf '%s\n' "$input" >"$dir/$me.$CNI_COMMAND.stdin"
-env >"$dir/$me.$CNI_COMMAND.env"
+printf '%s\n' "$input" >"$dir/$me.$CNI_COMMAND.stdin.$$"
+env >"$dir/$me.$CNI_COMMAND.env.$$"
+mv "$dir/$me.$CNI_COMMAND.stdin.$$" "$dir/$me.$CNI_COMMAND.stdin"
+mv "$dir/$me.$CNI_COMMAND.env.$$" "$dir/$me.$CNI_COMMAND.env"
 echo "$CNI_COMMAND $me $CNI_CONTAINERID" >>"$dir/log"
 "#;
 
