@@ -57,6 +57,7 @@ pub(crate) fn every_verdict_holds() {
 /// What the unpacker says of `stream`, its peak of resident memory, and its seconds of processor time.
 #[expect(clippy::zombie_processes, reason = "wait4 waits, and says what it took")]
 fn unpack(home: &Path, stream: &Stream, (bytes, entries): (u64, u64)) -> (String, i64, i64) {
+    let ours = peak();
     let mut child = Command::new("/proc/self/exe")
         .arg0(unpack::PROGRAM)
         .args([bytes.to_string(), entries.to_string()])
@@ -82,7 +83,16 @@ fn unpack(home: &Path, stream: &Stream, (bytes, entries): (u64, u64)) -> (String
     // SAFETY: both pointers are to live variables; the child was not waited for.
     assert_eq!(unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) }, pid);
     assert_eq!(status, 0, "{report}");
-    (report, usage.ru_maxrss * 1024, usage.ru_utime.tv_sec + usage.ru_stime.tv_sec)
+    // Until it executed the program it had our memory, which counts as its own.
+    let memory = if usage.ru_maxrss > ours { usage.ru_maxrss * 1024 } else { 0 };
+    (report, memory, usage.ru_utime.tv_sec + usage.ru_stime.tv_sec)
+}
+
+/// The most memory that this process has had, in KiB.
+fn peak() -> i64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Bytes on disk of all regular files, but the recipe, and how many there are. Small files take a block.
