@@ -1,8 +1,9 @@
 //! Pulls under way: what is shown of them, and that they keep nobody waiting.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
 use vaquita_proto::cri;
@@ -17,7 +18,8 @@ const SENT: usize = 1_000_000;
 fn a_pull_that_stands_still_is_shown_and_keeps_no_pod_waiting() {
     let node = Node::start();
     node.load_busybox();
-    let reference = format!("{}/stands/still:1", standing_still());
+    let (address, _closed) = standing_still();
+    let reference = format!("{address}/stands/still:1");
     let mut pull = node
         .vaquita(&["image", "pull", &reference, "--output", "json"])
         .stdout(Stdio::piped())
@@ -54,8 +56,73 @@ fn a_pull_that_stands_still_is_shown_and_keeps_no_pod_waiting() {
     node.finish();
 }
 
-/// The address of a registry that has an image of one layer, of which the end never comes. It ends with the test's process.
-fn standing_still() -> String {
+/// One process that unpacks is killed: its own pull ends with an error, the one beside it goes on, and so does the daemon.
+#[test]
+fn an_unpacker_that_is_killed_takes_its_own_pull_only() {
+    let node = Node::start();
+    let pull = |address: &str| -> (Child, u32) {
+        let before = unpackers(&node);
+        let reference = format!("{address}/stands/still:1");
+        let mut command = node.vaquita(&["image", "pull", &reference]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let new = || unpackers(&node).into_iter().find(|pid| !before.contains(pid));
+        (child, eventually("a process that unpacks", new))
+    };
+    let ((first, open_first), (second, open_second)) = (standing_still(), standing_still());
+    let ((failing, killed), (going_on, _)) = (pull(&first), pull(&second));
+    let pid = rustix::process::Pid::from_raw(killed.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    open_first.open();
+    let failed = failing.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(failed.status.code(), Some(1), "{error}");
+    assert!(
+        error.contains(&first) && error.contains("the unpacker died") && error.contains("SIGKILL"),
+        "{error}"
+    );
+    open_second.open();
+    let pulled = going_on.wait_with_output().unwrap();
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+    let list = node.output(&["image", "ls"]);
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    assert!(list.contains(&second) && !list.contains(&first), "{list}");
+    node.finish();
+}
+
+/// Processes of this node that unpack a layer: children of its daemon.
+fn unpackers(node: &Node) -> Vec<u32> {
+    let is_one = |pid: &u32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.starts_with(b"vaquita-unpack\0")
+    };
+    let children = node.pids().into_iter().flat_map(|pid| {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        let lists = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
+        lists
+            .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+            .collect::<Vec<_>>()
+    });
+    children.filter(is_one).collect()
+}
+
+/// What the rest of a layer waits for.
+#[derive(Default)]
+struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.lock().unwrap() = true;
+        self.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.1.wait_while(self.0.lock().unwrap(), |open| !*open).unwrap());
+    }
+}
+
+/// The address of a registry that has an image of one layer, of which the end comes when the gate is opened. It ends with the
+/// test's process.
+fn standing_still() -> (String, Arc<Gate>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let digest = |bytes: &[u8]| {
@@ -75,16 +142,18 @@ fn standing_still() -> String {
         (digest(&config), config, usize::MAX),
         ("manifests/1".to_owned(), serde_json::to_vec(&manifest).unwrap(), usize::MAX),
     ];
+    let gate = Arc::new(Gate::default());
+    let opened = Arc::clone(&gate);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let files = files.clone();
-            std::thread::spawn(move || answer(stream.unwrap(), &files));
+            let (files, gate) = (files.clone(), Arc::clone(&gate));
+            std::thread::spawn(move || answer(stream.unwrap(), &files, &gate));
         }
     });
-    address
+    (address, opened)
 }
 
-fn answer(stream: TcpStream, files: &[(String, Vec<u8>, usize)]) {
+fn answer(stream: TcpStream, files: &[(String, Vec<u8>, usize)], gate: &Gate) {
     let mut requests = BufReader::new(stream.try_clone().unwrap());
     let mut stream = stream;
     loop {
@@ -103,11 +172,11 @@ fn answer(stream: TcpStream, files: &[(String, Vec<u8>, usize)]) {
             "HTTP/1.1 200 OK\r\ncontent-type: application/vnd.oci.image.manifest.v1+json\r\ncontent-length: {}\r\n\r\n",
             bytes.len()
         );
-        let _ = stream.write_all(&bytes[..bytes.len().min(*most)]);
-        if bytes.len() > *most {
-            // Until the client has gone.
-            let _ = requests.read(&mut [0]);
-            return;
+        let (now, later) = bytes.split_at(bytes.len().min(*most));
+        let _ = stream.write_all(now);
+        if !later.is_empty() {
+            gate.pass();
+            let _ = stream.write_all(later);
         }
     }
 }
