@@ -60,7 +60,7 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    /// Everything that version `version` knows: all of [`file`], connecting and listening by TCP (version 4), connecting to
+    /// Everything that version `version` knows: all of [`mod@file`], connecting and listening by TCP (version 4), connecting to
     /// abstract unix sockets and sending signals to processes outside (version 6).
     ///
     /// # Errors
