@@ -107,7 +107,7 @@ fn a_read_only_file_runs_and_cannot_be_changed() {
     let path = dir.path().join("sh");
     // By another process: a child of a test beside this one may hold a copy of our descriptor for writing, and then the file
     // cannot be executed (ETXTBSY).
-    assert!(std::process::Command::new("cp").arg("/bin/sh").arg(&path).status().unwrap().success());
+    assert!(Command::new("cp").arg("/bin/sh").arg(&path).status().unwrap().success());
     let file = std::fs::File::open(&path).unwrap();
     let shell = read_only(&file).unwrap();
     let argv = CStrArray::new(["sh", "-c", "exit $0", "23"]).unwrap();
