@@ -39,6 +39,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("vaquita-kube", &["vaquita-proto", "vaquita-sys"]),
+    ("vaquita-schema", &[]),
+    ("vaquita-store", &[]),
+    ("vaquita-apiserver", &["vaquita-schema", "vaquita-store"]),
+    (
+        "vaquita-control",
+        &["vaquita-apiserver", "vaquita-kube", "vaquita-proto", "vaquita-schema", "vaquita-sys"],
+    ),
 ];
 
 /// Tools: outside the product, they may use whatever crate they look at.

@@ -1,0 +1,1 @@
+//! What makes objects real: the node, which runs the pods, and the controllers.

@@ -1,0 +1,2 @@
+//! The Kubernetes types as a table, and everything that needs no more than the table: decoding JSON, YAML and protobuf, strict
+//! checks, patches, descriptions for clients. Pure: no I/O, no time.
