@@ -46,8 +46,10 @@ fn id(id: &str) -> &str {
     crate::check::short(id)
 }
 
-/// Says why something was not done, and goes on with the rest.
+/// Says why something was not done, and with which image unless the daemon says so itself, and goes on with the rest.
 fn complain(image: &str, status: &tonic::Status) -> Result<ExitCode> {
-    terminal::err(&format!("vaquita: {image}: {}\n", client::told(status)))?;
+    let told = client::told(status).to_string();
+    let about = if told.contains(image) { String::new() } else { format!("{image}: ") };
+    terminal::err(&format!("vaquita: {about}{told}\n"))?;
     Ok(ExitCode::FAILURE)
 }

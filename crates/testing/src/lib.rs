@@ -6,6 +6,7 @@
 //! * [`Leaks`] fails a test that leaves a mount, control group, link, network namespace or process behind.
 //! * [`run_without`] runs tests again, as on a kernel that lacks system calls.
 //! * [`crun()`] is Debian's crun on any host, [`cni`] installs scripts as CNI plugins.
+//! * [`tree()`] is all that can be seen of a directory, to be compared before and after.
 //! * [`trace`] runs a program under ptrace(2): counts its system calls, makes the k-th fail, kills it there.
 
 pub mod cni;
@@ -13,6 +14,7 @@ mod crun;
 mod lacking;
 mod leaks;
 pub mod trace;
+mod tree;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,6 +22,7 @@ pub use crun::crun;
 pub use lacking::{lacks, run_without};
 pub use leaks::Leaks;
 pub use tempfile::TempDir;
+pub use tree::tree;
 
 /// Panics with one sentence unless the process is root in its user namespace.
 ///

@@ -36,7 +36,7 @@ impl Place {
         fs::create_dir(&canary).unwrap();
         fs::write(canary.join("file"), "untouched").unwrap();
         std::os::unix::fs::symlink("file", canary.join("link")).unwrap();
-        let before = snapshot(&canary);
+        let before = vaquita_testing::tree(&canary);
         Self { dir, before }
     }
 
@@ -65,7 +65,11 @@ impl Place {
         std::io::Seek::rewind(&mut input).unwrap();
         let home = || OwnedFd::from(File::open(self.dir.path().join("layer")).unwrap());
         let result = run(input, home(), limits);
-        assert_eq!(snapshot(&self.dir.path().join("canary")), self.before, "the canary was changed");
+        assert_eq!(
+            vaquita_testing::tree(&self.dir.path().join("canary")),
+            self.before,
+            "the canary was changed"
+        );
         if let Ok(unpacked) = &result {
             let replay = Replay::open(home(), limits.bytes).unwrap();
             let mut again = Vec::new();
@@ -83,24 +87,6 @@ impl Place {
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.layer().join(name)).unwrap()
     }
-}
-
-/// Everything that can be seen of a tree.
-fn snapshot(dir: &Path) -> BTreeMap<PathBuf, String> {
-    let mut out = BTreeMap::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(path) = todo.pop() {
-        let meta = fs::symlink_metadata(&path).unwrap();
-        let mut text =
-            format!("{:o} {}:{} {}.{}", meta.mode(), meta.uid(), meta.gid(), meta.mtime(), meta.mtime_nsec());
-        if meta.is_dir() {
-            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if meta.is_file() {
-            text.push_str(&fs::read_to_string(&path).unwrap());
-        }
-        out.insert(path, text);
-    }
-    out
 }
 
 fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {

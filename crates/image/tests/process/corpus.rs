@@ -1,12 +1,11 @@
 //! Every layer that means harm (`tests/corpus`), through the unpacker's own process: the verdict, what it took, and that
 //! nothing outside has changed.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use vaquita_image::unpack;
@@ -25,7 +24,7 @@ pub(crate) fn every_verdict_holds() {
     fs::write(canary.join("file"), "untouched").unwrap();
     fs::write(canary.join("dir/file"), "untouched").unwrap();
     std::os::unix::fs::symlink("file", canary.join("link")).unwrap();
-    let before = see(outside.path());
+    let before = vaquita_testing::tree(outside.path());
     for case in cases(canary.to_str().unwrap()) {
         // In memory where there is such a place: a million files take minutes on a disk that is busy.
         let home = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -50,7 +49,12 @@ pub(crate) fn every_verdict_holds() {
         assert!(memory < MEMORY && seconds < SECONDS, "{}: {memory} bytes, {seconds} s", case.name);
         let (bytes, files) = content(home.path());
         assert!(bytes <= case.limits.0, "{}: {bytes} bytes in {files} files", case.name);
-        assert_eq!(see(outside.path()), before, "{}: something outside has changed", case.name);
+        assert_eq!(
+            vaquita_testing::tree(outside.path()),
+            before,
+            "{}: something outside has changed",
+            case.name
+        );
     }
 }
 
@@ -112,29 +116,4 @@ fn content(dir: &Path) -> (u64, u64) {
         }
     }
     (bytes, files)
-}
-
-/// Everything that can be seen of a tree.
-fn see(dir: &Path) -> BTreeMap<PathBuf, String> {
-    let mut out = BTreeMap::new();
-    let mut todo = vec![dir.to_owned()];
-    while let Some(path) = todo.pop() {
-        let meta = fs::symlink_metadata(&path).unwrap();
-        let mut text = format!(
-            "{:o} {}:{} {} {}.{}",
-            meta.mode(),
-            meta.uid(),
-            meta.gid(),
-            meta.nlink(),
-            meta.ctime(),
-            meta.ctime_nsec()
-        );
-        if meta.is_dir() {
-            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if meta.is_file() {
-            text.push_str(&fs::read_to_string(&path).unwrap());
-        }
-        out.insert(path, text);
-    }
-    out
 }
