@@ -1,0 +1,8 @@
+//! kubectl drives `vaquita up`: each command as a user types it, on its real output.
+//!
+//! The kubectls are Debian's, of two releases (`hack/kubectl` fetches them). What is said to people is compared as they see it.
+
+mod harness;
+mod tutorial;
+
+pub(crate) use harness::{Cluster, Kubectl};
