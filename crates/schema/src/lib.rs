@@ -1,2 +1,8 @@
 //! The Kubernetes types as a table, and everything that needs no more than the table: decoding JSON, YAML and protobuf, strict
 //! checks, patches, descriptions for clients. Pure: no I/O, no time.
+
+mod error;
+pub mod table;
+
+pub use error::{Error, Kind};
+pub use table::{Field, Shape, Type, type_named, type_of};

@@ -1,0 +1,125 @@
+//! Reads the lines of one type. Their form is told in `build/table.rs`.
+
+use super::{Embedded, Extras, Field, Gvk, List, Shape, Strategy, Type, TypeRef};
+
+/// The type of the lines.
+pub(super) fn parse(lines: &'static str) -> Type {
+    let (head, fields) = lines.split_once('\n').unwrap_or((lines, ""));
+    let words: Vec<&str> = head.split(' ').collect();
+    let word = |index: usize| words.get(index).copied().unwrap_or_default();
+    let name = word(0);
+    let kind = words.contains(&"kind").then(|| Gvk {
+        group: if word(1) == "-" { "" } else { word(1) },
+        version: word(2),
+        kind: name.rsplit('.').next().unwrap_or(name),
+    });
+    let mut ty = Type {
+        name,
+        fields: Box::default(),
+        embedded: Box::default(),
+        kind,
+        atomic: words.contains(&"atomic"),
+    };
+    let (mut own, mut embedded) = (Vec::new(), Vec::new());
+    for line in fields.lines() {
+        let line = line.strip_prefix(' ').unwrap_or(line);
+        if let Some(line) = line.strip_prefix("+ ") {
+            let mut words = line.split(' ');
+            let go = words.next().unwrap_or_default();
+            let number = words.next().and_then(|number| number.parse().ok()).unwrap_or_default();
+            if let Shape::Object(of) = shape(words.next().unwrap_or_default()) {
+                own.extend(of.read().fields.into_iter().map(|field| through(go, field)));
+                embedded.push(Embedded { number, ty: of });
+            }
+        } else {
+            own.push(field(line));
+        }
+    }
+    own.sort_unstable_by_key(|field| field.name);
+    ty.fields = own.into_boxed_slice();
+    ty.embedded = embedded.into_boxed_slice();
+    ty
+}
+
+/// The field of an embedded type as one of the type around it.
+fn through(go: &str, mut field: Field) -> Field {
+    let extras = field.extras.get_or_insert_default();
+    extras.embedded = Some(match &extras.embedded {
+        Some(inner) => format!("{go}.{inner}").into_boxed_str(),
+        None => go.into(),
+    });
+    field
+}
+
+fn field(line: &'static str) -> Field {
+    let mut words = line.split(' ');
+    let name = words.next().unwrap_or_default();
+    let number = words.next().and_then(|number| number.parse().ok()).unwrap_or_default();
+    let written = words.next().unwrap_or_default();
+    let (written, go) = written.split_once('=').unwrap_or((written, ""));
+    let (mut required, mut pointer, mut always, mut omit_zero) = (false, false, false, false);
+    let mut extras =
+        Extras { go: go.trim_end_matches('!'), enumerated: go.ends_with('!'), ..Extras::default() };
+    let mut special = !go.is_empty();
+    for flag in words {
+        match flag {
+            "r" => required = true,
+            "*" => pointer = true,
+            "!" => always = true,
+            "z" => omit_zero = true,
+            _ => {
+                special = true;
+                extra(&mut extras, flag);
+            }
+        }
+    }
+    let extras = special.then(|| Box::new(extras));
+    Field { name, shape: shape(written), number, required, pointer, always, omit_zero, extras }
+}
+
+fn extra(extras: &mut Extras, flag: &'static str) {
+    match flag.split_once('=') {
+        Some(("d", value)) => extras.default = Some(value),
+        Some(("k", key)) => extras.merge_key = Some(key),
+        Some(("l", "atomic")) => extras.list = List::Atomic,
+        Some(("l", "granular")) => extras.list = List::Granular,
+        Some(("l", "set")) => extras.list = List::Set,
+        Some(("l", list)) => extras.list = List::Map(list.strip_prefix("map:").unwrap_or_default()),
+        Some(("p", "merge")) => extras.strategy = Strategy::Merge,
+        Some(("p", "merge,retainKeys")) => extras.strategy = Strategy::MergeRetainKeys,
+        Some(("p", "replace")) => extras.strategy = Strategy::Replace,
+        Some(("p", "retainKeys")) => extras.strategy = Strategy::RetainKeys,
+        _ => {}
+    }
+}
+
+fn shape(written: &str) -> Shape {
+    if let Some(of) = written.strip_prefix('[') {
+        return Shape::List(Box::new(shape(of)));
+    }
+    if let Some(of) = written.strip_prefix('{') {
+        return Shape::Map(Box::new(shape(of)));
+    }
+    if let Some(id) = written.strip_prefix('<') {
+        return Shape::Object(TypeRef(id.parse().unwrap_or_default()));
+    }
+    match written {
+        "bool" => Shape::Bool,
+        "bytes" => Shape::Bytes,
+        "duration" => Shape::Duration,
+        "fields" => Shape::Fields,
+        "float" => Shape::Float,
+        "int-or-string" => Shape::IntOrString,
+        "int32" => Shape::Int32,
+        "int64" => Shape::Int64,
+        "micro-time" => Shape::MicroTime,
+        "quantity" => Shape::Quantity,
+        "raw" => Shape::Raw,
+        "schema-or-array" => Shape::SchemaOrArray,
+        "schema-or-bool" => Shape::SchemaOrBool,
+        "schema-or-strings" => Shape::SchemaOrStrings,
+        "string" => Shape::String,
+        "time" => Shape::Time,
+        _ => Shape::Json,
+    }
+}
