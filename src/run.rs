@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use vaquita_kube::agent::{self, Agent, Command, Keyring, Objects, Outcome};
+use vaquita_kube::agent::{self, Agent, Command, Fixed, Keyring, Outcome};
 use vaquita_kube::client::Client;
 use vaquita_kube::event::{Event, EventKind};
 use vaquita_kube::manifest::{self, Manifest};
@@ -157,7 +157,7 @@ impl Session {
     }
 
     fn start(&mut self, agent: &Agent, manifest: Manifest, events: mpsc::Sender<Event>) -> JoinSet<Outcome> {
-        let objects = Objects::from(&manifest);
+        let objects = Fixed::from(&manifest);
         let mut runs = JoinSet::new();
         for pod in manifest.pods {
             // Two: a stop and a kill.

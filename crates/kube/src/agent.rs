@@ -7,11 +7,15 @@ mod cri;
 mod driver;
 mod env;
 mod fields;
+mod handle;
 mod host;
 mod keyring;
+mod known;
 mod logs;
 mod names;
+mod objects;
 mod pull;
+mod references;
 mod requests;
 mod security;
 mod shares;
@@ -20,18 +24,20 @@ mod usage;
 mod volumes;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use self::driver::Life;
+pub use self::handle::{Handle, Known};
+pub use self::keyring::Keyring;
+pub use self::objects::{Fixed, Objects, Token, TokenRequest};
 use crate::Result;
-use crate::api::{ConfigMap, Pod, PodPhase, PodStatus, Secret};
+use crate::api::{Pod, PodPhase, PodStatus};
 use crate::client::Client;
 use crate::event::Event;
-use crate::manifest::Manifest;
-
-pub use keyring::Keyring;
 
 /// Settings of the agent.
 #[derive(Debug, Clone)]
@@ -60,26 +66,6 @@ impl Config {
             keyring: None,
             root,
         }
-    }
-}
-
-/// The ConfigMaps and Secrets that pods can use. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Objects {
-    pub(crate) config_maps: Arc<Vec<ConfigMap>>,
-    pub(crate) secrets: Arc<Vec<Secret>>,
-}
-
-impl Objects {
-    /// These objects.
-    pub fn new(config_maps: Vec<ConfigMap>, secrets: Vec<Secret>) -> Self {
-        Self { config_maps: Arc::new(config_maps), secrets: Arc::new(secrets) }
-    }
-}
-
-impl From<&Manifest> for Objects {
-    fn from(manifest: &Manifest) -> Self {
-        Self::new(manifest.config_maps.clone(), manifest.secrets.clone())
     }
 }
 
@@ -144,7 +130,7 @@ impl Outcome {
     }
 }
 
-/// Runs pods on one CRI server. Cheap to clone; pods run side by side, one [`Agent::run`] each.
+/// Runs pods on one CRI server. Cheap to clone; pods run side by side, one [`Agent::run`] or [`Agent::start`] each.
 #[derive(Debug, Clone)]
 pub struct Agent {
     client: Client,
@@ -164,18 +150,71 @@ impl Agent {
     pub async fn run(
         &self,
         mut pod: Pod,
-        objects: Objects,
+        objects: impl Objects + 'static,
         events: mpsc::Sender<Event>,
         commands: mpsc::Receiver<Command>,
     ) -> Outcome {
         pod.metadata.uid = host::uuid();
         pod.metadata.creation_timestamp = Some(jiff::Timestamp::now());
+        let (orders, received) = mpsc::unbounded_channel();
+        let forward = tokio::spawn(handle::forward(commands, orders));
+        let context = self.context(pod, false).await;
+        let life = Life { status: None, known: Known::default() };
+        let outcome =
+            driver::run(self.client.clone(), context, Arc::new(objects), events, received, life).await;
+        forward.abort();
+        outcome
+    }
+
+    /// Takes a pod of a cluster into care: runs it, or goes on with what the CRI server has of it already, and keeps it,
+    /// dead if it comes to that, until it is stopped or killed. The uid of the pod must be set; its status says what was
+    /// known of it before (start time, conditions, restart counts).
+    pub fn start(&self, pod: Pod, objects: Arc<dyn Objects>, known: Known) -> Handle {
+        let (orders, received) = mpsc::unbounded_channel();
+        let (tell_status, status) = tokio::sync::watch::channel(handle::in_seconds(pod.status.clone()));
+        let (tell, events) = mpsc::channel(256);
+        let (finish, outcome) = oneshot::channel();
+        let agent = self.clone();
+        let task = tokio::spawn(async move {
+            let context = agent.context(pod, true).await;
+            let life = Life { status: Some(tell_status), known };
+            let _ = finish.send(driver::run(agent.client, context, objects, tell, received, life).await);
+        });
+        Handle { orders, status, events, outcome, task: task.abort_handle() }
+    }
+
+    /// What the CRI server has of pods that this agent (by its directory) started with [`Agent::start`], by uid.
+    ///
+    /// # Errors
+    /// The server cannot be reached or does not answer.
+    pub async fn known(&self) -> Result<BTreeMap<String, Known>> {
+        known::all(&self.quiet_cri(), &self.config.root).await
+    }
+
+    /// Removes everything of a pod that nobody wants any more: kills what runs, and removes its files.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; the rest is removed all the same.
+    pub async fn remove(&self, uid: &str, known: Known) -> Result<()> {
+        known::remove(&self.quiet_cri(), &self.config.root, uid, known).await
+    }
+
+    /// Uids of pods that have a directory here, whether the CRI server knows them or not.
+    pub fn directories(&self) -> Vec<String> {
+        known::directories(&self.config.root)
+    }
+
+    async fn context(&self, pod: Pod, kept: bool) -> context::Context {
         let node_name = self.config.node_name.clone();
         let host = tokio::task::spawn_blocking(move || host::Host::look(&node_name));
         let host = host.await.unwrap_or_else(|_| host::Host::look(&self.config.node_name));
         let config = Arc::clone(&self.config);
-        let context = context::Context { pod, objects, config, host, owner: host::Owner::this() };
-        driver::run(self.client.clone(), context, events, commands).await
+        context::Context { pod, objects: Fixed::default(), config, host, owner: host::Owner::this(), kept }
+    }
+
+    /// A server whose losses and returns nobody is told of.
+    fn quiet_cri(&self) -> cri::Cri {
+        cri::Cri::new(self.client.clone(), mpsc::unbounded_channel().0)
     }
 
     /// Removes what earlier runs left that died before they could: sandboxes, mounts, directories.
@@ -184,7 +223,6 @@ impl Agent {
     /// # Errors
     /// The first thing that could not be removed; the others are removed all the same.
     pub async fn clean_leftovers(&self) -> Result<Vec<String>> {
-        let (events, _) = mpsc::unbounded_channel();
-        teardown::clean(&cri::Cri::new(self.client.clone(), events), &self.config.root).await
+        teardown::clean(&self.quiet_cri(), &self.config.root).await
     }
 }

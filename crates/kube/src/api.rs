@@ -7,6 +7,7 @@
 
 mod config;
 mod container;
+mod lenient;
 mod meta;
 mod pod;
 mod probe;
@@ -18,9 +19,10 @@ mod volume;
 
 pub use self::config::{ConfigMap, Secret};
 pub use self::container::{
-    ConfigMapEnvSource, ConfigMapKeySelector, Container, ContainerPort, ContainerRestartPolicy,
-    EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, Protocol, PullPolicy, ResourceFieldSelector,
-    ResourceRequirements, SecretEnvSource, SecretKeySelector, TerminationMessagePolicy,
+    ConfigMapEnvSource, ConfigMapKeySelector, Container, ContainerPort, ContainerResizePolicy,
+    ContainerRestartPolicy, EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, Protocol, PullPolicy,
+    ResourceFieldSelector, ResourceRequirements, SecretEnvSource, SecretKeySelector,
+    TerminationMessagePolicy,
 };
 pub use self::meta::ObjectMeta;
 pub use self::pod::{
@@ -39,7 +41,8 @@ pub use self::security::{
 };
 pub use self::status::{
     ConditionStatus, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, PodCondition, PodIP, PodPhase, PodStatus, QosClass,
+    ContainerStatus, ContainerUser, LinuxContainerUser, PodCondition, PodIP, PodPhase, PodStatus, QosClass,
+    VolumeMountStatus,
 };
 pub use self::volume::{
     ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile,

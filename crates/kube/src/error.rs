@@ -72,6 +72,11 @@ impl Error {
         Self::new(kind, format!("{call}: {}", status.message()))
     }
 
+    /// A failure outside of this crate, such as that of a look-up in [`crate::agent::Objects`].
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Failed, message)
+    }
+
     /// Puts what was being done in front of the message.
     pub(crate) fn context(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);

@@ -1,8 +1,11 @@
 //! What the agent tells while it works.
 
+mod record;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
+pub use self::record::Record;
 use crate::api::PodPhase;
 
 /// Something that happened to a pod. As JSON: one object with `time`, `pod`, `type` and the type's own fields.

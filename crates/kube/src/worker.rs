@@ -58,9 +58,9 @@ pub(crate) enum Input {
     /// A probe ended.
     Probed { slot: Slot, id: String, probe: ProbeKind, outcome: Outcome },
     /// The pod takes more of the node than it may.
-    Evict { message: String },
-    /// The user wants the pod to end.
-    Stop,
+    Evict { reason: String, message: String },
+    /// The user wants the pod to end, within so many seconds or the pod's grace period.
+    Stop { grace: Option<i64> },
     /// The user wants it to end now.
     Kill,
 }
@@ -194,8 +194,8 @@ impl Worker {
             Input::Exited { slot, id, exit } => self.exited(now, slot, &id, exit),
             Input::HookDone { slot, id, hook, result } => self.hook_done(now, slot, &id, hook, result),
             Input::Probed { slot, id, probe, outcome } => self.probed(now, slot, &id, probe, outcome),
-            Input::Evict { message } => self.end(now, Ending::evicted(message)),
-            Input::Stop => self.end(now, Ending::stopped(self.grace())),
+            Input::Evict { reason, message } => self.end(now, Ending::evicted(reason, message)),
+            Input::Stop { grace } => self.end(now, Ending::stopped(grace.unwrap_or_else(|| self.grace()))),
             Input::Kill => self.kill(now),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fake::{Behaviour, Fake, Run};
 use tokio::sync::mpsc;
-use vaquita_kube::agent::{Agent, Command, Config, End, Objects, Outcome};
+use vaquita_kube::agent::{Agent, Command, Config, End, Fixed, Outcome};
 use vaquita_kube::api::PodPhase;
 use vaquita_kube::event::{Event, EventKind, ProbeKind};
 use vaquita_kube::manifest;
@@ -37,7 +37,7 @@ fn start_with(fake: Fake, spec: &str, more: &str) -> Pod {
     let agent = Agent::new(fake.client(), Config::new(dir.path().join("agent")));
     let (sender, events) = mpsc::channel(1024);
     let (commands, receiver) = mpsc::channel(4);
-    let objects = Objects::from(&manifest);
+    let objects = Fixed::from(&manifest);
     let pod = manifest.pods.remove(0);
     let run = tokio::spawn(async move { agent.run(pod, objects, sender, receiver).await });
     Pod { fake, dir, commands, events, run }

@@ -9,26 +9,39 @@ use vaquita_proto::cri;
 use super::context::Context;
 use super::cri::{CALL, Cri};
 use super::env::Environment;
-use super::{logs, names, pull, requests, shares, volumes};
+use super::references::References;
+use super::{Objects, logs, names, pull, requests, shares, volumes};
 use crate::api::{Container, TerminationMessagePolicy};
 use crate::client::Client;
 use crate::worker::Exit;
 use crate::{Error, Kind, Result};
 
 /// What actions are performed with. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Hands {
     pub(super) cri: Cri,
     pub(super) context: Arc<Context>,
+    pub(super) objects: Arc<dyn Objects>,
 }
 
 /// RunPodSandbox includes the network of the pod: twice the time (the kubelet's).
 const SANDBOX: Duration = Duration::from_secs(240);
 
 impl Hands {
+    /// The same with what the pod refers to as it is now.
+    ///
+    /// # Errors
+    /// It cannot be looked up.
+    pub(super) async fn informed(&self) -> Result<Self> {
+        let pod = &self.context.pod;
+        let found = References::of(pod).look_up(&*self.objects, &pod.metadata.namespace).await?;
+        let context = Context { objects: found, ..Context::clone(&self.context) };
+        Ok(Self { context: Arc::new(context), ..self.clone() })
+    }
+
     /// Makes volumes and sandbox. Returns the sandbox's id and the pod's own address.
     pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Vec<String>)> {
-        self.blocking(volumes::make_all).await?;
+        self.informed().await?.blocking(volumes::make_all).await?;
         let config = requests::sandbox(&self.context, attempt)?;
         let runtime_handler = self.context.pod.spec.runtime_class_name.clone();
         let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler };
@@ -84,8 +97,8 @@ impl Hands {
         image: String,
         ips: Vec<String>,
     ) -> Result<String, (&'static str, Error)> {
-        let config = self.configure(container, attempt, &image, ips).await;
-        let config = config.map_err(|error| ("CreateContainerConfigError", error))?;
+        let configured = async { self.informed().await?.configure(container, attempt, &image, ips).await };
+        let config = configured.await.map_err(|error| ("CreateContainerConfigError", error))?;
         let sandbox_config = requests::sandbox(&self.context, *sandbox_attempt)
             .map_err(|error| ("CreateContainerConfigError", error))?;
         let request = cri::CreateContainerRequest {

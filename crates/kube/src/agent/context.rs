@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::host::{Host, Owner};
-use super::{Config, Objects};
+use super::{Config, Fixed};
 use crate::api::{ConfigMap, Pod, Secret};
 use crate::{Error, Result};
 
 /// A pod, its surroundings, and where its files are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Context {
     pub(super) pod: Pod,
-    pub(super) objects: Objects,
+    /// What the pod refers to, as far as it was looked up.
+    pub(super) objects: Fixed,
     pub(super) config: Arc<Config>,
     pub(super) host: Host,
     pub(super) owner: Owner,
+    /// It is a pod of a cluster: it stays after its end, and outlives this process.
+    pub(super) kept: bool,
 }
 
 impl Context {
@@ -57,35 +60,35 @@ impl Context {
     /// A ConfigMap in the pod's namespace; none where it is missing and may be.
     pub(super) fn config_map(&self, name: &str, optional: bool) -> Result<Option<&ConfigMap>> {
         let namespace = &self.pod.metadata.namespace;
-        let mut all = self.objects.config_maps.iter();
-        let found =
-            all.find(|object| object.metadata.name == name && object.metadata.namespace == *namespace);
-        missing(found, "ConfigMap", name, namespace, optional)
+        let found = self.objects.find_config_map(namespace, name);
+        self.missing(found, "ConfigMap", name, optional)
     }
 
     /// A Secret in the pod's namespace; none where it is missing and may be.
     pub(super) fn secret(&self, name: &str, optional: bool) -> Result<Option<&Secret>> {
         let namespace = &self.pod.metadata.namespace;
-        let mut all = self.objects.secrets.iter();
-        let found =
-            all.find(|object| object.metadata.name == name && object.metadata.namespace == *namespace);
-        missing(found, "Secret", name, namespace, optional)
+        let found = self.objects.find_secret(namespace, name);
+        self.missing(found, "Secret", name, optional)
     }
-}
 
-fn missing<'a, T>(
-    found: Option<&'a T>,
-    kind: &str,
-    name: &str,
-    namespace: &str,
-    optional: bool,
-) -> Result<Option<&'a T>> {
-    if found.is_none() && !optional {
-        let message =
-            format!("there is no {kind} {name:?} in namespace {namespace:?}: add it to the manifest");
-        return Err(Error::not_found(message));
+    fn missing<'a, T>(
+        &self,
+        found: Option<&'a T>,
+        kind: &str,
+        name: &str,
+        optional: bool,
+    ) -> Result<Option<&'a T>> {
+        if found.is_some() || optional {
+            return Ok(found);
+        }
+        let namespace = &self.pod.metadata.namespace;
+        Err(Error::not_found(match self.kept {
+            true => format!("{} {name:?} not found", kind.to_lowercase()),
+            false => {
+                format!("there is no {kind} {name:?} in namespace {namespace:?}: add it to the manifest")
+            }
+        }))
     }
-    Ok(found)
 }
 
 #[cfg(test)]
@@ -110,7 +113,7 @@ pub(super) mod tests {
         config.node_name = "node".to_owned();
         Context {
             pod,
-            objects: Objects::from(&manifest),
+            objects: Fixed::from(&manifest),
             config: Arc::new(config),
             host: Host {
                 name: "node".to_owned(),
@@ -122,6 +125,7 @@ pub(super) mod tests {
                 hosts: "127.0.0.1 localhost\n".to_owned(),
             },
             owner: Owner { pid: 7, started: 8, boot: "b".to_owned() },
+            kept: false,
         }
     }
 }

@@ -12,8 +12,10 @@ use tokio::time::Instant;
 use super::actions::Hands;
 use super::context::Context;
 use super::cri::Cri;
+use super::handle::{self, Order};
 use super::watch::Seen;
-use super::{Command, End, Outcome, check, logs, pull, teardown, usage};
+use super::{End, Known, Objects, Outcome, check, logs, pull, teardown, usage};
+use crate::api::{Pod, PodStatus};
 use crate::client::Client;
 use crate::event::{Event, EventKind, HookKind};
 use crate::worker::{Action, Cause, Input, Slot, Worker};
@@ -27,12 +29,22 @@ const STOP_RETRY: Duration = Duration::from_secs(2);
 /// How long the end of the logs is waited for when all is over.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
-/// Runs a pod from nothing to nothing.
+/// How a pod lives: for itself, or as one of a cluster.
+pub(super) struct Life {
+    /// Where the status goes of a pod of a cluster, which stays after its end until it is told to go.
+    pub(super) status: Option<watch::Sender<PodStatus>>,
+    /// What there is of it already.
+    pub(super) known: Known,
+}
+
+/// Runs a pod from nothing, or from what is known of it, to nothing.
 pub(super) async fn run(
     client: Client,
     context: Context,
+    objects: Arc<dyn Objects>,
     events: mpsc::Sender<Event>,
-    commands: mpsc::Receiver<Command>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    life: Life,
 ) -> Outcome {
     let (inputs, received) = mpsc::unbounded_channel();
     let (told, telling) = mpsc::unbounded_channel();
@@ -40,23 +52,29 @@ pub(super) async fn run(
     let pod = pod_name(&context);
     let teller = tokio::spawn(tell_all(telling, pod.clone(), clock, events.clone()));
     let worker = Worker::new(context.pod.clone(), context.host.ip.clone(), clock.now());
-    let hands = Hands { cri: Cri::new(client, told.clone()), context: Arc::new(context) };
+    let hands = Hands { cri: Cri::new(client, told.clone()), context: Arc::new(context), objects };
     let mut driver = Driver {
         hands,
         worker,
         clock,
         inputs,
         told,
-        log: logs::Target { pod, container: String::new(), events },
+        log: life.status.is_none().then(|| logs::Target { pod, container: String::new(), events }),
+        status: life.status,
         tasks: JoinSet::new(),
         pulls: BTreeMap::new(),
         since: BTreeMap::new(),
         ending: BTreeSet::new(),
         logs: BTreeMap::new(),
         kill_by: None,
+        unwanted: false,
         look: Arc::default(),
     };
-    driver.live(received, commands).await;
+    for sandbox in life.known.sandboxes {
+        // Not adopted yet: what there is makes room.
+        let _ = teardown::remove_sandbox(&driver.hands.cri, &sandbox.id).await;
+    }
+    driver.live(received, orders).await;
     let outcome = driver.finish().await;
     let _ = teller.await;
     outcome
@@ -90,7 +108,9 @@ struct Driver {
     clock: Clock,
     inputs: mpsc::UnboundedSender<Input>,
     told: mpsc::UnboundedSender<EventKind>,
-    log: logs::Target,
+    /// Where log lines go, if anybody wants them as they come.
+    log: Option<logs::Target>,
+    status: Option<watch::Sender<PodStatus>>,
     tasks: JoinSet<()>,
     pulls: BTreeMap<Slot, AbortHandle>,
     /// Since when sandboxes and containers are known: a look from before says nothing about them.
@@ -100,6 +120,8 @@ struct Driver {
     /// Logs that are followed, by container id.
     logs: BTreeMap<String, (watch::Sender<bool>, JoinHandle<()>)>,
     kill_by: Option<Instant>,
+    /// The owner wants it to be gone.
+    unwanted: bool,
     /// Asks for a look at the server.
     look: Arc<Notify>,
 }
@@ -121,27 +143,32 @@ impl Driver {
     async fn live(
         &mut self,
         mut inputs: mpsc::UnboundedReceiver<Input>,
-        mut commands: mpsc::Receiver<Command>,
+        mut orders: mpsc::UnboundedReceiver<Order>,
     ) {
         self.warn();
         let (looks, mut seen) = mpsc::channel(1);
         let watcher = tokio::spawn(super::watch::watch(self.hands.clone(), looks, Arc::clone(&self.look)));
         let measured = tokio::spawn(usage::watch(Arc::clone(&self.hands.context), self.inputs.clone()));
-        let mut listening = true;
+        // Whatever becomes of this task, those two end with it.
+        let _guards = [AbortOnDrop(watcher.abort_handle()), AbortOnDrop(measured.abort_handle())];
+        let mut released = false;
         loop {
             for action in self.worker.step(self.clock.now()) {
                 self.perform(action);
             }
+            self.publish();
             if self.worker.finished() {
-                break;
+                if self.status.is_none() || self.unwanted {
+                    break;
+                }
+                if !std::mem::replace(&mut released, true) {
+                    self.release();
+                }
             }
             let wake = self.worker.wake_at().map(|at| self.clock.instant(at));
             tokio::select! {
                 Some(input) = inputs.recv() => self.input(input),
-                command = commands.recv(), if listening => match command {
-                    Some(command) => self.command(command),
-                    None => listening = false,
-                },
+                Some(order) = orders.recv() => self.order(order),
                 Some(look) = seen.recv() => self.compare(&look),
                 Some(_) = self.tasks.join_next() => {}
                 () = sleep_until(wake) => {}
@@ -152,8 +179,24 @@ impl Driver {
                 }
             }
         }
-        watcher.abort();
-        measured.abort();
+    }
+
+    /// Tells the owner of a pod of a cluster what has changed.
+    fn publish(&self) {
+        let Some(status) = &self.status else { return };
+        let now = handle::in_seconds(self.worker.status(self.clock.now()));
+        status.send_if_modified(|last| {
+            let changed = *last != now;
+            *last = now;
+            changed
+        });
+    }
+
+    /// A pod that has ended needs its network no more.
+    fn release(&mut self) {
+        if let Some(id) = self.worker.sandbox_id().map(str::to_owned) {
+            self.quietly(move |hands| async move { hands.stop_sandbox(&id).await });
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -172,16 +215,28 @@ impl Driver {
         self.worker.handle(self.clock.now(), input);
     }
 
-    fn command(&mut self, command: Command) {
-        let input = match command {
-            Command::Stop => Input::Stop,
-            Command::Kill => {
+    fn order(&mut self, order: Order) {
+        let input = match order {
+            Order::Update(pod) => return self.update(*pod),
+            Order::Evict { reason, message } => Input::Evict { reason, message },
+            Order::Stop(grace) => {
+                self.unwanted = true;
+                Input::Stop { grace }
+            }
+            Order::Kill => {
+                self.unwanted = true;
                 self.hands.cri.give_up_in(KILL / 2);
                 self.kill_by.get_or_insert_with(|| Instant::now() + KILL);
                 Input::Kill
             }
         };
         self.worker.handle(self.clock.now(), input);
+    }
+
+    /// The pod is another one now.
+    fn update(&mut self, pod: Pod) {
+        let context = Context { pod, ..Context::clone(&self.hands.context) };
+        self.hands.context = Arc::new(context);
     }
 
     /// Finds out what has ended since.
@@ -222,11 +277,12 @@ impl Driver {
     }
 
     fn follow(&mut self, slot: Slot, id: &str) {
+        let Some(target) = self.log.clone() else { return };
         let container = self.worker.container(slot).name.clone();
         let path =
             self.hands.context.log_dir().join(Context::log_path(&container, self.worker.restarts(slot)));
         let (done, stop) = watch::channel(false);
-        let task = tokio::spawn(logs::follow(path, logs::Target { container, ..self.log.clone() }, stop));
+        let task = tokio::spawn(logs::follow(path, logs::Target { container, ..target }, stop));
         self.logs.insert(id.to_owned(), (done, task));
     }
 
@@ -337,6 +393,8 @@ impl Driver {
             let tell = |event| {
                 let _ = told.send(event);
             };
+            // Without its secrets a pull may work all the same.
+            let hands = hands.informed().await.unwrap_or(hands);
             match pull::ensure(&hands.cri, &hands.context, &container, tell).await {
                 Ok(image) => Input::Pulled { slot, image },
                 Err(failure) => {
@@ -411,6 +469,14 @@ impl Driver {
         let errors = teardown::remove_pod(&self.hands).await;
         let _ = self.told.send(EventKind::Removed { errors: errors.clone() });
         Outcome { end, status, errors }
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

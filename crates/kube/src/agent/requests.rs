@@ -29,7 +29,9 @@ pub(super) fn sandbox(context: &Context, attempt: u32) -> Result<cri::PodSandbox
     let mut labels: BTreeMap<String, String> = pod.metadata.labels.clone();
     labels.extend(own_labels(context));
     let mut annotations: BTreeMap<String, String> = pod.metadata.annotations.clone();
-    annotations.insert(OWNER.to_owned(), serde_json::to_string(&context.owner).unwrap_or_default());
+    if !context.kept {
+        annotations.insert(OWNER.to_owned(), serde_json::to_string(&context.owner).unwrap_or_default());
+    }
     annotations.insert(AGENT_ROOT.to_owned(), context.config.root.to_string_lossy().into_owned());
     let resources = qos::pod_resources(&pod.spec);
     Ok(cri::PodSandboxConfig {

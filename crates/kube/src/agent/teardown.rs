@@ -38,7 +38,7 @@ pub(super) async fn remove_pod(hands: &Hands) -> Vec<String> {
     errors
 }
 
-async fn remove_sandbox(cri: &Cri, id: &str) -> Result<()> {
+pub(super) async fn remove_sandbox(cri: &Cri, id: &str) -> Result<()> {
     let request = cri::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
     let stop = |mut client: Client| {
         let request = request.clone();

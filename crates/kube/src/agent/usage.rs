@@ -28,7 +28,7 @@ pub(super) async fn watch(context: Arc<Context>, inputs: mpsc::UnboundedSender<I
         let (context, limited) = (Arc::clone(&context), Arc::clone(&limited));
         let found = tokio::task::spawn_blocking(move || outgrown(&context, &limited)).await;
         if let Ok(Some(message)) = found {
-            let _ = inputs.send(Input::Evict { message });
+            let _ = inputs.send(Input::Evict { reason: "Evicted".to_owned(), message });
             return;
         }
         tokio::time::sleep(PERIOD.max(began.elapsed() * PAUSE)).await;

@@ -24,9 +24,11 @@ pub(super) fn make_all(context: &Context) -> Result<()> {
     make_dir(&context.config.root, 0o700)?;
     make_dir(&context.dir(), 0o750)?;
     // Who made this directory, so that a later run can tell whether it is still needed.
-    let owner = serde_json::to_vec(&context.owner).unwrap_or_default();
-    let file = context.dir().join(OWNER_FILE);
-    std::fs::write(&file, owner).map_err(|error| Error::io("write", &file, &error))?;
+    if !context.kept {
+        let owner = serde_json::to_vec(&context.owner).unwrap_or_default();
+        let file = context.dir().join(OWNER_FILE);
+        std::fs::write(&file, owner).map_err(|error| Error::io("write", &file, &error))?;
+    }
     make_dir(&context.dir().join("volumes"), 0o750)?;
     make_dir(&context.log_dir(), 0o755)?;
     for volume in &context.pod.spec.volumes {
@@ -40,6 +42,10 @@ pub(super) const OWNER_FILE: &str = "owner.json";
 
 fn make(context: &Context, volume: &Volume) -> Result<()> {
     let path = context.volume(&volume.name);
+    if let Some(foreign) = &volume.foreign {
+        let message = format!("{foreign} volumes are not supported by this node");
+        return Err(Error::new(Kind::Unsupported, message));
+    }
     let group = context.pod.spec.security_context.as_ref().and_then(|security| security.fs_group);
     if let Some(source) = &volume.host_path {
         return host_path::prepare(source);

@@ -51,14 +51,32 @@ super::object! {
         pub stdin_once: bool,
         /// Give the container a terminal.
         pub tty: bool,
+        /// What a change of requests and limits does to the running container.
+        pub resize_policy: Vec<ContainerResizePolicy>,
+        /// Ephemeral containers: the container whose processes they share.
+        pub target_container_name: String,
     }
 }
 
 super::choice! {
-    /// Restart policy of an init container.
+    /// Restart policy of one container, instead of the pod's.
     pub enum ContainerRestartPolicy {
-        /// It is a sidecar: runs as long as the pod.
+        /// It is always started again. An init container with it is a sidecar: runs as long as the pod.
         Always,
+        /// It is started again unless it exited with 0.
+        OnFailure,
+        /// It is not started again.
+        Never,
+    }
+}
+
+super::object! {
+    /// What a change of one resource does to a running container.
+    pub struct ContainerResizePolicy {
+        /// `cpu` or `memory`.
+        pub resource_name: String,
+        /// `NotRequired` or `RestartContainer`.
+        pub restart_policy: String,
     }
 }
 

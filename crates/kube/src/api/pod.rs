@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::{Container, ObjectMeta, PodSecurityContext, PodStatus, Volume};
 
 super::object! {
@@ -20,6 +22,22 @@ super::object! {
     }
 }
 
+impl Pod {
+    /// A pod as an API server has it. Fields that mean nothing to a node are passed over, and so is the status where it
+    /// cannot be read; [`Self::refusal`] tells of those that cannot be had here.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`]: it is no pod that an API server would have let through.
+    pub fn from_value(value: Value) -> crate::Result<Self> {
+        super::lenient::pod(value)
+    }
+
+    /// Why a pod cannot be run on this node, if that is so: a reason in one word (the status') and a sentence.
+    pub fn refusal(&self) -> Option<(&'static str, String)> {
+        super::lenient::refusal(self)
+    }
+}
+
 super::object! {
     /// What a pod shall be.
     pub struct PodSpec {
@@ -29,6 +47,8 @@ super::object! {
         pub init_containers: Vec<Container>,
         /// The containers; at least one.
         pub containers: Vec<Container>,
+        /// Containers that were added while the pod ran, to look into it; never started again.
+        pub ephemeral_containers: Vec<Container>,
         /// What happens when a container ends.
         pub restart_policy: RestartPolicy,
         /// Seconds between the stop signal and the kill; 30 where absent.

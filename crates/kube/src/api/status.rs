@@ -1,7 +1,11 @@
 //! What is: the status of a pod and of its containers.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::{Quantity, RecursiveReadOnly, ResourceRequirements};
 
 super::object! {
     /// Status of a pod, as `kubectl get pod -o yaml` shows it.
@@ -32,6 +36,10 @@ super::object! {
         pub init_container_statuses: Vec<ContainerStatus>,
         /// Containers, in the order of the specification.
         pub container_statuses: Vec<ContainerStatus>,
+        /// Ephemeral containers, in the order of the specification.
+        pub ephemeral_container_statuses: Vec<ContainerStatus>,
+        /// The `metadata.generation` that this status is about.
+        pub observed_generation: Option<i64>,
         /// Quality of service.
         pub qos_class: QosClass,
     }
@@ -81,6 +89,8 @@ super::object! {
         pub type_: String,
         /// Whether it holds.
         pub status: ConditionStatus,
+        /// The `metadata.generation` that it is about.
+        pub observed_generation: Option<i64>,
         /// When that last changed.
         pub last_transition_time: Option<Timestamp>,
         /// Why, in one word.
@@ -127,6 +137,65 @@ pub struct ContainerStatus {
     /// It passed its startup probe, or has none and runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<bool>,
+    /// Requests that the node has granted.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub allocated_resources: BTreeMap<String, Quantity>,
+    /// Requests and limits that the running container has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Mounts of volumes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volume_mounts: Vec<VolumeMountStatus>,
+    /// Who it runs as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<ContainerUser>,
+}
+
+super::object! {
+    /// A mount of a volume, as it is.
+    pub struct VolumeMountStatus {
+        /// Name of the volume.
+        pub name: String,
+        /// Path in the container.
+        pub mount_path: String,
+        /// Read-only.
+        pub read_only: bool,
+        /// Whether submounts are read-only too: `Disabled` or `Enabled`.
+        pub recursive_read_only: Option<RecursiveReadOnly>,
+    }
+}
+
+super::object! {
+    /// Who a container runs as.
+    pub struct ContainerUser {
+        /// On Linux.
+        pub linux: Option<LinuxContainerUser>,
+    }
+}
+
+super::object! {
+    /// Who the first process of a container ran as at first.
+    pub struct LinuxContainerUser {
+        /// User.
+        pub uid: i64,
+        /// Group.
+        pub gid: i64,
+        /// Further groups.
+        pub supplemental_groups: Vec<i64>,
+    }
+}
+
+impl PodStatus {
+    /// All containers of every kind.
+    pub fn containers(&self) -> impl Iterator<Item = &ContainerStatus> {
+        let regular = self.init_container_statuses.iter().chain(&self.container_statuses);
+        regular.chain(&self.ephemeral_container_statuses)
+    }
+
+    pub(crate) fn containers_mut(&mut self) -> impl Iterator<Item = &mut ContainerStatus> {
+        let regular = self.init_container_statuses.iter_mut().chain(&mut self.container_statuses);
+        regular.chain(&mut self.ephemeral_container_statuses)
+    }
 }
 
 /// What a container is doing; at most one.

@@ -20,6 +20,9 @@ super::object! {
         pub downward_api: Option<DownwardAPIVolumeSource>,
         /// Several sources in one directory.
         pub projected: Option<ProjectedVolumeSource>,
+        /// The name of a source that is none of these, such as `persistentVolumeClaim`: the volume cannot be made.
+        #[serde(skip)]
+        pub foreign: Option<String>,
     }
 }
 

@@ -20,7 +20,7 @@ const NOT_YET: &[(&str, &[&str])] = &[
             "workloadRef",
         ],
     ),
-    ("Container", &["resizePolicy", "restartPolicyRules", "volumeDevices"]),
+    ("Container", &["resizePolicy", "restartPolicyRules", "targetContainerName", "volumeDevices"]),
     ("EnvVarSource", &["fileKeyRef"]),
     ("LifecycleHandler", &["tcpSocket"]),
     ("Lifecycle", &["stopSignal"]),
@@ -122,11 +122,6 @@ pub(super) fn unknown_field(name: &str, fields: &[&str]) -> String {
 pub(super) fn unknown_value(kind: &str, value: &str, variants: &[&str]) -> String {
     if kind == "StorageMedium" && value.starts_with("HugePages") {
         return format!("{value:?} is known to Kubernetes, but vaquita does not support it yet");
-    }
-    if kind == "ContainerRestartPolicy" && matches!(value, "Never" | "OnFailure") {
-        return format!(
-            "{value:?} for one container is known to Kubernetes, but vaquita does not support it yet"
-        );
     }
     let choices = variants.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
     match nearest(value, variants) {

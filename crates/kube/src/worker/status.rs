@@ -42,6 +42,8 @@ impl Worker {
             start_time: Some(self.started),
             init_container_statuses: statuses(inits),
             container_statuses: statuses(apps),
+            ephemeral_container_statuses: Vec::new(),
+            observed_generation: self.pod.metadata.generation,
             qos_class: qos::class(&self.pod.spec),
         }
     }
@@ -86,6 +88,7 @@ impl Worker {
                 last_transition_time,
                 reason,
                 message,
+                observed_generation: None,
             });
         }
     }
@@ -145,10 +148,12 @@ impl Worker {
         ]
     }
 
-    fn reason(&self) -> (&'static str, &str) {
+    fn reason(&self) -> (&str, &str) {
         let ending = self.ending.as_ref();
         match ending.map(|ending| ending.cause) {
-            Some(Cause::Evicted) => ("Evicted", ending.map_or("", |ending| &ending.message)),
+            Some(Cause::Evicted) => {
+                ending.map_or(("", ""), |ending| (ending.reason.as_str(), ending.message.as_str()))
+            }
             Some(Cause::Deadline) => {
                 ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
             }
@@ -206,6 +211,7 @@ impl Worker {
             image_id: member.image.clone(),
             container_id: id.map_or_else(String::new, |id| container_id(id)),
             started: Some(member.running().is_some_and(|running| running.started)),
+            ..ContainerStatus::default()
         }
     }
 

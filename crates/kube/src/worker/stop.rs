@@ -10,7 +10,8 @@ use crate::event::{EventKind, HookKind};
 #[derive(Debug, Clone)]
 pub(crate) struct Ending {
     pub(crate) cause: Cause,
-    /// A sentence for people, where the cause alone does not say enough.
+    /// One word and a sentence, where the cause alone does not say enough.
+    pub(crate) reason: String,
     pub(crate) message: String,
     grace: i64,
     /// When the grace period is over; set when the ending begins.
@@ -36,7 +37,7 @@ pub(crate) enum Cause {
 
 impl Ending {
     fn new(cause: Cause, grace: i64) -> Self {
-        Self { cause, message: String::new(), grace, deadline: Timestamp::MAX }
+        Self { cause, reason: String::new(), message: String::new(), grace, deadline: Timestamp::MAX }
     }
 
     pub(super) fn completed(grace: i64) -> Self {
@@ -51,8 +52,8 @@ impl Ending {
         Self::new(Cause::SandboxLost, grace)
     }
 
-    pub(super) fn evicted(message: String) -> Self {
-        Self { message, ..Self::new(Cause::Evicted, EVICTION_GRACE) }
+    pub(super) fn evicted(reason: String, message: String) -> Self {
+        Self { reason, message, ..Self::new(Cause::Evicted, EVICTION_GRACE) }
     }
 
     pub(super) fn stopped(grace: i64) -> Self {
@@ -97,10 +98,10 @@ impl Worker {
     /// Begins the end, unless it has begun for good reason already. Someone who stops a pod that is ending by
     /// itself wants what is happening anyway.
     pub(super) fn end(&mut self, now: Timestamp, mut ending: Ending) {
+        ending.deadline = now + SignedDuration::from_secs(ending.grace.max(0));
         if self.ending.is_some() {
-            return;
+            return self.hasten(now, ending.deadline);
         }
-        ending.deadline = now + SignedDuration::from_secs(ending.grace);
         let event = EventKind::Terminating { reason: ending.describe().to_owned(), grace: ending.grace };
         self.ending = Some(ending);
         let alive = self.members.iter().any(super::Member::busy);
@@ -109,6 +110,24 @@ impl Worker {
         }
         for index in 0..self.members.len() {
             self.abandon(Slot(index));
+        }
+    }
+
+    /// An end that is under way shall be over sooner.
+    fn hasten(&mut self, now: Timestamp, deadline: Timestamp) {
+        let Some(ending) = self.ending.as_mut().filter(|ending| deadline < ending.deadline) else { return };
+        ending.deadline = deadline;
+        let grace = seconds_until(now, deadline).max(MIN_GRACE);
+        for index in 0..self.members.len() {
+            let State::Running(running) = &mut self.members[index].state else { continue };
+            let Some(stopping) = running.stopping.as_mut().filter(|it| deadline < it.deadline) else {
+                continue;
+            };
+            stopping.deadline = deadline;
+            if stopping.stage == Stage::Signalled {
+                let id = running.id.clone();
+                self.actions.push(Action::Stop { slot: Slot(index), id, grace });
+            }
         }
     }
 

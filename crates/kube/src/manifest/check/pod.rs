@@ -76,6 +76,12 @@ fn init_container(report: &mut Report, path: &Path, container: &Container) {
     if container.is_sidecar() {
         return;
     }
+    if let Some(policy) = container.restart_policy {
+        let message = format!(
+            "\"{policy:?}\" for one container is known to Kubernetes, but vaquita does not support it yet"
+        );
+        report.add(&path.field("restartPolicy"), message);
+    }
     let fields = [
         ("lifecycle", container.lifecycle.is_some()),
         ("livenessProbe", container.liveness_probe.is_some()),

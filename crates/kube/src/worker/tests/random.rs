@@ -85,7 +85,7 @@ proptest! {
             }
         }
         sim.run_until(stop);
-        sim.input(Input::Stop);
+        sim.input(Input::Stop { grace: None });
         if let Some(kill) = kill {
             sim.run_until(stop + kill);
             sim.input(Input::Kill);

@@ -16,7 +16,7 @@ fn containers_together_then_sidecars_in_reverse() {
     let mut sim =
         Sim::new(SIDECARS, [("a", slow(3.0)), ("b", slow(5.0)), ("s1", slow(1.0)), ("s2", slow(2.0))]);
     sim.run_until(10.0);
-    sim.input(Input::Stop);
+    sim.input(Input::Stop { grace: None });
     sim.run_until(60.0);
     insta::assert_snapshot!(sim.trace[6..].join("\n"), @r"
     10.0 stopping a 20
@@ -43,7 +43,7 @@ fn sidecars_are_not_waited_for_beyond_the_grace_period() {
     let mut sim =
         Sim::new(SIDECARS, [("a", stubborn()), ("b", stubborn()), ("s1", stubborn()), ("s2", stubborn())]);
     sim.run_until(10.0);
-    sim.input(Input::Stop);
+    sim.input(Input::Stop { grace: None });
     sim.run_until(60.0);
     // What ignores the signal is killed after the grace period, the sidecars two seconds later.
     assert_eq!(sim.times("exit a"), ["30.0 exit a 137"]);
@@ -60,7 +60,7 @@ containers: [{name: a, image: x, lifecycle: {preStop: {exec: {command: [x]}}}}]"
     for (hook, signal) in [(4.0, "5.0 stop a 6"), (9.5, "10.5 stop a 2"), (60.0, "11.0 stop a 2")] {
         let mut sim = Sim::new(spec, [("a", Script { hook: (hook, false), ..Script::default() })]);
         sim.run_until(1.0);
-        sim.input(Input::Stop);
+        sim.input(Input::Stop { grace: None });
         sim.run_until(60.0);
         assert_eq!(sim.times("stop a"), [signal], "a hook of {hook} s");
         assert_eq!(sim.times("hook failed").is_empty(), hook < 10.0);
@@ -74,7 +74,7 @@ terminationGracePeriodSeconds: 0
 containers: [{name: a, image: x, lifecycle: {preStop: {exec: {command: [x]}}}}]";
     let mut sim = Sim::new(spec, []);
     sim.run_until(1.0);
-    sim.input(Input::Stop);
+    sim.input(Input::Stop { grace: None });
     assert!(sim.times("hook").is_empty());
     assert_eq!(sim.times("stop a"), ["1.0 stop a 2"]);
 }
@@ -84,7 +84,7 @@ fn a_second_ctrl_c_kills() {
     let stubborn = || Script { dies_after: None, ..Script::default() };
     let mut sim = Sim::new(SIDECARS, [("a", stubborn())]);
     sim.run_until(5.0);
-    sim.input(Input::Stop);
+    sim.input(Input::Stop { grace: None });
     sim.run_until(6.0);
     sim.input(Input::Kill);
     sim.run_until(6.5);
@@ -98,7 +98,7 @@ fn stopping_while_it_starts() {
     for at in [0.0, 0.05, 0.15, 0.25, 0.3, 1.0] {
         let mut sim = Sim::new(SIDECARS, []);
         sim.run_until(at);
-        sim.input(Input::Stop);
+        sim.input(Input::Stop { grace: None });
         sim.run_until(60.0);
         assert!(sim.worker.finished(), "stopped at {at}");
         assert!(sim.alive.is_empty(), "stopped at {at}");
@@ -112,7 +112,7 @@ fn stopping_while_nothing_can_be_had() {
         [("a", Script { failing_pulls: 99, ..Script::default() })],
     );
     sim.run_until(30.0);
-    sim.input(Input::Stop);
+    sim.input(Input::Stop { grace: None });
     sim.run_until(31.0);
     assert!(sim.worker.finished());
     assert_eq!(sim.status().phase, PodPhase::Failed);
@@ -144,7 +144,7 @@ fn a_failed_post_start_hook_restarts() {
 fn a_pod_that_takes_too_much_is_evicted_and_not_started_again() {
     let mut sim = Sim::new("containers: [{name: a, image: x}]", []);
     sim.run_until(5.0);
-    sim.input(Input::Evict { message: "too much".to_owned() });
+    sim.input(Input::Evict { reason: "Evicted".to_owned(), message: "too much".to_owned() });
     sim.run_until(60.0);
     let status = sim.status();
     assert_eq!(
