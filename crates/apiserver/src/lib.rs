@@ -15,17 +15,22 @@ pub mod http;
 mod kind;
 pub mod kinds;
 pub mod names;
+mod node;
 mod object;
 mod options;
+pub mod pki;
 mod selector;
 mod status;
 pub mod time;
 
-pub use crate::access::User;
+pub use crate::access::{Access, Attributes, User};
 pub use crate::cluster::{Cluster, Deletion, List, Options, Watch, WatchEvent};
 pub use crate::field::{FieldError, FieldErrorKind};
 pub use crate::http::{Body, Config, serve};
 pub use crate::kind::{Column, ColumnKind, Kind, Scope, Subresource, Verb};
+pub use crate::node::{
+    Answer, LogOptions, LogStream, LogText, Node, NodeUsage, PodUsage, Stream, Streams, Usage,
+};
 pub use crate::object::{Draft, Object};
 pub use crate::options::{
     DeleteOptions, ListOptions, Patch, Propagation, Strictness, VersionMatch, Warnings, WatchOptions, Write,
