@@ -2,7 +2,11 @@
 //!
 //! The kubectls are Debian's, of two releases (`hack/kubectl` fetches them). What is said to people is compared as they see it.
 
+mod clients;
+mod create;
 mod harness;
+mod look;
+mod pods;
 mod tutorial;
 
 pub(crate) use harness::{Cluster, Kubectl};

@@ -9,9 +9,9 @@ pub(crate) const BUSYBOX: &str = "localhost/test/busybox:1";
 
 /// Names of busybox that tests use.
 const LINKS: &[&str] = &[
-    "cat", "chmod", "date", "dd", "echo", "env", "false", "grep", "hostname", "id", "ip", "kill", "ls",
-    "mkdir", "mount", "nc", "ps", "pwd", "rm", "seq", "sh", "sleep", "stat", "stty", "tail", "test", "touch",
-    "true", "wget", "yes",
+    "cat", "chmod", "date", "dd", "echo", "env", "false", "grep", "hostname", "httpd", "id", "ip", "kill",
+    "ls", "mkdir", "mount", "nc", "ps", "pwd", "rm", "seq", "sh", "sleep", "stat", "stty", "tail", "tar",
+    "test", "touch", "true", "wget", "yes",
 ];
 
 /// Writes a Docker archive with Debian's static busybox.
