@@ -68,12 +68,24 @@ impl Recorder {
     }
 
     /// Takes a note of something usual. Never waits.
-    pub(crate) fn normal(&self, component: &'static str, about: Reference, reason: &str, message: impl Into<String>) {
+    pub(crate) fn normal(
+        &self,
+        component: &'static str,
+        about: Reference,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.note(component, about, "Normal", reason, message.into());
     }
 
     /// Takes a note of something that should not be. Never waits.
-    pub(crate) fn warning(&self, component: &'static str, about: Reference, reason: &str, message: impl Into<String>) {
+    pub(crate) fn warning(
+        &self,
+        component: &'static str,
+        about: Reference,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         self.note(component, about, "Warning", reason, message.into());
     }
 
@@ -86,8 +98,7 @@ impl Recorder {
         reason: &str,
         message: String,
     ) {
-        let note =
-            Note { component, about, type_, reason: reason.to_owned(), message, at: Timestamp::now() };
+        let note = Note { component, about, type_, reason: reason.to_owned(), message, at: Timestamp::now() };
         if let Err(error) = self.notes.try_send(note) {
             tracing::debug!(%error, "an event is dropped");
         }
@@ -131,7 +142,8 @@ async fn count_again(cluster: &Cluster, namespace: &str, entry: &Entry, write: &
 }
 
 fn event(note: &Note, entry: &Entry, namespace: &str, host: &str) -> Value {
-    let mut about = json!({"kind": note.about.kind, "name": note.about.name, "uid": note.about.uid, "apiVersion": "v1"});
+    let mut about =
+        json!({"kind": note.about.kind, "name": note.about.name, "uid": note.about.uid, "apiVersion": "v1"});
     if !note.about.namespace.is_empty() {
         about["namespace"] = note.about.namespace.as_str().into();
     }

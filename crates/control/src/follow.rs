@@ -35,7 +35,9 @@ impl Follow {
         loop {
             if let Some(watch) = &mut self.watch {
                 match watch.next().await {
-                    Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => return Told::Set(object),
+                    Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                        return Told::Set(object);
+                    }
                     Some(WatchEvent::Deleted(object)) => return Told::Gone(object),
                     Some(WatchEvent::Bookmark { .. }) => continue,
                     Some(WatchEvent::Failed(_)) | None => self.watch = None,

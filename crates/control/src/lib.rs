@@ -1,3 +1,23 @@
 //! What makes objects real: the node, which runs the pods, and the controllers.
+//!
+//! [`Control::start`] sets all of it to work on a [`vaquita_apiserver::Cluster`]. Every part follows objects by watches
+//! and writes through the same verbs as any client, so each can be replaced by another that talks over HTTP.
+//!
+//! * `scheduler` gives pods a machine, or says why there is none. Filters and scores are tables.
+//! * `feed` brings the pods of this node to the agent ([`vaquita_kube::agent`]) and their status back.
+//! * `node` keeps the Node object and its Lease.
+//! * `events` records what happens, without flooding.
 
+#![allow(dead_code, reason = "its parts are being put together")]
+
+mod control;
+mod error;
+mod events;
+mod follow;
+mod kinds;
 mod scheduler;
+mod tokens;
+
+pub use self::control::{Config, Control};
+pub use self::error::{Error, Kind, Result};
+pub use self::tokens::Tokens;

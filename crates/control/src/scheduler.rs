@@ -1,5 +1,4 @@
 //! Gives pods their machine.
-#![allow(dead_code, reason = "x")]
 
 mod decide;
 pub(crate) mod filters;

@@ -163,7 +163,12 @@ mod tests {
     fn note(seconds: i64, reason: &str, message: &str) -> Note {
         Note {
             component: "kubelet",
-            about: Reference { kind: "Pod", namespace: "default".into(), name: "web".into(), ..Reference::default() },
+            about: Reference {
+                kind: "Pod",
+                namespace: "default".into(),
+                name: "web".into(),
+                ..Reference::default()
+            },
             type_: "Normal",
             reason: reason.to_owned(),
             message: message.to_owned(),
@@ -206,7 +211,8 @@ mod tests {
         let mut correlator = Correlator::default();
         let told = (0..100).filter(|n| correlator.take(&note(0, "A", &format!("{}", n % 2))).is_some());
         assert_eq!(told.count(), 25);
-        let other = Note { about: Reference { name: "other".into(), ..Reference::default() }, ..note(0, "A", "0") };
+        let other =
+            Note { about: Reference { name: "other".into(), ..Reference::default() }, ..note(0, "A", "0") };
         assert!(correlator.take(&other).is_some());
         // One more after five minutes.
         assert!(correlator.take(&note(299, "A", "0")).is_none());

@@ -106,7 +106,9 @@ impl Facts {
             unschedulable: node.spec.unschedulable,
             taints: node.spec.taints,
             allocatable: Resources::of(&node.status.allocatable),
-            images: images.flat_map(|image| image.names.into_iter().map(move |name| (name, image.size_bytes))).collect(),
+            images: images
+                .flat_map(|image| image.names.into_iter().map(move |name| (name, image.size_bytes)))
+                .collect(),
         })
     }
 }

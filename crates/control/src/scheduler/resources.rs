@@ -105,7 +105,10 @@ mod tests {
         assert_eq!(requests(&json!({"containers": two, "initContainers": init})), (2000, 3 << 30));
         // Sidecars go on: they add to the containers, and to the init containers after them.
         let init = json!([container("2", "1Mi"), sidecar("1", "1Mi"), container("2", "1Mi")]);
-        assert_eq!(requests(&json!({"containers": two, "initContainers": init})), (3000, (2 << 30) + (1 << 20)));
+        assert_eq!(
+            requests(&json!({"containers": two, "initContainers": init})),
+            (3000, (2 << 30) + (1 << 20))
+        );
         assert_eq!(
             requests(&json!({"containers": two, "overhead": {"cpu": "250m", "memory": "120Mi"}})),
             (1750, (2 << 30) + (120 << 20))

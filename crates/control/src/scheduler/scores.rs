@@ -37,7 +37,8 @@ impl Score for TaintToleration {
     }
 
     fn score(&self, pod: &Wants, place: Place<'_>) -> i64 {
-        let avoided = |taint: &&super::wants::Taint| taint.effect == "PreferNoSchedule" && !pod.tolerates(taint);
+        let avoided =
+            |taint: &&super::wants::Taint| taint.effect == "PreferNoSchedule" && !pod.tolerates(taint);
         let count = place.facts.taints.iter().filter(avoided).count();
         100 / (1 + i64::try_from(count).unwrap_or(99))
     }
@@ -59,7 +60,8 @@ impl Score for NodeAffinity {
     fn score(&self, pod: &Wants, place: Place<'_>) -> i64 {
         let wishes = &pod.spec.affinity.node_affinity.preferred;
         let all: i64 = wishes.iter().map(|wish| wish.weight).sum();
-        let fulfilled = wishes.iter().filter(|wish| wish.preference.matches(&place.facts.name, &place.facts.labels));
+        let fulfilled =
+            wishes.iter().filter(|wish| wish.preference.matches(&place.facts.name, &place.facts.labels));
         fulfilled.map(|wish| wish.weight).sum::<i64>() * 100 / all.max(1)
     }
 }

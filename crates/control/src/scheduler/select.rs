@@ -97,7 +97,10 @@ mod tests {
             (json!({"matchExpressions": [{"key": "none", "operator": "NotIn", "values": ["web"]}]}), true),
             (json!({"matchExpressions": [{"key": "none", "operator": "Exists"}]}), false),
             (json!({"matchExpressions": [{"key": "none", "operator": "DoesNotExist"}]}), true),
-            (json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "app", "operator": "Exists"}]}), true),
+            (
+                json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "app", "operator": "Exists"}]}),
+                true,
+            ),
         ];
         for (selector, expected) in table {
             let parsed: LabelSelector = serde_json::from_value(selector.clone()).unwrap();
@@ -112,8 +115,14 @@ mod tests {
         let table = [
             (json!({"nodeSelectorTerms": []}), false),
             (one(json!({})), false),
-            (one(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]})), true),
-            (one(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]})), false),
+            (
+                one(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]})),
+                true,
+            ),
+            (
+                one(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n2"]}]})),
+                false,
+            ),
             (one(json!({"matchExpressions": [{"key": "cores", "operator": "Gt", "values": ["4"]}]})), true),
             (one(json!({"matchExpressions": [{"key": "cores", "operator": "Lt", "values": ["8"]}]})), false),
             (one(json!({"matchExpressions": [{"key": "disk", "operator": "Gt", "values": ["8"]}]})), false),

@@ -58,8 +58,7 @@ fn outcome(pod: &Wants, machines: &Machines) -> String {
     }
 }
 
-const NOT_HELPFUL: &str =
-    "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+const NOT_HELPFUL: &str = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
 const NO_VICTIMS: &str =
     "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
 
@@ -177,7 +176,8 @@ fn ports_of_the_host() {
 
 #[test]
 fn neighbours() {
-    let term = |app: &str, key: &str| json!([{"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key}]);
+    let term =
+        |app: &str, key: &str| json!([{"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key}]);
     let near = |name: &str, app: &str, key: &str| {
         let required = json!({"requiredDuringSchedulingIgnoredDuringExecution": term(app, key)});
         pod(name, &json!({"spec": {"affinity": {"podAffinity": required}}}))
@@ -220,7 +220,8 @@ fn spreading() {
             "labelSelector": {"matchLabels": {"app": "p"}}});
         pod("p", &json!({"spec": {"topologySpreadConstraints": [one]}}))
     };
-    let two = || vec![pod("p", &json!({"metadata": {"uid": "1"}})), pod("p", &json!({"metadata": {"uid": "2"}}))];
+    let two =
+        || vec![pod("p", &json!({"metadata": {"uid": "1"}})), pod("p", &json!({"metadata": {"uid": "2"}}))];
     let words = "node(s) didn't match pod topology spread constraints";
     // There is one zone only: nothing can be out of balance.
     assert_eq!(outcome(&spread("zone", Value::Null), &machines(&json!({}), two())), "n1");
@@ -268,7 +269,8 @@ fn pods_that_matter_less_make_room() {
         pod.spec.priority = Some(priority);
         pod
     };
-    let there = || machines(&json!({}), vec![with("low", "2", 1), with("mid", "1", 5), with("high", "1", 10)]);
+    let there =
+        || machines(&json!({}), vec![with("low", "2", 1), with("mid", "1", 5), with("high", "1", 10)]);
     let victims = |pod: &Wants| match decide(pod, &there()) {
         Decision::Wait { preempt, message } => {
             let names = |victim: &Arc<Wants>| victim.name.clone();

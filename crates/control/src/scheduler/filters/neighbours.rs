@@ -71,9 +71,8 @@ fn selects(term: &PodTerm, owner: &Wants, other: &Wants, all: &Machines) -> bool
         let none = std::collections::BTreeMap::new();
         selector.matches(all.namespaces.get(&other.namespace).unwrap_or(&none))
     });
-    let own = term.namespaces.is_empty()
-        && term.namespace_selector.is_none()
-        && owner.namespace == other.namespace;
+    let own =
+        term.namespaces.is_empty() && term.namespace_selector.is_none() && owner.namespace == other.namespace;
     (named || labelled || own)
         && term.label_selector.as_ref().is_some_and(|selector| selector.matches(&other.labels))
 }
