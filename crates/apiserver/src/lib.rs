@@ -26,7 +26,7 @@ pub mod time;
 pub use crate::access::{Access, Attributes, User};
 pub use crate::cluster::{Cluster, Deletion, List, Options, Watch, WatchEvent};
 pub use crate::field::{FieldError, FieldErrorKind};
-pub use crate::http::{Body, Config, serve};
+pub use crate::http::{Api, Body, Config, handle, serve};
 pub use crate::kind::{Column, ColumnKind, Kind, Scope, Subresource, Verb};
 pub use crate::node::{
     Answer, LogOptions, LogStream, LogText, Node, NodeUsage, PodUsage, Stream, Streams, Usage,
