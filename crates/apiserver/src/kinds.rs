@@ -1,10 +1,53 @@
 //! The kinds of object that are served: one file each.
 
+mod at;
 mod config_map;
+mod errors;
+mod event;
+mod forms;
+mod labels;
+mod lease;
+mod limit_range;
+mod namespace;
+mod node;
+mod pod;
+mod priority_class;
+mod quantity;
+mod resource_quota;
+mod resources;
+mod runtime_class;
+mod secret;
+mod service_account;
+mod tolerations;
 
 pub use config_map::CONFIG_MAP;
+pub use event::{EVENT, EVENT_V1};
+pub use lease::LEASE;
+pub use limit_range::LIMIT_RANGE;
+pub use namespace::NAMESPACE;
+pub use node::NODE;
+pub use pod::POD;
+pub use priority_class::{PRIORITY_CLASS, built_in_priority_classes};
+pub use resource_quota::RESOURCE_QUOTA;
+pub use runtime_class::RUNTIME_CLASS;
+pub use secret::SECRET;
+pub use service_account::SERVICE_ACCOUNT;
 
 use crate::Kind;
 
 /// Every kind that is served.
-pub static KINDS: &[&Kind] = &[&CONFIG_MAP];
+pub static KINDS: &[&Kind] = &[
+    &CONFIG_MAP,
+    &EVENT,
+    &LIMIT_RANGE,
+    &NAMESPACE,
+    &NODE,
+    &POD,
+    &RESOURCE_QUOTA,
+    &SECRET,
+    &SERVICE_ACCOUNT,
+    &LEASE,
+    &EVENT_V1,
+    &RUNTIME_CLASS,
+    &PRIORITY_CLASS,
+];
