@@ -2,7 +2,9 @@
 //! checks, patches, descriptions for clients. Pure: no I/O, no time.
 
 pub mod decode;
+pub mod encode;
 mod error;
+pub mod patch;
 pub mod quantity;
 mod scan;
 pub mod table;
