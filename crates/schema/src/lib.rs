@@ -5,6 +5,7 @@ pub mod decode;
 pub mod encode;
 mod error;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 mod scan;
 pub mod table;
