@@ -1,5 +1,13 @@
 //! What is decided about a write beyond the object's own form: defaults from elsewhere, quotas, what must be there first.
 
+mod limits;
+mod namespace;
+mod priority;
+pub mod quota;
+mod runtime_class;
+mod service_account;
+mod tolerations;
+
 use std::fmt;
 
 use serde_json::Value;
@@ -7,7 +15,15 @@ use serde_json::Value;
 use crate::{Cluster, Kind, Status, Subresource, User};
 
 /// Every admission function, in the order in which they are asked. All `mutate` run before validation, all `check` after it.
-pub static CHAIN: &[Admission] = &[];
+pub static CHAIN: &[&Admission] = &[
+    &namespace::LIFECYCLE,
+    &limits::LIMITS,
+    &service_account::SERVICE_ACCOUNTS,
+    &priority::PRIORITY,
+    &tolerations::TOLERATIONS,
+    &runtime_class::RUNTIME_CLASSES,
+    &quota::QUOTA,
+];
 
 /// One admission function; does nothing where it has nothing to say. They run at every write, in one call after the other,
 /// and never wait: the store answers reads from memory.
@@ -75,4 +91,12 @@ pub(crate) fn mutate(
 /// Runs every `check`.
 pub(crate) fn check(cluster: &Cluster, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     CHAIN.iter().try_for_each(|one| (one.check)(cluster, attributes, object))
+}
+
+/// `pods "x" is forbidden: why`, by the name that the object has or will have.
+fn forbidden(attributes: &Attributes<'_>, object: &Value, why: &str) -> Status {
+    let meta = &object["metadata"];
+    let names = [Some(attributes.name), meta["name"].as_str(), meta["generateName"].as_str()];
+    let name = names.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or("Unknown");
+    Status::forbidden(attributes.kind, name, why)
 }

@@ -1,6 +1,6 @@
 //! The kinds of object that are served: one file each.
 
-mod at;
+pub(crate) mod at;
 mod config_map;
 mod errors;
 mod event;
@@ -12,9 +12,9 @@ mod namespace;
 mod node;
 mod pod;
 mod priority_class;
-mod quantity;
+pub(crate) mod quantity;
 mod resource_quota;
-mod resources;
+pub(crate) mod resources;
 mod runtime_class;
 mod secret;
 mod service_account;
@@ -24,6 +24,7 @@ pub use config_map::CONFIG_MAP;
 pub use event::{EVENT, EVENT_V1};
 pub use lease::LEASE;
 pub use limit_range::LIMIT_RANGE;
+pub(crate) use limit_range::thousandths;
 pub use namespace::NAMESPACE;
 pub use node::NODE;
 pub use pod::POD;

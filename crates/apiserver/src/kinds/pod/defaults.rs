@@ -1,6 +1,6 @@
 //! What a pod has that the user left out (`pkg/apis/core/v1/defaults.go` and the defaults in the types).
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::kinds::at::{Read, list, object};
 use crate::kinds::quantity::Quantity;
@@ -255,10 +255,10 @@ fn amount(fields: &mut Value, name: &str) {
     }
 }
 
-/// A pod as the API server answers it at creation, for tests.
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn minimal() {
