@@ -1,7 +1,7 @@
 //! Backup while it runs, and the way back.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::file::{self, AtPath, Batch, Log, Meta, create, directory, sync_directory};
 use crate::load::{encode, load};
@@ -36,7 +36,7 @@ pub(crate) fn restore(from: &Path, path: &Path) -> Result<(), Error> {
     file::make(path)?;
     let made = take_over(from, path, is_there);
     if made.is_err() {
-        let _ = std::fs::remove_file(beside(path, "restored"));
+        let _ = std::fs::remove_file(path.with_added_extension("restored"));
         if !is_there {
             let _ = std::fs::remove_file(path);
         }
@@ -45,7 +45,7 @@ pub(crate) fn restore(from: &Path, path: &Path) -> Result<(), Error> {
 }
 
 fn take_over(from: &Path, path: &Path, is_there: bool) -> Result<(), Error> {
-    let new = beside(path, "restored");
+    let new = path.with_added_extension("restored");
     let content = content(from, &new)?;
     let last = match load(Box::new(AtPath(path.to_owned()))) {
         Ok((_, state)) => state.revision,
@@ -66,7 +66,7 @@ fn take_over(from: &Path, path: &Path, is_there: bool) -> Result<(), Error> {
     let revision = content.revision.max(last) + LEAP;
     write(&new, content.entries.into_iter().map(|slot| slot.0).collect(), revision)?;
     if is_there {
-        rename(path, &beside(path, "replaced"))?;
+        rename(path, &path.with_added_extension("replaced"))?;
     }
     rename(&new, path)?;
     sync_directory(directory(path))
@@ -125,13 +125,6 @@ fn write(path: &Path, mut entries: Vec<Entry>, revision: u64) -> Result<(), Erro
             return Ok(());
         }
     }
-}
-
-fn beside(path: &Path, what: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(what);
-    name.into()
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), Error> {

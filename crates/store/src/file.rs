@@ -139,7 +139,8 @@ impl Open for AtPath {
     }
 }
 
-/// Makes the directory and the file, for the owner alone.
+/// Makes the directory and a store without entries where there is none, for the owner alone. Also when the power is cut meanwhile
+/// there is a whole store or none.
 pub(crate) fn make(path: &Path) -> Result<(), Error> {
     let dir = directory(path);
     std::fs::DirBuilder::new()
@@ -147,13 +148,33 @@ pub(crate) fn make(path: &Path) -> Result<(), Error> {
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::io(format!("mkdir({})", dir.display()), &e))?;
-    let file = create(path, OpenOptions::new().write(true).create(true).truncate(false))?;
-    let mode = file.metadata().map_err(|e| Error::io(format!("stat({})", path.display()), &e))?.permissions();
-    if mode.mode() & 0o077 != 0 {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))
-            .map_err(|e| Error::io(format!("chmod({}, 0600)", path.display()), &e))?;
+    let stat = |e: &std::io::Error| Error::io(format!("stat({})", path.display()), e);
+    match path.metadata() {
+        Ok(meta) if meta.len() == 0 => return Err(corrupt(format!("store {}: it is empty", path.display()))),
+        Ok(meta) if meta.permissions().mode() & 0o077 != 0 => {
+            return std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+                .map_err(|e| Error::io(format!("chmod({}, 0600)", path.display()), &e));
+        }
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(stat(&e)),
     }
-    sync_directory(dir)
+    let new = path.with_added_extension(format!("new-{}", std::process::id()));
+    let made = make_at(&new).and_then(|()| match std::fs::hard_link(&new, path) {
+        // Somebody else was faster.
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io(format!("link({}, {})", new.display(), path.display()), &e))
+        }
+        _ => Ok(()),
+    });
+    let _ = std::fs::remove_file(&new);
+    made.and_then(|()| sync_directory(dir))
+}
+
+fn make_at(path: &Path) -> Result<(), Error> {
+    let _ = std::fs::remove_file(path);
+    drop(create(path, OpenOptions::new().write(true).create_new(true))?);
+    Log::open(Box::new(AtPath(path.to_owned())), |_, _| Ok(())).map(drop)
 }
 
 /// Opens a file that belongs to the owner alone if it is made now.

@@ -4,6 +4,7 @@
 
 mod backup;
 mod basics;
+mod full;
 
 use std::path::PathBuf;
 

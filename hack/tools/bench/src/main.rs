@@ -14,6 +14,7 @@ mod oci;
 mod peer;
 mod pull;
 mod report;
+mod store;
 
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -37,6 +38,7 @@ const SOMEBODY: &str = "daemon";
 
 const USAGE: &str = "\
 usage: hack/bench oci [...]: the OCI command line beside crun and runc; see its --help
+       hack/bench store [...]: the store of the cluster's objects; see its --help
        hack/bench lists [...]: the lists that kubelet asks for, with 200 pods; flags as below
        hack/bench lists --socket PATH: those of the daemon that listens there, with the pods that it has
        hack/bench logs [...]: a container that writes 1 GB of lines; flags as below
@@ -90,6 +92,8 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
     let outcome = if args.next_if_eq("oci").is_some() {
         oci::main(args)
+    } else if args.next_if_eq("store").is_some() {
+        store::main(args)
     } else if args.next_if_eq(logs::WRITER).is_some() {
         logs::write_lines(args)
     } else {
