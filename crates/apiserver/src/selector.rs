@@ -1,13 +1,7 @@
-//! Label and field selectors.
+//! Label and field selectors: parsing, with Kubernetes' errors, and matching.
 
-/// Which labels an object must have. The default matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LabelSelector {
-    requirements: Vec<()>,
-}
+mod fields;
+mod labels;
 
-/// Which fields an object must have. The default matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FieldSelector {
-    requirements: Vec<()>,
-}
+pub use fields::FieldSelector;
+pub use labels::LabelSelector;
