@@ -1,20 +1,34 @@
 //! The verbs, for all kinds, in the process.
 
+mod create;
+mod delete;
+mod list;
+mod matching;
+mod metadata;
+mod strategy;
+mod update;
+mod watch;
+
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
+use vaquita_store::{Key, Store};
 
-use crate::{
-    DeleteOptions, Draft, Kind, ListOptions, Object, Patch, Status, Subresource, WatchOptions, Write,
-};
+pub use list::List;
+pub use watch::{Watch, WatchEvent};
+
+use crate::{DeleteOptions, Draft, Kind, ListOptions, Object, Patch, Status, Subresource, WatchOptions, Write};
 
 /// The API in the process: the same path that requests over HTTP take. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Cluster(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
+    store: Store,
     options: Options,
+    /// Held from admission to the store by creations where a quota counts.
+    counting: tokio::sync::Mutex<()>,
 }
 
 /// How a cluster is set up.
@@ -33,57 +47,19 @@ pub enum Deletion {
     Pending(Object),
 }
 
-/// A list of objects.
-#[derive(Debug)]
-pub struct List {
-    /// In the order of namespace and name.
-    pub items: Vec<Object>,
-    /// The version of the whole.
-    pub revision: u64,
-    /// Where to go on; empty at the end.
-    pub continued: String,
-    /// How many more there are, where that is known.
-    pub remaining: Option<usize>,
-}
-
-/// Follows changes.
-#[derive(Debug)]
-pub struct Watch {
-    _kind: &'static Kind,
-}
-
-/// What a watch tells.
-#[derive(Clone, Debug)]
-pub enum WatchEvent {
-    /// An object is new, or matches now.
-    Added(Object),
-    /// An object was changed.
-    Modified(Object),
-    /// An object is gone, or matches no longer: its last state, with the version of the deletion.
-    Deleted(Object),
-    /// Everything up to this version was told.
-    Bookmark {
-        /// The version.
-        revision: u64,
-        /// Whether this ends the present state at the beginning.
-        initial_end: bool,
-    },
-    /// The watch failed and ends, as `410 Expired`: list and watch again.
-    Failed(Status),
-}
-
-impl Watch {
-    /// The next event; None at the end of the time that was asked for. May be dropped at any point without losing one.
-    pub async fn next(&mut self) -> Option<WatchEvent> {
-        None
-    }
-}
-
-fn not_yet() -> Status {
-    Status::internal("not there yet")
-}
-
 impl Cluster {
+    /// The API over what a store holds.
+    #[must_use]
+    pub fn new(store: Store, options: Options) -> Self {
+        Self(Arc::new(Inner { store, options, counting: tokio::sync::Mutex::new(()) }))
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
     /// The kind that is served under these names.
     #[must_use]
     pub fn kind(&self, group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
@@ -92,6 +68,7 @@ impl Cluster {
 
     /// Every kind that is served.
     pub fn kinds(&self) -> impl Iterator<Item = &'static Kind> + use<> {
+        let _ = self.0.options.all_kinds;
         crate::kinds::KINDS.iter().copied()
     }
 
@@ -106,8 +83,7 @@ impl Cluster {
         object: impl Into<Draft>,
         write: &Write,
     ) -> Result<Object, Status> {
-        let _ = (kind, namespace, object.into(), write, &self.0.options);
-        Err(not_yet())
+        create::create(self, kind, namespace, object.into(), write).await
     }
 
     /// Reads an object. Never waits.
@@ -115,8 +91,8 @@ impl Cluster {
     /// # Errors
     /// That there is none.
     pub fn get(&self, kind: &'static Kind, namespace: &str, name: &str) -> Result<Object, Status> {
-        let _ = namespace;
-        Err(Status::not_found(kind, name))
+        let entry = self.0.store.get(&key(kind, namespace, name));
+        entry.map(|entry| Object::stored(kind, entry)).ok_or_else(|| Status::not_found(kind, name))
     }
 
     /// Reads what matches. Never waits.
@@ -129,8 +105,7 @@ impl Cluster {
         namespace: Option<&str>,
         options: &ListOptions,
     ) -> Result<List, Status> {
-        let _ = (kind, namespace, options);
-        Err(not_yet())
+        list::list(self, kind, namespace, options)
     }
 
     /// Follows changes.
@@ -143,8 +118,7 @@ impl Cluster {
         namespace: Option<&str>,
         options: &WatchOptions,
     ) -> Result<Watch, Status> {
-        let _ = (kind, namespace, options);
-        Err(not_yet())
+        Watch::start(self, kind, namespace, options)
     }
 
     /// Replaces an object, or what the subresource stands for. Without metadata.resourceVersion whatever is there is replaced.
@@ -160,8 +134,8 @@ impl Cluster {
         object: impl Into<Draft>,
         write: &Write,
     ) -> Result<Object, Status> {
-        let _ = (kind, namespace, name, subresource, object.into(), write);
-        Err(not_yet())
+        let target = update::Target { cluster: self, kind, namespace, name, subresource, write };
+        target.update(object.into()).await
     }
 
     /// Changes part of an object; again on conflicts, if the patch names no version.
@@ -177,8 +151,8 @@ impl Cluster {
         patch: &Patch,
         write: &Write,
     ) -> Result<Object, Status> {
-        let _ = (kind, namespace, name, subresource, patch, write);
-        Err(not_yet())
+        let target = update::Target { cluster: self, kind, namespace, name, subresource, write };
+        target.patch(patch).await
     }
 
     /// Changes an object by a function that says whether it changed anything; called again on conflicts. For controllers.
@@ -192,10 +166,10 @@ impl Cluster {
         name: &str,
         subresource: Option<Subresource>,
         write: &Write,
-        change: impl FnMut(&mut Value) -> Result<bool, Status> + Send,
+        mut change: impl FnMut(&mut Value) -> Result<bool, Status> + Send,
     ) -> Result<Object, Status> {
-        let _ = (kind, namespace, name, subresource, write, change);
-        Err(not_yet())
+        let target = update::Target { cluster: self, kind, namespace, name, subresource, write };
+        target.modify(&mut change).await
     }
 
     /// Deletes an object, or begins to.
@@ -210,8 +184,7 @@ impl Cluster {
         options: &DeleteOptions,
         write: &Write,
     ) -> Result<Deletion, Status> {
-        let _ = (kind, namespace, name, options, write);
-        Err(not_yet())
+        delete::delete(self, kind, namespace, name, options, write).await
     }
 
     /// Deletes what matches; what was deleted.
@@ -226,7 +199,37 @@ impl Cluster {
         options: &DeleteOptions,
         write: &Write,
     ) -> Result<Vec<Object>, Status> {
-        let _ = (kind, namespace, list, options, write);
-        Err(not_yet())
+        let mut gone = Vec::new();
+        for object in self.list(kind, namespace, list)?.items {
+            match self.delete(kind, object.namespace(), object.name(), options, write).await {
+                Ok(Deletion::Gone(object) | Deletion::Pending(object)) => gone.push(object),
+                Err(status) if status.code == 404 => {}
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(gone)
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cluster").field(&self.0.options).finish()
+    }
+}
+
+/// Where an object is in the store.
+fn key(kind: &'static Kind, namespace: &str, name: &str) -> Key {
+    let stored = kind.storage();
+    Key::new(&stored.resource(), if stored.namespaced() { namespace } else { "" }, name)
+}
+
+/// What the store's failure is to the client.
+fn failed(kind: &Kind, name: &str, error: &vaquita_store::Error) -> Status {
+    match error.kind() {
+        vaquita_store::Kind::Absent => Status::not_found(kind, name),
+        vaquita_store::Kind::Conflict => Status::modified(kind, name),
+        vaquita_store::Kind::Exists => Status::already_exists(kind, name),
+        vaquita_store::Kind::Closed => Status::unavailable("the server is shutting down"),
+        _ => Status::internal(error),
     }
 }

@@ -61,6 +61,8 @@ pub struct Kind {
     pub terminate: fn(&mut Value),
     /// Whether something beyond metadata.finalizers keeps a deleted object.
     pub held: fn(&Value) -> bool,
+    /// Whether an update makes an object that is not there.
+    pub create_on_update: bool,
     /// Whether a deletion answers the object that was, not a Status.
     pub returns_deleted: bool,
     /// Another kind in whose form and place objects of this one are stored.
@@ -93,6 +95,7 @@ impl Kind {
         grace: None,
         terminate: |_| {},
         held: |_| false,
+        create_on_update: false,
         returns_deleted: false,
         stored: None,
     };

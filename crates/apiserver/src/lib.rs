@@ -19,6 +19,7 @@ mod node;
 mod object;
 mod options;
 pub mod pki;
+mod schema;
 mod selector;
 mod status;
 pub mod time;
@@ -33,7 +34,8 @@ pub use crate::node::{
 };
 pub use crate::object::{Draft, Object};
 pub use crate::options::{
-    DeleteOptions, ListOptions, Patch, Propagation, Strictness, VersionMatch, Warnings, WatchOptions, Write,
+    DeleteOptions, ListOptions, Patch, Propagation, VersionMatch, Warnings, WatchOptions, Write,
 };
 pub use crate::selector::{FieldSelector, LabelSelector};
+pub use vaquita_schema::decode::Strictness;
 pub use crate::status::{Cause, Details, Reason, Status};

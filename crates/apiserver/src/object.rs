@@ -1,8 +1,11 @@
 use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use vaquita_store::{Entry, Key};
 
 use crate::Kind;
 
@@ -13,6 +16,8 @@ pub struct Object {
     pub kind: &'static Kind,
     /// Its version; zero for one that was never stored (dry run).
     pub revision: u64,
+    /// Where it is stored.
+    pub(crate) key: Arc<Key>,
     /// `{"metadata":{…},…}`, without apiVersion, kind and resourceVersion, in the form of `kind.storage()`.
     pub(crate) body: Bytes,
 }
@@ -39,22 +44,38 @@ impl Object {
         dress(value, self.kind, self.revision)
     }
 
+    /// The object and, apart, the text of its raw fields: what to change and write again.
+    #[must_use]
+    pub fn draft(&self) -> Draft {
+        let mut value = self.value();
+        let mut raw = Vec::new();
+        if !self.kind.raw.is_empty()
+            && let Ok(mut texts) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(&self.body)
+        {
+            raw.extend(self.kind.raw.iter().filter_map(|field| Some((*field, texts.remove(*field)?))));
+            if let Some(fields) = value.as_object_mut() {
+                self.kind.raw.iter().for_each(|field| drop(fields.shift_remove(*field)));
+            }
+        }
+        Draft { value, raw }
+    }
+
     /// The object's name.
     #[must_use]
-    pub fn name(&self) -> String {
-        self.peek("name")
+    pub fn name(&self) -> &str {
+        self.key.name()
     }
 
     /// The object's namespace; empty for one of the cluster.
     #[must_use]
-    pub fn namespace(&self) -> String {
-        self.peek("namespace")
+    pub fn namespace(&self) -> &str {
+        self.key.namespace()
     }
 
     /// The object's uid.
     #[must_use]
     pub fn uid(&self) -> String {
-        self.peek("uid")
+        metadata(&self.body)["uid"].as_str().unwrap_or_default().to_owned()
     }
 
     /// The object as JSON text with kind, apiVersion and resourceVersion.
@@ -95,9 +116,8 @@ impl Object {
         Cow::Owned(encode(&value, &[]))
     }
 
-    fn peek(&self, field: &str) -> String {
-        let value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        value["metadata"][field].as_str().unwrap_or_default().to_owned()
+    pub(crate) fn stored(kind: &'static Kind, entry: Entry) -> Self {
+        Self { kind, revision: entry.revision, key: entry.key, body: entry.body }
     }
 }
 
@@ -120,6 +140,12 @@ pub(crate) fn dress(value: Value, kind: &Kind, revision: u64) -> Value {
         metadata.insert("resourceVersion".to_owned(), revision.to_string().into());
     }
     Value::Object(dressed)
+}
+
+/// The metadata of a stored text; the rest is not looked at.
+pub(crate) fn metadata(body: &[u8]) -> Value {
+    let text = body.get(START.len() - 1..).unwrap_or_default();
+    serde_json::Deserializer::from_slice(text).into_iter().next().and_then(Result::ok).unwrap_or_default()
 }
 
 /// The text for the store: metadata first, without what the store leaves out.
@@ -165,13 +191,15 @@ mod tests {
         let value = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}, "metadata": {"name": "x", "resourceVersion": "3"}});
         let body = encode(&value, &[]);
         assert_eq!(body, br#"{"metadata":{"name":"x"},"data":{"a":"b"}}"#);
-        let object = Object { kind: &CONFIG_MAP, revision: 7, body: body.into() };
+        let key = Arc::new(Key::new("configmaps", "d", "x"));
+        let object = Object { kind: &CONFIG_MAP, revision: 7, key, body: body.into() };
         assert_eq!(
             String::from_utf8(object.text()).unwrap(),
             r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"x"},"data":{"a":"b"}}"#
         );
         assert_eq!(object.value(), serde_json::from_slice::<Value>(&object.text()).unwrap());
-        assert_eq!(object.name(), "x");
+        assert_eq!((object.name(), object.namespace()), ("x", "d"));
+        assert_eq!(metadata(&object.body), json!({"name": "x"}));
     }
 
     #[test]

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
+use vaquita_schema::decode::Strictness;
 
 use crate::{FieldSelector, LabelSelector, User};
 
@@ -39,18 +40,6 @@ impl Write {
             warnings: Warnings::default(),
         }
     }
-}
-
-/// What fields that the schema does not know, and fields that are there twice, are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Strictness {
-    /// Dropped in silence.
-    Ignore,
-    /// An error.
-    Strict,
-    /// Dropped with a warning.
-    #[default]
-    Warn,
 }
 
 /// Collects what users should be told though their request is done. Clones share one list.

@@ -16,6 +16,8 @@ pub struct Status {
     pub message: String,
     /// What it is about.
     pub details: Option<Box<Details>>,
+    /// Where an expired list may go on.
+    pub continued: Option<Box<str>>,
 }
 
 /// What a [`Status`] is about. Empty text is left out.
@@ -134,13 +136,7 @@ impl Status {
     /// `pods "x" is forbidden: …`
     #[must_use]
     pub fn forbidden(kind: &Kind, name: &str, why: &str) -> Self {
-        let resource = kind.resource();
-        let message = if name.is_empty() {
-            format!("{resource} is forbidden: {why}")
-        } else {
-            format!("{resource} {} is forbidden: {why}", quote(name))
-        };
-        Self::of(403, Reason::Forbidden, kind, name, message)
+        Self::forbidden_resource(kind.group, kind.plural, name, why)
     }
 
     /// `Pod "x" is invalid: …`, with a cause per error.
@@ -184,6 +180,7 @@ impl Status {
                 causes,
                 ..Details::default()
             })),
+            continued: None,
         }
     }
 
@@ -292,7 +289,36 @@ impl Status {
     /// One with everything given but details.
     #[must_use]
     pub fn plain(code: u16, reason: Reason, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: None }
+        Self { code, reason, message: message.into(), details: None, continued: None }
+    }
+
+    /// A version that has not come yet.
+    #[must_use]
+    pub fn too_new(asked: u64, current: u64) -> Self {
+        let cause = Cause {
+            reason: "ResourceVersionTooLarge".to_owned(),
+            message: "Too large resource version".to_owned(),
+            ..Cause::default()
+        };
+        let details = Details { causes: vec![cause], retry_after: 1, ..Details::default() };
+        Self::timeout(&format!("Too large resource version: {asked}, current: {current}")).with_details(details)
+    }
+
+    /// [`Status::forbidden`] for a resource that may not be there.
+    #[must_use]
+    pub fn forbidden_resource(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        let message = match (resource.is_empty(), name.is_empty()) {
+            (true, _) => format!("forbidden: {why}"),
+            (_, true) => format!("{qualified} is forbidden: {why}"),
+            _ => format!("{qualified} {} is forbidden: {why}", quote(name)),
+        };
+        Self::plain(403, Reason::Forbidden, message).with_details(Details {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            kind: resource.to_owned(),
+            ..Details::default()
+        })
     }
 
     /// The same about an object.
@@ -308,6 +334,9 @@ impl Status {
         let mut value = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": self.message,
         });
+        if let Some(continued) = &self.continued {
+            value["metadata"]["continue"] = Value::from(continued.as_ref());
+        }
         if self.reason != Reason::Unknown {
             value["reason"] = Value::String(self.reason.as_str().to_owned());
         }
@@ -335,6 +364,7 @@ impl Status {
                 kind: kind.plural.to_owned(),
                 ..Details::default()
             })),
+            continued: None,
         }
     }
 }
