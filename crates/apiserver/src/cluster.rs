@@ -5,6 +5,7 @@ mod delete;
 mod list;
 mod matching;
 mod metadata;
+mod pods;
 mod strategy;
 mod update;
 mod watch;
@@ -122,6 +123,7 @@ impl Cluster {
     }
 
     /// Replaces an object, or what the subresource stands for. Without metadata.resourceVersion whatever is there is replaced.
+    /// Through [`Subresource::Binding`] a pod gets the node that a `Binding` names.
     ///
     /// # Errors
     /// Why it was not.
@@ -134,6 +136,9 @@ impl Cluster {
         object: impl Into<Draft>,
         write: &Write,
     ) -> Result<Object, Status> {
+        if subresource == Some(Subresource::Binding) {
+            return pods::bind(self, namespace, name, &object.into().value, write).await;
+        }
         let target = update::Target { cluster: self, kind, namespace, name, subresource, write };
         target.update(object.into()).await
     }

@@ -61,6 +61,8 @@ pub struct Kind {
     pub terminate: fn(&mut Value),
     /// Whether something beyond metadata.finalizers keeps a deleted object.
     pub held: fn(&Value) -> bool,
+    /// Whether an object may be made with a status.
+    pub status_at_creation: bool,
     /// Whether an update makes an object that is not there.
     pub create_on_update: bool,
     /// Whether a deletion answers the object that was, not a Status.
@@ -95,6 +97,7 @@ impl Kind {
         grace: None,
         terminate: |_| {},
         held: |_| false,
+        status_at_creation: false,
         create_on_update: false,
         returns_deleted: false,
         stored: None,

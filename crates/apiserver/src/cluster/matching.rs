@@ -37,8 +37,18 @@ impl Wanted {
                 let value = parsed.get_or_insert_with(|| Object::stored(self.kind, entry.clone()).value());
                 path.split('.').try_fold(&*value, |value, name| value.get(name)).map(text).unwrap_or_default()
             }
-            path => dig(&entry.body, path),
+            path => read(&entry.body, path),
         })
+    }
+}
+
+/// A field with what it is when it is not there.
+fn read(body: &[u8], path: &str) -> String {
+    let text = dig(body, path);
+    match path {
+        "spec.hostNetwork" | "spec.unschedulable" if text.is_empty() => "false".to_owned(),
+        "source" if text.is_empty() => dig(body, "reportingComponent"),
+        _ => text,
     }
 }
 
@@ -91,7 +101,7 @@ mod tests {
         for (labels, fields) in [
             ("a=b", "metadata.name=x,metadata.namespace=d"),
             ("", "spec.nodeName=n1,spec.on=true,source=c"),
-            ("", "spec.nodeName!=n2,spec.none=,none.at.all="),
+            ("", "spec.nodeName!=n2,spec.none=,none.at.all=,spec.hostNetwork=false"),
         ] {
             assert!(wanted(labels, fields).matches(&entry), "{labels} {fields}");
         }

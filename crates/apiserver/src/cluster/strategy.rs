@@ -7,6 +7,7 @@ use crate::{Kind, Subresource};
 /// A new object has no status yet.
 pub(super) fn create(kind: &Kind, object: &mut Value) {
     if kind.has(Subresource::Status)
+        && !kind.status_at_creation
         && let Some(fields) = object.as_object_mut()
         && let Some(status) = fields.get_mut("status")
     {
@@ -19,6 +20,8 @@ pub(super) fn create(kind: &Kind, object: &mut Value) {
 pub(super) fn update(kind: &Kind, object: &mut Value, old: &Value, subresource: Option<Subresource>) {
     match subresource {
         None if kind.has(Subresource::Status) => take(object, old, "status"),
+        // What changes is decided by the server.
+        Some(Subresource::Binding) => {}
         Some(Subresource::Status) => {
             let mut kept = old.clone();
             take(&mut kept, object, "status");

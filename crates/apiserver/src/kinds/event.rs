@@ -36,6 +36,7 @@ pub static EVENT: Kind = Kind {
         "source",
         "type",
     ],
+    create_on_update: true,
     ..Kind::PLAIN
 };
 
@@ -69,6 +70,7 @@ pub static EVENT_V1: Kind = Kind {
     name: "Event",
     short_names: &["ev"],
     columns: COLUMNS,
+    create_on_update: true,
     ..Kind::PLAIN
 };
 

@@ -14,6 +14,7 @@ pub static LEASE: Kind = Kind {
     columns: &[Column::NAME, Column::text("Holder"), Column::AGE],
     cells,
     validate,
+    create_on_update: true,
     ..Kind::PLAIN
 };
 

@@ -33,6 +33,7 @@ pub static NODE: Kind = Kind {
     default,
     validate,
     selectable: &["spec.unschedulable"],
+    status_at_creation: true,
     ..Kind::PLAIN
 };
 
