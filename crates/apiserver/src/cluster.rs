@@ -1,5 +1,6 @@
 //! The verbs, for all kinds, in the process.
 
+mod bootstrap;
 mod create;
 mod delete;
 mod list;
@@ -19,7 +20,9 @@ use vaquita_store::{Key, Store};
 pub use list::List;
 pub use watch::{Watch, WatchEvent};
 
-use crate::{DeleteOptions, Draft, Kind, ListOptions, Object, Patch, Status, Subresource, WatchOptions, Write};
+use crate::{
+    DeleteOptions, Draft, Kind, ListOptions, Object, Patch, Status, Subresource, WatchOptions, Write,
+};
 
 /// The API in the process: the same path that requests over HTTP take. Cheap to clone.
 #[derive(Clone)]
@@ -53,6 +56,14 @@ impl Cluster {
     #[must_use]
     pub fn new(store: Store, options: Options) -> Self {
         Self(Arc::new(Inner { store, options, counting: tokio::sync::Mutex::new(()) }))
+    }
+
+    /// Makes what is there from the beginning, where it is missing: four namespaces and the priority classes of the system.
+    ///
+    /// # Errors
+    /// What the store refused.
+    pub async fn bootstrap(&self) -> Result<(), Status> {
+        bootstrap::bootstrap(self).await
     }
 
     /// The store below.

@@ -37,5 +37,5 @@ pub use crate::options::{
     DeleteOptions, ListOptions, Patch, Propagation, VersionMatch, Warnings, WatchOptions, Write,
 };
 pub use crate::selector::{FieldSelector, LabelSelector};
-pub use vaquita_schema::decode::Strictness;
 pub use crate::status::{Cause, Details, Reason, Status};
+pub use vaquita_schema::decode::Strictness;

@@ -26,8 +26,8 @@ pub(crate) fn patched(
         Patch::Apply(_) => return Err(no_apply()),
     };
     let mut value = patched.map_err(|error| refused(&error))?;
-    let warnings = vaquita_schema::decode::check(&mut value, ty, strictness)
-        .map_err(|error| unfit(&error, patch))?;
+    let warnings =
+        vaquita_schema::decode::check(&mut value, ty, strictness).map_err(|error| unfit(&error, patch))?;
     Ok((value, warnings))
 }
 
@@ -43,7 +43,9 @@ pub(crate) fn no_apply() -> Status {
 fn refused(error: &vaquita_schema::Error) -> Status {
     match error.kind() {
         vaquita_schema::Kind::Malformed => Status::bad_request(error.to_string()),
-        vaquita_schema::Kind::TooLarge => Status::plain(413, Reason::RequestEntityTooLarge, error.to_string()),
+        vaquita_schema::Kind::TooLarge => {
+            Status::plain(413, Reason::RequestEntityTooLarge, error.to_string())
+        }
         vaquita_schema::Kind::Unprocessable => Status::plain(422, Reason::Invalid, error.to_string()),
         _ => Status::plain(500, Reason::Unknown, error.to_string()),
     }

@@ -301,7 +301,8 @@ impl Status {
             ..Cause::default()
         };
         let details = Details { causes: vec![cause], retry_after: 1, ..Details::default() };
-        Self::timeout(&format!("Too large resource version: {asked}, current: {current}")).with_details(details)
+        Self::timeout(&format!("Too large resource version: {asked}, current: {current}"))
+            .with_details(details)
     }
 
     /// [`Status::forbidden`] for a resource that may not be there.

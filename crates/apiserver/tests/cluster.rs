@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vaquita_apiserver::kinds::CONFIG_MAP;
 use vaquita_apiserver::{
-    Cluster, DeleteOptions, Deletion, FieldSelector, ListOptions, Options, Patch, Propagation, Reason, VersionMatch, Watch,
-    WatchEvent, WatchOptions, Write,
+    Cluster, DeleteOptions, Deletion, FieldSelector, ListOptions, Options, Patch, Propagation, Reason,
+    VersionMatch, Watch, WatchEvent, WatchOptions, Write,
 };
 use vaquita_store::Store;
 
@@ -16,10 +16,12 @@ struct Home {
     _dir: tempfile::TempDir,
 }
 
-fn home() -> Home {
+async fn home() -> Home {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store.redb"), vaquita_store::Options::default()).unwrap();
-    Home { cluster: Cluster::new(store, Options::default()), write: Write::system("test"), _dir: dir }
+    let cluster = Cluster::new(store, Options::default());
+    cluster.bootstrap().await.unwrap();
+    Home { cluster, write: Write::system("test"), _dir: dir }
 }
 
 fn map(name: &str) -> Value {
@@ -46,7 +48,8 @@ impl Home {
 }
 
 async fn next(watch: &mut Watch) -> String {
-    let event = tokio::time::timeout(Duration::from_secs(20), watch.next()).await.expect("an event").expect("no end");
+    let event =
+        tokio::time::timeout(Duration::from_secs(20), watch.next()).await.expect("an event").expect("no end");
     let name = |object: &vaquita_apiserver::Object| object.name().to_owned();
     match &event {
         WatchEvent::Added(object) => format!("ADDED {}", name(object)),
@@ -59,7 +62,7 @@ async fn next(watch: &mut Watch) -> String {
 
 #[tokio::test]
 async fn an_object_is_made_read_changed_and_deleted() {
-    let home = home();
+    let home = home().await;
     let made = home.create("a").await;
     assert_eq!(made["kind"], "ConfigMap");
     assert_eq!(made["metadata"]["namespace"], "default");
@@ -76,14 +79,19 @@ async fn an_object_is_made_read_changed_and_deleted() {
     let changed = home.cluster.update(&CONFIG_MAP, "default", "a", None, changed, &home.write).await.unwrap();
     assert_ne!(changed.revision, read.revision);
     // The first version is old now.
-    let stale = home.cluster.update(&CONFIG_MAP, "default", "a", None, made.clone(), &home.write).await.unwrap_err();
+    let stale =
+        home.cluster.update(&CONFIG_MAP, "default", "a", None, made.clone(), &home.write).await.unwrap_err();
     assert_eq!(stale.reason, Reason::Conflict);
     assert_eq!(
         stale.message,
         r#"Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again"#
     );
 
-    let gone = home.cluster.delete(&CONFIG_MAP, "default", "a", &DeleteOptions::default(), &home.write).await.unwrap();
+    let gone = home
+        .cluster
+        .delete(&CONFIG_MAP, "default", "a", &DeleteOptions::default(), &home.write)
+        .await
+        .unwrap();
     assert!(matches!(gone, Deletion::Gone(_)), "{gone:?}");
     let status = home.cluster.get(&CONFIG_MAP, "default", "a").unwrap_err();
     assert_eq!(status.message, r#"configmaps "a" not found"#);
@@ -91,9 +99,10 @@ async fn an_object_is_made_read_changed_and_deleted() {
 
 #[tokio::test]
 async fn a_change_of_nothing_keeps_the_version() {
-    let home = home();
+    let home = home().await;
     let made = home.create("a").await;
-    let same = home.cluster.update(&CONFIG_MAP, "default", "a", None, made.clone(), &home.write).await.unwrap();
+    let same =
+        home.cluster.update(&CONFIG_MAP, "default", "a", None, made.clone(), &home.write).await.unwrap();
     assert_eq!(same.value(), made);
     let patch = Patch::Merge(json!({"data": {"a": "1"}}));
     let same = home.cluster.patch(&CONFIG_MAP, "default", "a", None, &patch, &home.write).await.unwrap();
@@ -105,36 +114,46 @@ async fn a_change_of_nothing_keeps_the_version() {
     let other = home.cluster.patch(&CONFIG_MAP, "default", "a", None, &patch, &home.write).await.unwrap();
     assert_eq!(other.value()["data"], json!({"b": "2"}));
     let patch = Patch::Json(json!([{"op": "test", "path": "/data/b", "value": "3"}]));
-    let status = home.cluster.patch(&CONFIG_MAP, "default", "a", None, &patch, &home.write).await.unwrap_err();
+    let status =
+        home.cluster.patch(&CONFIG_MAP, "default", "a", None, &patch, &home.write).await.unwrap_err();
     assert_eq!(status.code, 422);
 }
 
 #[tokio::test]
 async fn names_are_made_up_and_checked() {
-    let home = home();
+    let home = home().await;
     let mut object = map("");
     object["metadata"] = json!({"generateName": "web-"});
     let made = home.cluster.create(&CONFIG_MAP, "default", object, &home.write).await.unwrap();
     assert!(made.name().starts_with("web-") && made.name().len() == 9, "{}", made.name());
     let status = home.cluster.create(&CONFIG_MAP, "default", map("No"), &home.write).await.unwrap_err();
     assert_eq!(status.code, 422);
-    assert!(status.message.starts_with(r#"ConfigMap "No" is invalid: metadata.name: Invalid value: "No": a lowercase"#), "{status}");
+    assert!(
+        status
+            .message
+            .starts_with(r#"ConfigMap "No" is invalid: metadata.name: Invalid value: "No": a lowercase"#),
+        "{status}"
+    );
     let mut elsewhere = map("x");
     elsewhere["metadata"]["namespace"] = "other".into();
     let status = home.cluster.create(&CONFIG_MAP, "default", elsewhere, &home.write).await.unwrap_err();
-    assert_eq!(status.message, "the namespace of the provided object does not match the namespace sent on the request");
+    assert_eq!(
+        status.message,
+        "the namespace of the provided object does not match the namespace sent on the request"
+    );
 }
 
 #[tokio::test]
 async fn a_dry_run_stores_nothing() {
-    let home = home();
+    let home = home().await;
     let write = Write { dry_run: true, ..home.write.clone() };
     let made = home.cluster.create(&CONFIG_MAP, "default", map("a"), &write).await.unwrap().value();
     assert_eq!(made["metadata"].get("resourceVersion"), None);
     assert!(home.cluster.get(&CONFIG_MAP, "default", "a").is_err());
     let made = home.create("a").await;
     let patch = Patch::Merge(json!({"data": {"a": "2"}}));
-    let patched = home.cluster.patch(&CONFIG_MAP, "default", "a", None, &patch, &write).await.unwrap().value();
+    let patched =
+        home.cluster.patch(&CONFIG_MAP, "default", "a", None, &patch, &write).await.unwrap().value();
     assert_eq!(patched["data"]["a"], "2");
     home.cluster.delete(&CONFIG_MAP, "default", "a", &DeleteOptions::default(), &write).await.unwrap();
     assert_eq!(home.cluster.get(&CONFIG_MAP, "default", "a").unwrap().value(), made);
@@ -142,7 +161,7 @@ async fn a_dry_run_stores_nothing() {
 
 #[tokio::test]
 async fn lists_come_in_pages_of_one_state() {
-    let home = home();
+    let home = home().await;
     for name in ["a", "b", "c", "d", "e"] {
         home.create(name).await;
     }
@@ -160,17 +179,25 @@ async fn lists_come_in_pages_of_one_state() {
     let third = home.cluster.list(&CONFIG_MAP, None, &third).unwrap();
     assert_eq!((names(&third), third.continued.as_str(), third.remaining), (vec!["e".to_owned()], "", None));
 
-    let selected = ListOptions { labels: "app in (a,e)".parse().unwrap(), limit: 1, ..ListOptions::default() };
+    let selected =
+        ListOptions { labels: "app in (a,e)".parse().unwrap(), limit: 1, ..ListOptions::default() };
     let list = home.cluster.list(&CONFIG_MAP, None, &selected).unwrap();
     let rest = ListOptions { continued: list.continued.clone(), ..selected };
     let rest = home.cluster.list(&CONFIG_MAP, None, &rest).unwrap();
-    assert_eq!((names(&list), names(&rest), rest.continued.as_str()), (vec!["a".to_owned()], vec!["e".to_owned()], ""));
+    assert_eq!(
+        (names(&list), names(&rest), rest.continued.as_str()),
+        (vec!["a".to_owned()], vec!["e".to_owned()], "")
+    );
 
     let named = ListOptions { fields: FieldSelector::equal("metadata.name", "b"), ..ListOptions::default() };
     assert_eq!(names(&home.cluster.list(&CONFIG_MAP, Some("default"), &named).unwrap()), ["b"]);
     let unknown = ListOptions { fields: FieldSelector::equal("data.a", "1"), ..ListOptions::default() };
     assert_eq!(home.cluster.list(&CONFIG_MAP, None, &unknown).unwrap_err().code, 400);
-    let old = ListOptions { version: Some(first.revision), version_match: Some(VersionMatch::Exact), ..ListOptions::default() };
+    let old = ListOptions {
+        version: Some(first.revision),
+        version_match: Some(VersionMatch::Exact),
+        ..ListOptions::default()
+    };
     assert_eq!(home.cluster.list(&CONFIG_MAP, None, &old).unwrap().items.len(), 5);
     let future = ListOptions { version: Some(1000), ..ListOptions::default() };
     assert_eq!(home.cluster.list(&CONFIG_MAP, None, &future).unwrap_err().code, 504);
@@ -180,11 +207,12 @@ async fn lists_come_in_pages_of_one_state() {
 
 #[tokio::test]
 async fn a_watch_tells_each_change_once() {
-    let home = home();
+    let home = home().await;
     home.create("a").await;
     let from = home.cluster.list(&CONFIG_MAP, None, &ListOptions::default()).unwrap().revision;
     let mut later = home.watch(&WatchOptions { version: Some(from), ..WatchOptions::default() });
-    let mut all = home.watch(&WatchOptions { initial: Some(true), bookmarks: true, ..WatchOptions::default() });
+    let mut all =
+        home.watch(&WatchOptions { initial: Some(true), bookmarks: true, ..WatchOptions::default() });
     assert_eq!(next(&mut all).await, "ADDED a");
     assert_eq!(next(&mut all).await, "BOOKMARK true");
     home.create("b").await;
@@ -199,7 +227,7 @@ async fn a_watch_tells_each_change_once() {
 
 #[tokio::test]
 async fn what_comes_into_and_leaves_a_selection_is_added_and_deleted() {
-    let home = home();
+    let home = home().await;
     let labels = "app=x".parse().unwrap();
     let mut watch = home.watch(&WatchOptions { labels, ..WatchOptions::default() });
     home.create("a").await;
@@ -214,7 +242,7 @@ async fn what_comes_into_and_leaves_a_selection_is_added_and_deleted() {
 
 #[tokio::test]
 async fn a_watch_ends_in_time_after_a_bookmark() {
-    let home = home();
+    let home = home().await;
     home.create("a").await;
     let options = WatchOptions {
         version: Some(home.cluster.store().revision()),
@@ -223,14 +251,17 @@ async fn a_watch_ends_in_time_after_a_bookmark() {
         ..WatchOptions::default()
     };
     let mut watch = home.watch(&options);
-    assert_eq!(watch.next().await.map(|event| matches!(event, WatchEvent::Bookmark { initial_end: false, .. })), Some(true));
+    assert_eq!(
+        watch.next().await.map(|event| matches!(event, WatchEvent::Bookmark { initial_end: false, .. })),
+        Some(true)
+    );
     assert!(watch.next().await.is_none());
     assert!(watch.next().await.is_none());
 }
 
 #[tokio::test]
 async fn finalizers_hold_what_is_deleted() {
-    let home = home();
+    let home = home().await;
     let mut object = map("a");
     object["metadata"]["finalizers"] = json!(["example.com/mine"]);
     home.cluster.create(&CONFIG_MAP, "default", object, &home.write).await.unwrap();
@@ -242,7 +273,9 @@ async fn finalizers_hold_what_is_deleted() {
     assert!(pending["metadata"]["deletionTimestamp"].is_string());
     let again = home.cluster.create(&CONFIG_MAP, "default", map("a"), &home.write).await.unwrap_err();
     assert_eq!(again.message, r#"object is being deleted: configmaps "a" already exists"#);
-    let more = Patch::Merge(json!({"metadata": {"finalizers": ["example.com/mine", "foregroundDeletion", "example.com/new"]}}));
+    let more = Patch::Merge(
+        json!({"metadata": {"finalizers": ["example.com/mine", "foregroundDeletion", "example.com/new"]}}),
+    );
     let status = home.cluster.patch(&CONFIG_MAP, "default", "a", None, &more, &home.write).await.unwrap_err();
     assert_eq!(status.code, 422);
     let none = Patch::Merge(json!({"metadata": {"finalizers": null}}));
@@ -252,13 +285,16 @@ async fn finalizers_hold_what_is_deleted() {
 
 #[tokio::test]
 async fn preconditions_hold() {
-    let home = home();
+    let home = home().await;
     let made = home.create("a").await;
     let other = DeleteOptions { uid: Some("x".to_owned()), ..DeleteOptions::default() };
     let status = home.cluster.delete(&CONFIG_MAP, "default", "a", &other, &home.write).await.unwrap_err();
     assert_eq!(status.code, 409);
     let old = DeleteOptions { version: Some(1000), ..DeleteOptions::default() };
-    assert_eq!(home.cluster.delete(&CONFIG_MAP, "default", "a", &old, &home.write).await.unwrap_err().code, 409);
+    assert_eq!(
+        home.cluster.delete(&CONFIG_MAP, "default", "a", &old, &home.write).await.unwrap_err().code,
+        409
+    );
     let uid = made["metadata"]["uid"].as_str().map(str::to_owned);
     let right = DeleteOptions { uid, ..DeleteOptions::default() };
     home.cluster.delete(&CONFIG_MAP, "default", "a", &right, &home.write).await.unwrap();
@@ -266,7 +302,7 @@ async fn preconditions_hold() {
 
 #[tokio::test]
 async fn writers_that_meet_all_get_through() {
-    let home = home();
+    let home = home().await;
     home.create("a").await;
     let add = |index: usize| {
         let (cluster, write) = (home.cluster.clone(), home.write.clone());
@@ -284,7 +320,7 @@ async fn writers_that_meet_all_get_through() {
 
 #[tokio::test]
 async fn a_collection_is_deleted_by_selector() {
-    let home = home();
+    let home = home().await;
     for name in ["a", "b", "c"] {
         home.create(name).await;
     }

@@ -135,7 +135,13 @@ pub(super) fn body(kind: &Kind, draft: &Draft) -> Bytes {
 }
 
 /// Says so when the name is taken by something that goes.
-fn being_deleted(cluster: &Cluster, kind: &'static Kind, namespace: &str, name: &str, status: Status) -> Status {
+fn being_deleted(
+    cluster: &Cluster,
+    kind: &'static Kind,
+    namespace: &str,
+    name: &str,
+    status: Status,
+) -> Status {
     let old = cluster.get(kind, namespace, name).map(|old| object::metadata(&old.body));
     match old {
         Ok(metadata) if metadata.get("deletionTimestamp").is_some() => {
@@ -147,7 +153,9 @@ fn being_deleted(cluster: &Cluster, kind: &'static Kind, namespace: &str, name: 
 
 /// Whether a quota counts in the namespace.
 fn quotas(cluster: &Cluster, namespace: &str) -> bool {
-    let Some(quota) = cluster.kind("", "v1", "resourcequotas").filter(|_| !namespace.is_empty()) else { return false };
+    let Some(quota) = cluster.kind("", "v1", "resourcequotas").filter(|_| !namespace.is_empty()) else {
+        return false;
+    };
     let one = ListOptions { limit: 1, ..ListOptions::default() };
     cluster.list(quota, Some(namespace), &one).is_ok_and(|list| !list.items.is_empty())
 }

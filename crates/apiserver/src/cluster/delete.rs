@@ -36,7 +36,11 @@ pub(super) async fn delete(
         admission::check(cluster, &attributes, &draft.value)?;
         let step = step(kind, &mut draft.value, options);
         match carry_out(cluster, &old, &draft, step, write).await {
-            Err(error) if error.kind() == vaquita_store::Kind::Conflict && options.version.is_none() && tries < TRIES => {
+            Err(error)
+                if error.kind() == vaquita_store::Kind::Conflict
+                    && options.version.is_none()
+                    && tries < TRIES =>
+            {
                 tries += 1;
             }
             other => return other.map_err(|error| failed(kind, name, &error)),
@@ -144,7 +148,8 @@ fn mark(object: &mut Value, grace: i64) {
     let end = Timestamp::now() + SignedDuration::from_secs(grace.clamp(0, i64::from(u32::MAX)));
     let first = metadata::text(object, "deletionTimestamp").is_empty();
     let fields = metadata::of(object);
-    let later = time::parse(fields.get("deletionTimestamp").unwrap_or(&Value::Null)).is_some_and(|before| before > end);
+    let later = time::parse(fields.get("deletionTimestamp").unwrap_or(&Value::Null))
+        .is_some_and(|before| before > end);
     if first || later {
         fields.insert("deletionTimestamp".to_owned(), time::format(end).into());
     }
@@ -156,7 +161,10 @@ fn mark(object: &mut Value, grace: i64) {
 }
 
 /// A second request may only shorten the grace. None: nothing changes. `Some(None)`: no grace is left at all.
-#[expect(clippy::option_option, reason = "the outer one is whether anything changes, the inner one the grace")]
+#[expect(
+    clippy::option_option,
+    reason = "the outer one is whether anything changes, the inner one the grace"
+)]
 fn shorten(object: &mut Value, asked: Option<i64>) -> Option<Option<i64>> {
     let before = object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or_default();
     if before == 0 {
@@ -180,7 +188,8 @@ fn shorten(object: &mut Value, asked: Option<i64>) -> Option<Option<i64>> {
 /// The finalizers by which the collector learns what is to become of what the object owns.
 fn finalizers(before: &[String], propagation: Option<Propagation>) -> Vec<String> {
     let Some(propagation) = propagation else { return before.to_vec() };
-    let mut after: Vec<String> = before.iter().filter(|one| *one != ORPHAN && *one != FOREGROUND).cloned().collect();
+    let mut after: Vec<String> =
+        before.iter().filter(|one| *one != ORPHAN && *one != FOREGROUND).cloned().collect();
     match propagation {
         Propagation::Background => {}
         Propagation::Foreground => after.push(FOREGROUND.to_owned()),

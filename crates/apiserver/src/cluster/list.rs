@@ -66,10 +66,14 @@ impl Pager<'_> {
     ) -> Result<vaquita_store::List, Status> {
         let after = after.map(|(namespace, name)| (namespace.as_str(), name.as_str()));
         let resource = self.kind.storage().resource();
-        self.cluster.store().list(&resource, self.namespace, after, limit, at).map_err(|error| match error.kind() {
-            vaquita_store::Kind::Compacted => self.expired(),
-            vaquita_store::Kind::Future => Status::too_new(at.unwrap_or_default(), self.cluster.store().revision()),
-            _ => Status::internal(error),
+        self.cluster.store().list(&resource, self.namespace, after, limit, at).map_err(|error| {
+            match error.kind() {
+                vaquita_store::Kind::Compacted => self.expired(),
+                vaquita_store::Kind::Future => {
+                    Status::too_new(at.unwrap_or_default(), self.cluster.store().revision())
+                }
+                _ => Status::internal(error),
+            }
         })
     }
 
@@ -77,7 +81,9 @@ impl Pager<'_> {
         match &self.inconsistent {
             Some(token) => Status {
                 continued: Some(token.as_str().into()),
-                ..Status::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.")
+                ..Status::expired(
+                    "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+                )
             },
             None => Status::expired("The resourceVersion for the provided list is too old."),
         }
@@ -86,19 +92,26 @@ impl Pager<'_> {
     fn all(&self, after: Option<(String, String)>, limit: usize) -> Result<List, Status> {
         let page = self.page(self.at, after.as_ref(), (limit > 0).then_some(limit))?;
         let revision = page.revision;
-        let items: Vec<Object> = page.entries.into_iter().map(|entry| Object::stored(self.kind, entry)).collect();
+        let items: Vec<Object> =
+            page.entries.into_iter().map(|entry| Object::stored(self.kind, entry)).collect();
         let continued = if page.remaining > 0 { token(revision, items.last()) } else { String::new() };
         let remaining = (page.remaining > 0).then_some(page.remaining);
         Ok(List { items, revision, continued, remaining })
     }
 
-    fn some(&self, mut after: Option<(String, String)>, limit: usize, wanted: &Wanted) -> Result<List, Status> {
+    fn some(
+        &self,
+        mut after: Option<(String, String)>,
+        limit: usize,
+        wanted: &Wanted,
+    ) -> Result<List, Status> {
         let mut items = Vec::new();
         let mut at = self.at;
         loop {
             let page = self.page(at, after.as_ref(), Some(PAGE))?;
             at = Some(page.revision);
-            after = page.entries.last().map(|last| (last.key.namespace().to_owned(), last.key.name().to_owned()));
+            after =
+                page.entries.last().map(|last| (last.key.namespace().to_owned(), last.key.name().to_owned()));
             for (index, entry) in page.entries.iter().enumerate() {
                 if !wanted.matches(entry) {
                     continue;
@@ -111,7 +124,12 @@ impl Pager<'_> {
                 }
             }
             if page.remaining == 0 || page.entries.is_empty() {
-                return Ok(List { items, revision: page.revision, continued: String::new(), remaining: None });
+                return Ok(List {
+                    items,
+                    revision: page.revision,
+                    continued: String::new(),
+                    remaining: None,
+                });
             }
         }
     }
@@ -152,7 +170,10 @@ fn check(options: &ListOptions) -> Result<(), Status> {
             ));
         }
         if options.version_match.is_some() {
-            errors.push(FieldError::forbidden(path, "resourceVersionMatch is forbidden when continue is provided"));
+            errors.push(FieldError::forbidden(
+                path,
+                "resourceVersionMatch is forbidden when continue is provided",
+            ));
         }
     } else if options.version_match.is_some() && options.version.is_none() {
         errors.push(FieldError::forbidden(
@@ -186,7 +207,8 @@ fn token(revision: u64, last: Option<&Object>) -> String {
 }
 
 fn write(revision: i64, namespace: &str, name: &str) -> String {
-    let text = json!({"v": "meta.k8s.io/v1", "rv": revision, "start": format!("{namespace}/{name}\0")}).to_string();
+    let text =
+        json!({"v": "meta.k8s.io/v1", "rv": revision, "start": format!("{namespace}/{name}\0")}).to_string();
     URL_SAFE_NO_PAD.encode(text)
 }
 
@@ -196,16 +218,20 @@ impl Token {
             return Ok(None);
         }
         let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|error| invalid(&error.to_string()))?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .map_err(|error| invalid(&error.to_string()))?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|error| invalid(&error.to_string()))?;
         if value["v"] != "meta.k8s.io/v1" {
             return Err(invalid("server does not recognize this encoded version"));
         }
-        let revision = value["rv"].as_i64().filter(|revision| *revision != 0).ok_or_else(|| {
-            invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")
-        })?;
+        let revision = value["rv"]
+            .as_i64()
+            .filter(|revision| *revision != 0)
+            .ok_or_else(|| invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"))?;
         let start = value["start"].as_str().unwrap_or_default().trim_end_matches('\0');
-        let (namespace, name) = start.split_once('/').ok_or_else(|| invalid(&format!("it has no start: {start}")))?;
+        let (namespace, name) =
+            start.split_once('/').ok_or_else(|| invalid(&format!("it has no start: {start}")))?;
         Ok(Some(Self {
             revision: u64::try_from(revision).ok(),
             namespace: namespace.to_owned(),

@@ -91,8 +91,11 @@ mod tests {
     #[test]
     fn entries_are_matched_by_their_text() {
         let body = r#"{"metadata":{"name":"x","labels":{"a":"b"}},"spec":{"nodeName":"n1","on":true},"source":{"component":"c"}}"#;
-        let entry =
-            Entry { key: Arc::new(Key::new("configmaps", "d", "x")), revision: 1, body: body.as_bytes().to_vec().into() };
+        let entry = Entry {
+            key: Arc::new(Key::new("configmaps", "d", "x")),
+            revision: 1,
+            body: body.as_bytes().to_vec().into(),
+        };
         let wanted = |labels: &str, fields: &str| Wanted {
             kind: &CONFIG_MAP,
             labels: labels.parse().unwrap(),

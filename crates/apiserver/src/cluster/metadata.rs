@@ -64,7 +64,9 @@ pub(super) fn place(kind: &Kind, object: &mut Value, namespace: &str) -> Result<
 /// Gives a new object what the server gives: uid, time, name; takes away what only the server sets.
 pub(super) fn begin(kind: &Kind, object: &mut Value) {
     let metadata = of(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"] {
+    for field in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields", "generation"]
+    {
         metadata.shift_remove(field);
     }
     metadata.insert("uid".to_owned(), names::uid().into());
@@ -109,7 +111,8 @@ pub(super) fn keep(object: &mut Value, old: &Value) {
 /// The order in which metadata is written, so that a change of one field does not move others.
 pub(super) fn sort(object: &mut Value) {
     let metadata = std::mem::take(of(object));
-    let mut fields: Vec<(String, Value)> = metadata.into_iter().filter(|(_, value)| !is_empty(value)).collect();
+    let mut fields: Vec<(String, Value)> =
+        metadata.into_iter().filter(|(_, value)| !is_empty(value)).collect();
     fields.sort_by_key(|(name, _)| ORDER.iter().position(|one| one == name).unwrap_or(ORDER.len()));
     of(object).extend(fields);
 }
@@ -162,7 +165,9 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
             errors.push(FieldError::required("metadata.namespace", ""));
         } else {
             let wrong = names::label(namespace);
-            errors.extend(wrong.into_iter().map(|why| FieldError::invalid("metadata.namespace", namespace, why)));
+            errors.extend(
+                wrong.into_iter().map(|why| FieldError::invalid("metadata.namespace", namespace, why)),
+            );
         }
     }
     labels(&object["metadata"]["labels"], &mut errors);
@@ -171,7 +176,9 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let finalizers = finalizers(object);
     for finalizer in &finalizers {
         let wrong = names::qualified(finalizer);
-        errors.extend(wrong.into_iter().map(|why| FieldError::invalid("metadata.finalizers", finalizer.as_str(), why)));
+        errors.extend(
+            wrong.into_iter().map(|why| FieldError::invalid("metadata.finalizers", finalizer.as_str(), why)),
+        );
     }
     let has = |name: &str| finalizers.iter().any(|one| one == name);
     if has("orphan") && has("foregroundDeletion") {
@@ -186,7 +193,8 @@ pub(super) fn validate_update(object: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if !text(old, "deletionTimestamp").is_empty() {
         let before = finalizers(old);
-        let new: BTreeSet<String> = finalizers(object).into_iter().filter(|one| !before.contains(one)).collect();
+        let new: BTreeSet<String> =
+            finalizers(object).into_iter().filter(|one| !before.contains(one)).collect();
         if !new.is_empty() {
             let list: Vec<String> = new.iter().map(|one| crate::status::quote(one)).collect();
             let why = format!(
@@ -218,7 +226,9 @@ fn annotations(annotations: &Value, errors: &mut Vec<FieldError>) {
     let mut bytes = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         let wrong = names::qualified(&key.to_lowercase());
-        errors.extend(wrong.into_iter().map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)));
+        errors.extend(
+            wrong.into_iter().map(|why| FieldError::invalid("metadata.annotations", key.as_str(), why)),
+        );
         bytes += key.len() + value.as_str().map_or(0, str::len);
     }
     if bytes > ANNOTATION_BYTES {
@@ -281,9 +291,11 @@ mod tests {
                 "metadata.namespace: Required value"
             ]
         );
-        let wrong = told(json!({"name": "A", "namespace": "b", "labels": {"/": "x y"}, "finalizers": ["orphan", "foregroundDeletion"],
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}));
-        assert_eq!(wrong.len(), 6, "{wrong:#?}");
+        let wrong = told(
+            json!({"name": "A", "namespace": "b", "labels": {"/": "x y"}, "finalizers": ["orphan", "foregroundDeletion"],
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
+        );
+        assert_eq!(wrong.len(), 7, "{wrong:#?}");
     }
 
     #[test]

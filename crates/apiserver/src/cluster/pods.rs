@@ -20,7 +20,8 @@ pub(super) async fn bind(
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     let target = &binding["target"];
-    let (kind, node) = (target["kind"].as_str().unwrap_or_default(), target["name"].as_str().unwrap_or_default());
+    let (kind, node) =
+        (target["kind"].as_str().unwrap_or_default(), target["name"].as_str().unwrap_or_default());
     if !kind.is_empty() && kind != "Node" {
         let quoted = crate::status::quote(kind);
         return Err(Status::bad_request(format!(
@@ -30,7 +31,8 @@ pub(super) async fn bind(
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));
     }
-    let place = Target { cluster, kind: &POD, namespace, name, subresource: Some(Subresource::Binding), write };
+    let place =
+        Target { cluster, kind: &POD, namespace, name, subresource: Some(Subresource::Binding), write };
     place.modify(&mut |pod| assign(pod, name, node, binding).map(|()| true)).await
 }
 
@@ -51,7 +53,10 @@ fn assign(pod: &mut Value, name: &str, node: &str, binding: &Value) -> Result<()
     }
     let before = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if !before.is_empty() {
-        return Err(conflict(&format!("pod {name} is already assigned to node {}", crate::status::quote(before))));
+        return Err(conflict(&format!(
+            "pod {name} is already assigned to node {}",
+            crate::status::quote(before)
+        )));
     }
     if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
         return Err(conflict(&format!("pod {name} has non-empty .spec.schedulingGates")));
@@ -65,8 +70,7 @@ fn assign(pod: &mut Value, name: &str, node: &str, binding: &Value) -> Result<()
     if let Some(status) = pod["status"].as_object_mut() {
         status.shift_remove("nominatedNodeName");
     }
-    let scheduled =
-        json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time::now()});
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": time::now()});
     let conditions = &mut pod["status"]["conditions"];
     if !conditions.is_array() {
         *conditions = json!([]);

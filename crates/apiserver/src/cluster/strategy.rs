@@ -84,7 +84,11 @@ fn resize(object: &mut Value, old: &Value) {
     take(&mut kept, object, "metadata");
     for list in ["containers", "initContainers"] {
         for container in kept["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let new = object["spec"][list].as_array().into_iter().flatten().find(|one| one["name"] == container["name"]);
+            let new = object["spec"][list]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|one| one["name"] == container["name"]);
             if let Some(new) = new {
                 take(container, new, "resources");
                 take(container, new, "resizePolicy");
@@ -100,7 +104,8 @@ mod tests {
 
     use super::*;
 
-    const KIND: Kind = Kind { name: "X", subresources: &[Subresource::Status], generation: true, ..Kind::PLAIN };
+    const KIND: Kind =
+        Kind { name: "X", subresources: &[Subresource::Status], generation: true, ..Kind::PLAIN };
 
     #[test]
     fn status_and_the_rest_are_written_apart() {
@@ -112,7 +117,10 @@ mod tests {
         assert_eq!(main["status"]["b"], 1);
         let mut status = new;
         update(&KIND, &mut status, &old, Some(Subresource::Status));
-        assert_eq!(status, json!({"metadata": {"name": "x", "labels": {}}, "spec": {"a": 1}, "status": {"b": 2}}));
+        assert_eq!(
+            status,
+            json!({"metadata": {"name": "x", "labels": {}}, "spec": {"a": 1}, "status": {"b": 2}})
+        );
     }
 
     #[test]
@@ -129,11 +137,18 @@ mod tests {
     #[test]
     fn debug_containers_are_all_that_their_subresource_writes() {
         let old = json!({"metadata": {}, "spec": {"containers": [{"name": "a", "image": "x"}]}});
-        let mut new = json!({"metadata": {}, "spec": {"containers": [], "ephemeralContainers": [{"name": "d"}]}});
+        let mut new =
+            json!({"metadata": {}, "spec": {"containers": [], "ephemeralContainers": [{"name": "d"}]}});
         update(&KIND, &mut new, &old, Some(Subresource::EphemeralContainers));
-        assert_eq!(new["spec"], json!({"containers": [{"name": "a", "image": "x"}], "ephemeralContainers": [{"name": "d"}]}));
+        assert_eq!(
+            new["spec"],
+            json!({"containers": [{"name": "a", "image": "x"}], "ephemeralContainers": [{"name": "d"}]})
+        );
         let mut new = json!({"metadata": {}, "spec": {"containers": [{"name": "a", "image": "y", "resources": {"limits": {}}}]}});
         update(&KIND, &mut new, &old, Some(Subresource::Resize));
-        assert_eq!(new["spec"]["containers"][0], json!({"name": "a", "image": "x", "resources": {"limits": {}}}));
+        assert_eq!(
+            new["spec"]["containers"][0],
+            json!({"name": "a", "image": "x", "resources": {"limits": {}}})
+        );
     }
 }

@@ -27,7 +27,9 @@ impl Target<'_> {
         let mut tries = 0;
         loop {
             let old = match self.cluster.get(self.kind, self.namespace, self.name) {
-                Err(status) if status.code == 404 && self.kind.create_on_update && self.subresource.is_none() => {
+                Err(status)
+                    if status.code == 404 && self.kind.create_on_update && self.subresource.is_none() =>
+                {
                     metadata::of(&mut draft.value).shift_remove("resourceVersion");
                     return self.cluster.create(self.kind, self.namespace, draft, self.write).await;
                 }
@@ -37,7 +39,12 @@ impl Target<'_> {
                 return Err(Status::modified(self.kind, self.name));
             }
             match self.store(&old, old.draft(), draft.clone()).await {
-                Err(status) if status.reason == Reason::Conflict && asked.is_none() && tries < TRIES && raced(&status) => {
+                Err(status)
+                    if status.reason == Reason::Conflict
+                        && asked.is_none()
+                        && tries < TRIES
+                        && raced(&status) =>
+                {
                     tries += 1;
                 }
                 other => return other,
@@ -111,7 +118,9 @@ impl Target<'_> {
             return Ok(Object { body, ..old.clone() });
         }
         let entry = self.cluster.store().put(key, expect, body).await;
-        entry.map(|entry| Object::stored(self.kind, entry)).map_err(|error| failed(self.kind, self.name, &error))
+        entry
+            .map(|entry| Object::stored(self.kind, entry))
+            .map_err(|error| failed(self.kind, self.name, &error))
     }
 
     fn prepare(&self, old: &Value, value: &mut Value) -> Result<(), Status> {
@@ -173,8 +182,14 @@ fn version(value: &Value) -> Result<Option<u64>, Status> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        let error = FieldError::invalid("metadata.resourceVersion", text, "must be a number that the server gave");
-        Status::invalid_named("", value["kind"].as_str().unwrap_or_default(), metadata::text(value, "name"), &[error])
+        let error =
+            FieldError::invalid("metadata.resourceVersion", text, "must be a number that the server gave");
+        Status::invalid_named(
+            "",
+            value["kind"].as_str().unwrap_or_default(),
+            metadata::text(value, "name"),
+            &[error],
+        )
     })
 }
 

@@ -45,7 +45,13 @@ pub enum WatchEvent {
 #[derive(Debug)]
 enum Start {
     /// These, and what comes after a place; at a revision.
-    Telling { page: vec::IntoIter<Entry>, more: bool, after: Option<(String, String)>, revision: u64, end: bool },
+    Telling {
+        page: vec::IntoIter<Entry>,
+        more: bool,
+        after: Option<(String, String)>,
+        revision: u64,
+        end: bool,
+    },
     /// All of it, but for the bookmark that says so.
     Told { revision: u64 },
     /// Changes come now.
@@ -75,15 +81,16 @@ impl Watch {
         }
         let initial = options.initial.unwrap_or(version.is_none());
         // Without a version a watch that takes bookmarks is told where the present state ends, as by Kubernetes.
-        let end = initial
-            && (options.initial == Some(true) || (options.version.is_none() && options.bookmarks));
+        let end =
+            initial && (options.initial == Some(true) || (options.version.is_none() && options.bookmarks));
         let after = if initial { current } else { version.unwrap_or(current) };
         let watcher = cluster.store().watch(&kind.storage().resource(), namespace, after);
         let watcher = watcher.map_err(|error| match error.kind() {
             vaquita_store::Kind::Compacted => Status::expired(TOO_OLD),
             _ => Status::internal(error),
         })?;
-        let telling = Start::Telling { page: Vec::new().into_iter(), more: true, after: None, revision: current, end };
+        let telling =
+            Start::Telling { page: Vec::new().into_iter(), more: true, after: None, revision: current, end };
         let now = Instant::now();
         Ok(Self {
             cluster: cluster.clone(),
@@ -170,7 +177,10 @@ impl Watch {
         match self.cluster.store().list(&resource, self.namespace.as_deref(), from, Some(PAGE), Some(at)) {
             Ok(list) => {
                 *more = list.remaining > 0;
-                *after = list.entries.last().map(|last| (last.key.namespace().to_owned(), last.key.name().to_owned()));
+                *after = list
+                    .entries
+                    .last()
+                    .map(|last| (last.key.namespace().to_owned(), last.key.name().to_owned()));
                 *page = list.entries.into_iter();
                 None
             }
@@ -191,7 +201,9 @@ impl Watch {
             (false, false) => return None,
             (false, true) => WatchEvent::Added(Object::stored(kind, change.entry)),
             (true, true) => WatchEvent::Modified(Object::stored(kind, change.entry)),
-            (true, false) if change.what == What::Deleted => WatchEvent::Deleted(Object::stored(kind, change.entry)),
+            (true, false) if change.what == What::Deleted => {
+                WatchEvent::Deleted(Object::stored(kind, change.entry))
+            }
             (true, false) => {
                 let last = change.before.unwrap_or(change.entry);
                 WatchEvent::Deleted(Object::stored(kind, Entry { revision, ..last }))
