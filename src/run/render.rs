@@ -269,7 +269,7 @@ impl Renderer {
                 };
                 format!("{} {probe} probe {result}", self.name(pod, container))
             }
-            EventKind::Stopping { container, reason, grace } => {
+            EventKind::Stopping { container, reason, grace, .. } => {
                 format!("{}: stopping ({}), {grace} s are given", self.name(pod, container), plain(reason))
             }
             EventKind::HookFailed { container, hook, message } => {

@@ -1,6 +1,7 @@
 //! Runs pods: performs what the state machine decides, through the CRI client and on the host's files.
 
 mod actions;
+mod adopt;
 mod check;
 mod context;
 mod cri;

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::record::Record;
+pub(crate) use self::record::{full_name, go_duration};
 use crate::api::PodPhase;
 
 /// Something that happened to a pod. As JSON: one object with `time`, `pod`, `type` and the type's own fields.
@@ -74,6 +75,8 @@ pub enum EventKind {
         cached: bool,
         /// How long it took.
         duration: f64,
+        /// Size of the image in bytes, as the server tells it; 0 where it does not.
+        size: u64,
     },
     /// The image could not be had; it is tried again.
     PullFailed {
@@ -87,6 +90,13 @@ pub enum EventKind {
         message: String,
         /// When it is tried again.
         retry_in: f64,
+    },
+    /// A pull that failed is waited with before it is tried again.
+    PullBackOff {
+        /// Container that needs it.
+        container: String,
+        /// Reference.
+        image: String,
     },
     /// An init container runs.
     InitStarted {
@@ -184,6 +194,31 @@ pub enum EventKind {
         reason: String,
         /// Seconds that it is given.
         grace: i64,
+        /// Why, for machines.
+        #[serde(skip)]
+        cause: StopCause,
+        /// It will be started again.
+        #[serde(skip)]
+        restarted: bool,
+    },
+    /// The pod has run longer than `activeDeadlineSeconds`.
+    DeadlineExceeded {},
+    /// A running container may take what its changed specification says.
+    Resized {
+        /// Name of the container.
+        container: String,
+    },
+    /// What a running container may take could not be changed.
+    ResizeFailed {
+        /// Name of the container.
+        container: String,
+        /// Why.
+        message: String,
+    },
+    /// A volume could not be made; it is tried again with the sandbox.
+    VolumeFailed {
+        /// Why, beginning with the volume's name where it is about one.
+        message: String,
     },
     /// A hook failed.
     HookFailed {
@@ -245,6 +280,42 @@ pub enum EventKind {
         /// What could not be removed.
         errors: Vec<String>,
     },
+}
+
+/// Why a container is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopCause {
+    /// The pod ends.
+    PodEnds,
+    /// The pod has run too long.
+    Deadline,
+    /// The pod is evicted.
+    Evicted,
+    /// A liveness probe failed.
+    Liveness,
+    /// A startup probe failed.
+    Startup,
+    /// A postStart hook failed.
+    PostStart,
+    /// The container's definition changed.
+    Changed,
+    /// Its requests or limits changed, which it is restarted for.
+    Resize,
+}
+
+impl StopCause {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::PodEnds => "the pod ends",
+            Self::Deadline => "the pod's deadline has passed",
+            Self::Evicted => "the pod is evicted",
+            Self::Liveness => "failed its liveness probe",
+            Self::Startup => "failed its startup probe",
+            Self::PostStart => "its postStart hook failed",
+            Self::Changed => "its definition changed",
+            Self::Resize => "its requests or limits changed",
+        }
+    }
 }
 
 /// Kind of a probe.

@@ -7,6 +7,7 @@
 //! Differences, all deliberate: containers start in parallel and not one after another; the first probe is made
 //! `initialDelaySeconds` after the start and not up to a period later; results show at once, not at the next sync.
 
+mod adopt;
 mod backoff;
 mod lose;
 mod member;
@@ -14,14 +15,16 @@ mod probe;
 mod run;
 mod status;
 mod stop;
+mod update;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub(crate) use self::adopt::{Past, PastSandbox, Run, Stage};
 use self::backoff::Backoff;
 use self::member::{Member, Role, State};
 pub(crate) use self::stop::Cause;
 use self::stop::Ending;
-use crate::api::{Pod, PodCondition, PodPhase};
+use crate::api::{ContainerStateTerminated, LinuxContainerUser, Pod, PodCondition, PodPhase};
 use crate::event::{EventKind, HookKind, ProbeKind};
 
 /// Which container: its place among init containers and containers together.
@@ -33,8 +36,8 @@ pub(crate) struct Slot(pub(crate) usize);
 pub(crate) enum Input {
     /// RunPodSandbox worked.
     SandboxReady { id: String, ips: Vec<String> },
-    /// RunPodSandbox did not.
-    SandboxFailed { message: String },
+    /// RunPodSandbox did not, or a volume of the pod could not be made before.
+    SandboxFailed { message: String, volumes: bool },
     /// The sandbox is gone or no longer ready, unasked.
     SandboxLost { id: String },
     /// What was lost is stopped for good.
@@ -48,7 +51,7 @@ pub(crate) enum Input {
     /// It was not.
     CreateFailed { slot: Slot, reason: String, message: String },
     /// The container runs.
-    Started { slot: Slot, id: String, at: Timestamp },
+    Started { slot: Slot, id: String, at: Timestamp, identity: Identity },
     /// It could not be started; it counts as a run that failed.
     StartFailed { slot: Slot, id: String, exit: Exit },
     /// The container ended.
@@ -57,6 +60,10 @@ pub(crate) enum Input {
     HookDone { slot: Slot, id: String, hook: HookKind, result: Result<(), String> },
     /// A probe ended.
     Probed { slot: Slot, id: String, probe: ProbeKind, outcome: Outcome },
+    /// Requests and limits of a container were changed, or could not be.
+    Resized { slot: Slot, id: String, result: Result<(), String> },
+    /// The pod is another one now.
+    Update(Box<Pod>),
     /// The pod takes more of the node than it may.
     Evict { reason: String, message: String },
     /// The user wants the pod to end, within so many seconds or the pod's grace period.
@@ -73,6 +80,29 @@ pub(crate) struct Exit {
     pub(crate) message: String,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) finished_at: Timestamp,
+}
+
+impl Exit {
+    /// As a status told it.
+    fn from_status(ended: &ContainerStateTerminated, now: Timestamp) -> Self {
+        Self {
+            code: ended.exit_code,
+            reason: ended.reason.clone(),
+            message: ended.message.clone(),
+            started_at: ended.started_at,
+            finished_at: ended.finished_at.unwrap_or(now),
+        }
+    }
+}
+
+/// What a container is made of, as the server tells it once it runs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Identity {
+    /// What people call the image.
+    pub(crate) image: String,
+    /// The image itself, by digest.
+    pub(crate) image_id: String,
+    pub(crate) user: Option<LinuxContainerUser>,
 }
 
 /// What a probe saw.
@@ -96,7 +126,9 @@ pub(crate) enum Action {
     /// Nobody waits for that image any more.
     AbandonPull { slot: Slot },
     /// Create the container; answer with `Created` or `CreateFailed`.
-    Create { slot: Slot, attempt: u32, sandbox: String, image: String },
+    Create { slot: Slot, attempt: u32, sandbox: String, image: String, target: Option<String> },
+    /// Give a running container the requests and limits of its specification; answer with `Resized`.
+    Resize { slot: Slot, id: String },
     /// Start it; answer with `Started` or `StartFailed`, and with `Exited` when it has ended.
     Start { slot: Slot, id: String },
     /// Run a hook; answer with `HookDone` within the time.
@@ -130,6 +162,8 @@ pub(crate) struct Worker {
     phase: PodPhase,
     ready: bool,
     host_ip: String,
+    /// It is a pod of a cluster.
+    kept: bool,
 }
 
 #[derive(Debug)]
@@ -159,7 +193,9 @@ impl Worker {
             Member::new(role, spec.clone())
         });
         let apps = pod.spec.containers.iter().map(|spec| Member::new(Role::App, spec.clone()));
-        let members = inits.chain(apps).collect();
+        let ephemeral =
+            pod.spec.ephemeral_containers.iter().map(|spec| Member::new(Role::Ephemeral, spec.clone()));
+        let members = inits.chain(apps).chain(ephemeral).collect();
         Self {
             members,
             pod,
@@ -175,6 +211,7 @@ impl Worker {
             phase: PodPhase::Pending,
             ready: false,
             host_ip,
+            kept: false,
         }
     }
 
@@ -182,18 +219,22 @@ impl Worker {
     pub(crate) fn handle(&mut self, now: Timestamp, input: Input) {
         match input {
             Input::SandboxReady { id, ips } => self.sandbox_ready(id, ips),
-            Input::SandboxFailed { message } => self.sandbox_failed(now, message),
+            Input::SandboxFailed { message, volumes } => self.sandbox_failed(now, message, volumes),
             Input::SandboxLost { id } => self.sandbox_lost(&id),
             Input::SandboxStopped { id } => self.sandbox_stopped(now, &id),
             Input::Pulled { slot, image } => self.pulled(slot, image),
             Input::PullFailed { slot, reason, message } => self.pull_failed(now, slot, reason, message),
             Input::Created { slot, id, image } => self.created(slot, id, image),
             Input::CreateFailed { slot, reason, message } => self.create_failed(now, slot, reason, message),
-            Input::Started { slot, id, at } => self.container_started(now, slot, &id, at),
+            Input::Started { slot, id, at, identity } => {
+                self.container_started(now, slot, &id, at, identity);
+            }
             Input::StartFailed { slot, id, exit } => self.start_failed(now, slot, &id, exit),
             Input::Exited { slot, id, exit } => self.exited(now, slot, &id, exit),
             Input::HookDone { slot, id, hook, result } => self.hook_done(now, slot, &id, hook, result),
             Input::Probed { slot, id, probe, outcome } => self.probed(now, slot, &id, probe, outcome),
+            Input::Resized { slot, id, result } => self.resized(slot, &id, result),
+            Input::Update(pod) => self.update(now, *pod),
             Input::Evict { reason, message } => self.end(now, Ending::evicted(reason, message)),
             Input::Stop { grace } => self.end(now, Ending::stopped(grace.unwrap_or_else(|| self.grace()))),
             Input::Kill => self.kill(now),
@@ -206,6 +247,9 @@ impl Worker {
             && let Some(deadline) = self.active_deadline()
             && now >= deadline
         {
+            if self.kept {
+                self.tell(EventKind::DeadlineExceeded {});
+            }
             self.end(now, Ending::deadline(self.grace()));
         }
         self.settle_loss(now);
@@ -295,9 +339,12 @@ impl Worker {
         self.sandbox = Sandbox::Ready { id };
     }
 
-    fn sandbox_failed(&mut self, now: Timestamp, message: String) {
+    fn sandbox_failed(&mut self, now: Timestamp, message: String, volumes: bool) {
         let delay = self.sandbox_backoff.failed(now);
         self.sandbox = Sandbox::Absent { retry_at: now + delay };
+        if volumes && self.kept {
+            return self.tell(EventKind::VolumeFailed { message });
+        }
         self.tell(EventKind::SandboxFailed { message, retry_in: delay.as_secs_f64() });
     }
 

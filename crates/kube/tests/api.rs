@@ -1,5 +1,7 @@
 //! The agent against a CRI server that does as it is told, on a simulated clock.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#[path = "api/cluster.rs"]
+mod cluster;
 #[path = "api/fake.rs"]
 mod fake;
 #[path = "api/service.rs"]

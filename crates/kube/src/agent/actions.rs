@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use vaquita_proto::cri;
 
+use super::adopt::identity;
 use super::context::Context;
 use super::cri::{CALL, Cri};
 use super::env::Environment;
@@ -13,7 +14,7 @@ use super::references::References;
 use super::{Objects, logs, names, pull, requests, shares, volumes};
 use crate::api::{Container, TerminationMessagePolicy};
 use crate::client::Client;
-use crate::worker::Exit;
+use crate::worker::{Exit, Identity};
 use crate::{Error, Kind, Result};
 
 /// What actions are performed with. Cheap to clone.
@@ -22,6 +23,26 @@ pub(super) struct Hands {
     pub(super) cri: Cri,
     pub(super) context: Arc<Context>,
     pub(super) objects: Arc<dyn Objects>,
+}
+
+/// Why there is no sandbox.
+pub(super) enum SandboxError {
+    /// A volume could not be made before.
+    Volumes(Error),
+    Sandbox(Error),
+}
+
+/// What a container is made for, beside its specification.
+pub(super) struct Place {
+    pub(super) attempt: u32,
+    pub(super) sandbox: String,
+    pub(super) sandbox_attempt: u32,
+    /// Image id.
+    pub(super) image: String,
+    /// The container whose processes it shares.
+    pub(super) target: Option<String>,
+    /// Addresses of the pod.
+    pub(super) ips: Vec<String>,
 }
 
 /// RunPodSandbox includes the network of the pod: twice the time (the kubelet's).
@@ -40,8 +61,17 @@ impl Hands {
     }
 
     /// Makes volumes and sandbox. Returns the sandbox's id and the pod's own address.
-    pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Vec<String>)> {
-        self.informed().await?.blocking(volumes::make_all).await?;
+    pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Vec<String>), SandboxError> {
+        self.informed()
+            .await
+            .map_err(SandboxError::Volumes)?
+            .blocking(volumes::make_all)
+            .await
+            .map_err(SandboxError::Volumes)?;
+        self.run_sandbox_in_place(attempt).await.map_err(SandboxError::Sandbox)
+    }
+
+    async fn run_sandbox_in_place(&self, attempt: u32) -> Result<(String, Vec<String>)> {
         let config = requests::sandbox(&self.context, attempt)?;
         let runtime_handler = self.context.pod.spec.runtime_class_name.clone();
         let request = cri::RunPodSandboxRequest { config: Some(config), runtime_handler };
@@ -52,16 +82,7 @@ impl Hands {
                 break result?;
             }
         };
-        let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.clone(), verbose: false };
-        let call = |mut client: Client| {
-            let request = request.clone();
-            async move { client.runtime.pod_sandbox_status(request).await }
-        };
-        let status = self.cri.call("PodSandboxStatus", Some(CALL), call).await?.status;
-        let network = status.and_then(|status| status.network);
-        let network = network.filter(|_| !self.context.pod.spec.host_network).unwrap_or_default();
-        let more = network.additional_ips.into_iter().map(|more| more.ip);
-        let ips: Vec<_> = std::iter::once(network.ip).chain(more).filter(|ip| !ip.is_empty()).collect();
+        let ips = self.addresses(&id).await?;
         let text = names::hosts_file(&self.context.pod, &self.context.host, &ips);
         self.blocking(move |context| {
             let path = context.hosts_file();
@@ -92,17 +113,15 @@ impl Hands {
     pub(super) async fn create(
         &self,
         container: &Container,
-        attempt: u32,
-        (sandbox, sandbox_attempt): &(String, u32),
-        image: String,
-        ips: Vec<String>,
+        place: Place,
     ) -> Result<String, (&'static str, Error)> {
-        let configured = async { self.informed().await?.configure(container, attempt, &image, ips).await };
-        let config = configured.await.map_err(|error| ("CreateContainerConfigError", error))?;
-        let sandbox_config = requests::sandbox(&self.context, *sandbox_attempt)
+        let (sandbox, attempt) = (place.sandbox.clone(), place.attempt);
+        let sandbox_config = requests::sandbox(&self.context, place.sandbox_attempt)
             .map_err(|error| ("CreateContainerConfigError", error))?;
+        let configured = async { self.informed().await?.configure(container, place).await };
+        let config = configured.await.map_err(|error| ("CreateContainerConfigError", error))?;
         let request = cri::CreateContainerRequest {
-            pod_sandbox_id: sandbox.clone(),
+            pod_sandbox_id: sandbox,
             config: Some(config),
             sandbox_config: Some(sandbox_config),
         };
@@ -152,14 +171,13 @@ impl Hands {
         self.cri.once("StartContainer", Some(CALL), call).await.map(drop)
     }
 
-    async fn configure(
-        &self,
-        container: &Container,
-        attempt: u32,
-        image: &str,
-        ips: Vec<String>,
-    ) -> Result<cri::ContainerConfig> {
-        let status = pull::status(&self.cri, image).await?;
+    async fn configure(&self, container: &Container, place: Place) -> Result<cri::ContainerConfig> {
+        let Place { attempt, image, target, ips, .. } = place;
+        if target.is_none() && !container.target_container_name.is_empty() {
+            let message = format!("unable to find target container {:?}", container.target_container_name);
+            return Err(Error::not_found(message));
+        }
+        let status = pull::status(&self.cri, &image).await?;
         let status = status.ok_or_else(|| Error::not_found(format!("image {image} is gone")))?;
         let recursive_read_only =
             if container.volume_mounts.iter().any(|mount| mount.recursive_read_only.is_some()) {
@@ -170,14 +188,13 @@ impl Hands {
         let labels = vaquita_sys::selinux::is_enabled() && self.labels().await?;
         let abilities = volumes::Abilities { recursive_read_only, labels };
         let spec = container.clone();
-        let image = image.to_owned();
         self.blocking(move |context| {
             let env = Environment::resolve(context, &spec, &ips)?;
             volumes::message_file(&context.message_file(&spec.name, attempt))?;
             let log = context.log_dir().join(&spec.name);
             std::fs::create_dir_all(&log).map_err(|error| Error::io("mkdir", &log, &error))?;
             let mounts = volumes::container_mounts(context, &spec, attempt, &env, abilities)?;
-            let parts = requests::Parts { attempt, image, user: (&status).into(), env, mounts };
+            let parts = requests::Parts { attempt, image, user: (&status).into(), env, mounts, target };
             requests::container(context, &spec, parts)
         })
         .await
@@ -207,7 +224,12 @@ impl Hands {
     ///
     /// # Errors
     /// How its run ended before it began.
-    pub(super) async fn start(&self, id: &str, now: Timestamp) -> Result<Timestamp, Exit> {
+    pub(super) async fn start(
+        &self,
+        container: &Container,
+        id: &str,
+        now: Timestamp,
+    ) -> Result<(Timestamp, Identity), Exit> {
         let mut attempts = self.cri.attempts();
         let started = loop {
             let result = self.start_once(attempts.again(), id).await;
@@ -217,8 +239,8 @@ impl Hands {
         };
         let error = match started {
             Ok(()) => {
-                let started_at = self.status(id).await.ok().and_then(|status| timestamp(status.started_at));
-                return Ok(started_at.unwrap_or(now));
+                let status = self.status(id).await.unwrap_or_default();
+                return Ok((timestamp(status.started_at).unwrap_or(now), identity(container, &status)));
             }
             Err(error) => error,
         };
@@ -237,6 +259,34 @@ impl Hands {
             started_at: None,
             finished_at: now,
         })
+    }
+
+    /// Lets a running container take what its specification says, and the pod's group with it.
+    pub(super) async fn resize(&self, container: &Container, sandbox: &str, id: &str) -> Result<()> {
+        let request = cri::UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            overhead: None,
+            resources: Some(requests::pod_resources(&self.context)),
+        };
+        let pod = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.update_pod_sandbox_resources(request).await }
+        };
+        // A server that leaves the pod's group to its clients says so; ours does not.
+        match self.cri.call("UpdatePodSandboxResources", Some(CALL), pod).await {
+            Err(error) if error.kind() != Kind::Unsupported => return Err(error),
+            _ => {}
+        }
+        let request = cri::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(requests::resources(&self.context, container)),
+            ..cri::UpdateContainerResourcesRequest::default()
+        };
+        let update = |mut client: Client| {
+            let request = request.clone();
+            async move { client.runtime.update_container_resources(request).await }
+        };
+        self.cri.call("UpdateContainerResources", Some(CALL), update).await.map(drop)
     }
 
     /// Stops a container: signal, time, kill.
@@ -381,6 +431,6 @@ fn read_message(context: &Context, container: &str, attempt: u32) -> String {
 }
 
 /// A time of the CRI: nanoseconds since 1970, 0 for none.
-fn timestamp(nanos: i64) -> Option<Timestamp> {
+pub(super) fn timestamp(nanos: i64) -> Option<Timestamp> {
     (nanos > 0).then(|| Timestamp::from_nanosecond(nanos.into()).ok()).flatten()
 }

@@ -1,5 +1,7 @@
 //! The loop around the state machine: inputs in, actions out, a clock.
 
+mod perform;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +16,19 @@ use super::context::Context;
 use super::cri::Cri;
 use super::handle::{self, Order};
 use super::watch::Seen;
-use super::{End, Known, Objects, Outcome, check, logs, pull, teardown, usage};
+use super::{End, Known, Objects, Outcome, logs, teardown, usage};
 use crate::api::{Pod, PodStatus};
 use crate::client::Client;
-use crate::event::{Event, EventKind, HookKind};
-use crate::worker::{Action, Cause, Input, Slot, Worker};
+use crate::event::{Event, EventKind};
+use crate::worker::{Cause, Input, Past, Slot, Worker};
 
 /// How long a pod that is to be killed is waited for.
 const KILL: Duration = Duration::from_secs(10);
 /// How long a log is read before its container's end is told.
 const DRAIN: Duration = Duration::from_secs(1);
-/// Between attempts to stop a container.
-const STOP_RETRY: Duration = Duration::from_secs(2);
+/// Between attempts to find out what there is of a pod, at first and at most.
+const ADOPT_RETRY: Duration = Duration::from_millis(200);
+const ADOPT_RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long the end of the logs is waited for when all is over.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
@@ -51,8 +54,8 @@ pub(super) async fn run(
     let clock = Clock::new();
     let pod = pod_name(&context);
     let teller = tokio::spawn(tell_all(telling, pod.clone(), clock, events.clone()));
-    let worker = Worker::new(context.pod.clone(), context.host.ip.clone(), clock.now());
     let hands = Hands { cri: Cri::new(client, told.clone()), context: Arc::new(context), objects };
+    let worker = begin(&hands, &life, clock.now()).await;
     let mut driver = Driver {
         hands,
         worker,
@@ -70,14 +73,32 @@ pub(super) async fn run(
         unwanted: false,
         look: Arc::default(),
     };
-    for sandbox in life.known.sandboxes {
-        // Not adopted yet: what there is makes room.
-        let _ = teardown::remove_sandbox(&driver.hands.cri, &sandbox.id).await;
-    }
+    driver.recognise();
     driver.live(received, orders).await;
     let outcome = driver.finish().await;
     let _ = teller.await;
     outcome
+}
+
+/// The state machine: of a new pod, or of one that is found.
+async fn begin(hands: &Hands, life: &Life, now: Timestamp) -> Worker {
+    let (pod, host_ip) = (hands.context.pod.clone(), hands.context.host.ip.clone());
+    if life.status.is_none() {
+        return Worker::new(pod, host_ip, now);
+    }
+    // A server that does not answer now is asked again: without it nothing could be done for the pod anyway.
+    let mut delay = ADOPT_RETRY;
+    let past = loop {
+        if life.known.is_empty() {
+            break Past::default();
+        }
+        match hands.past(now).await {
+            Ok(past) => break past,
+            Err(_) => tokio::time::sleep(delay).await,
+        }
+        delay = (delay * 2).min(ADOPT_RETRY_MAX);
+    };
+    Worker::adopt(pod, host_ip, now, &past)
 }
 
 /// Time as the state machine knows it: the wall clock's at the beginning, and steady from then on.
@@ -127,10 +148,19 @@ struct Driver {
 }
 
 impl Driver {
+    /// What was there before this agent is looked at from now on.
+    fn recognise(&mut self) {
+        let now = Instant::now();
+        let found = self.worker.sandbox_id().map(str::to_owned);
+        let ids = found.into_iter().chain(self.worker.live().map(|(_, id)| id.to_owned()));
+        self.since.extend(ids.map(|id| (id, now)));
+        self.look.notify_one();
+    }
+
     /// Says what is accepted, but does not work out as people may expect.
     fn warn(&self) {
         let gates = &self.hands.context.pod.spec.readiness_gates;
-        if !gates.is_empty() {
+        if !gates.is_empty() && !self.hands.context.kept {
             let gates: Vec<&str> = gates.iter().map(|gate| gate.condition_type.as_str()).collect();
             let message = format!(
                 "nobody here sets the readiness gates {}: the pod will not be ready",
@@ -235,8 +265,9 @@ impl Driver {
 
     /// The pod is another one now.
     fn update(&mut self, pod: Pod) {
-        let context = Context { pod, ..Context::clone(&self.hands.context) };
+        let context = Context { pod: pod.clone(), ..Context::clone(&self.hands.context) };
         self.hands.context = Arc::new(context);
+        self.worker.handle(self.clock.now(), Input::Update(Box::new(pod)));
     }
 
     /// Finds out what has ended since.
@@ -284,162 +315,6 @@ impl Driver {
         let (done, stop) = watch::channel(false);
         let task = tokio::spawn(logs::follow(path, logs::Target { container, ..target }, stop));
         self.logs.insert(id.to_owned(), (done, task));
-    }
-
-    /// Does something, and tells the state machine how it went.
-    fn answer<F>(&mut self, work: impl FnOnce(Hands) -> F) -> AbortHandle
-    where
-        F: Future<Output = Input> + Send + 'static,
-    {
-        let work = work(self.hands.clone());
-        let inputs = self.inputs.clone();
-        self.tasks.spawn(async move {
-            let _ = inputs.send(work.await);
-        })
-    }
-
-    fn perform(&mut self, action: Action) {
-        match action {
-            Action::Event(event) => {
-                let _ = self.told.send(event);
-            }
-            Action::RunSandbox { attempt } => {
-                let told = self.told.clone();
-                self.answer(move |hands| async move {
-                    match hands.run_sandbox(attempt).await {
-                        Ok((id, ips)) => {
-                            if let Err(error) = hands.balance().await {
-                                let _ = told.send(EventKind::Warning { message: error.to_string() });
-                            }
-                            Input::SandboxReady { id, ips }
-                        }
-                        Err(error) => Input::SandboxFailed { message: error.to_string() },
-                    }
-                });
-            }
-            Action::StopSandbox { id } => {
-                let told = self.told.clone();
-                self.answer(move |hands| async move {
-                    if let Err(error) = hands.stop_sandbox(&id).await {
-                        let _ = told.send(EventKind::Warning { message: error.to_string() });
-                    }
-                    Input::SandboxStopped { id }
-                });
-            }
-            Action::Pull { slot } => self.pull(slot),
-            Action::AbandonPull { slot } => {
-                if let Some(pull) = self.pulls.remove(&slot) {
-                    pull.abort();
-                }
-            }
-            Action::Create { slot, attempt, sandbox, image } => self.create(slot, attempt, sandbox, image),
-            Action::Start { slot, id } => {
-                let now = self.clock.now();
-                self.answer(move |hands| async move {
-                    match hands.start(&id, now).await {
-                        Ok(at) => Input::Started { slot, id, at },
-                        Err(exit) => Input::StartFailed { slot, id, exit },
-                    }
-                });
-            }
-            Action::Hook { slot, id, hook, timeout } => self.hook(slot, id, hook, timeout),
-            Action::Probe { slot, id, probe } => {
-                let (container, ip) = (self.worker.container(slot).clone(), self.address());
-                self.answer(move |hands| async move {
-                    let outcome = check::probe(&hands.cri, &container, &id, probe, &ip).await;
-                    Input::Probed { slot, id, probe, outcome }
-                });
-            }
-            Action::Stop { id, grace, .. } => self.stop(id, grace),
-            Action::Remove { slot, id, attempt } => {
-                let container = self.worker.container(slot).name.clone();
-                self.quietly(move |hands| async move { hands.remove(&container, &id, attempt).await });
-            }
-        }
-    }
-
-    /// Does something whose success shows elsewhere.
-    fn quietly<F>(&mut self, work: impl FnOnce(Hands) -> F)
-    where
-        F: Future<Output = crate::Result<()>> + Send + 'static,
-    {
-        let work = work(self.hands.clone());
-        let told = self.told.clone();
-        self.tasks.spawn(async move {
-            if let Err(error) = work.await {
-                let _ = told.send(EventKind::Warning { message: error.to_string() });
-            }
-        });
-    }
-
-    /// Stops a container, and tries again until it is stopped: nothing else will.
-    fn stop(&mut self, id: String, grace: i64) {
-        let (hands, told) = (self.hands.clone(), self.told.clone());
-        self.tasks.spawn(async move {
-            let mut warned = false;
-            while let Err(error) = hands.stop(&id, grace).await {
-                if !std::mem::replace(&mut warned, true) {
-                    let _ = told.send(EventKind::Warning { message: error.to_string() });
-                }
-                tokio::time::sleep(STOP_RETRY).await;
-            }
-        });
-    }
-
-    fn pull(&mut self, slot: Slot) {
-        let container = self.worker.container(slot).clone();
-        let told = self.told.clone();
-        let task = self.answer(move |hands| async move {
-            let tell = |event| {
-                let _ = told.send(event);
-            };
-            // Without its secrets a pull may work all the same.
-            let hands = hands.informed().await.unwrap_or(hands);
-            match pull::ensure(&hands.cri, &hands.context, &container, tell).await {
-                Ok(image) => Input::Pulled { slot, image },
-                Err(failure) => {
-                    Input::PullFailed { slot, reason: failure.reason.to_owned(), message: failure.message }
-                }
-            }
-        });
-        self.pulls.insert(slot, task);
-    }
-
-    fn create(&mut self, slot: Slot, attempt: u32, sandbox: String, image: String) {
-        let container = self.worker.container(slot).clone();
-        let ips = self.worker.ips().to_vec();
-        let sandbox = (sandbox, self.worker.sandbox_attempt());
-        self.answer(move |hands| async move {
-            match hands.create(&container, attempt, &sandbox, image.clone(), ips).await {
-                Ok(id) => Input::Created { slot, id, image },
-                Err((reason, error)) => {
-                    Input::CreateFailed { slot, reason: reason.to_owned(), message: error.to_string() }
-                }
-            }
-        });
-    }
-
-    fn hook(&mut self, slot: Slot, id: String, hook: HookKind, timeout: Option<SignedDuration>) {
-        let container = self.worker.container(slot).clone();
-        let ip = self.address();
-        let limit = timeout.and_then(|timeout| Duration::try_from(timeout).ok());
-        self.answer(move |hands| async move {
-            let hooks = container.lifecycle.as_ref();
-            let handler = hooks.and_then(|hooks| match hook {
-                HookKind::PostStart => hooks.post_start.as_ref(),
-                HookKind::PreStop => hooks.pre_stop.as_ref(),
-            });
-            let result = match handler {
-                Some(handler) => check::hook(&hands.cri, &container, handler, &id, &ip, limit).await,
-                None => Ok(()),
-            };
-            Input::HookDone { slot, id, hook, result: result.map_err(|error| error.to_string()) }
-        });
-    }
-
-    /// Where probes reach the pod.
-    fn address(&self) -> String {
-        self.worker.ip().unwrap_or(&self.hands.context.host.ip).to_owned()
     }
 
     /// Removes everything, tells the last things, and sums up.

@@ -55,7 +55,7 @@ pub struct Handle {
 
 impl Handle {
     /// Tells the agent what the pod is now: labels, annotations, images, `activeDeadlineSeconds`, ephemeral containers, resources,
-    /// and the rest that may change. The status in it is not looked at.
+    /// and the rest that may change. Of the status in it only conditions of readiness gates are looked at.
     pub fn update(&self, pod: Pod) {
         let _ = self.orders.send(Order::Update(Box::new(pod)));
     }

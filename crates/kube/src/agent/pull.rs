@@ -45,11 +45,17 @@ pub(super) async fn ensure(
                 image: container.image.clone(),
                 cached: true,
                 duration: 0.0,
+                size: image.size,
             });
             return Ok(image.id);
         }
         if policy == PullPolicy::Never {
-            let message = format!("image {:?} is not there, and imagePullPolicy is Never", container.image);
+            let message = match context.kept {
+                true => {
+                    format!("Container image {:?} is not present with pull policy of Never", container.image)
+                }
+                false => format!("image {:?} is not there, and imagePullPolicy is Never", container.image),
+            };
             return Err(Failure { reason: "ErrImageNeverPull", message });
         }
     }
@@ -64,6 +70,7 @@ pub(super) async fn ensure(
         image: container.image.clone(),
         cached: false,
         duration: started.elapsed().as_secs_f64(),
+        size: status(cri, &id).await.ok().flatten().map_or(0, |image| image.size),
     });
     Ok(id)
 }

@@ -15,6 +15,8 @@ pub(super) const POD_NAME: &str = "io.kubernetes.pod.name";
 pub(super) const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub(super) const POD_UID: &str = "io.kubernetes.pod.uid";
 pub(super) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+pub(super) const CONTAINER_HASH: &str = "io.kubernetes.container.hash";
+pub(super) const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 /// The run that a sandbox belongs to, so that a later one can tell whether it is dead.
 pub(super) const OWNER: &str = "vaquita.run/owner";
 /// The directory of the agent that made a sandbox.
@@ -33,7 +35,6 @@ pub(super) fn sandbox(context: &Context, attempt: u32) -> Result<cri::PodSandbox
         annotations.insert(OWNER.to_owned(), serde_json::to_string(&context.owner).unwrap_or_default());
     }
     annotations.insert(AGENT_ROOT.to_owned(), context.config.root.to_string_lossy().into_owned());
-    let resources = qos::pod_resources(&pod.spec);
     Ok(cri::PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: pod.metadata.name.clone(),
@@ -52,16 +53,22 @@ pub(super) fn sandbox(context: &Context, attempt: u32) -> Result<cri::PodSandbox
             security_context: Some(security::sandbox(&pod.spec)),
             sysctls: security::sysctls(&pod.spec),
             overhead: None,
-            resources: Some(cri::LinuxContainerResources {
-                cpu_period: if resources.cpu_quota == 0 { 0 } else { qos::CPU_PERIOD },
-                cpu_quota: resources.cpu_quota,
-                cpu_shares: resources.cpu_shares,
-                memory_limit_in_bytes: resources.memory_limit,
-                ..cri::LinuxContainerResources::default()
-            }),
+            resources: Some(pod_resources(context)),
         }),
         windows: None,
     })
+}
+
+/// What the pod as a whole may take.
+pub(super) fn pod_resources(context: &Context) -> cri::LinuxContainerResources {
+    let resources = qos::pod_resources(&context.pod.spec);
+    cri::LinuxContainerResources {
+        cpu_period: if resources.cpu_quota == 0 { 0 } else { qos::CPU_PERIOD },
+        cpu_quota: resources.cpu_quota,
+        cpu_shares: resources.cpu_shares,
+        memory_limit_in_bytes: resources.memory_limit,
+        ..cri::LinuxContainerResources::default()
+    }
 }
 
 /// What a container's configuration is made of beside its specification.
@@ -74,6 +81,8 @@ pub(super) struct Parts {
     pub(super) user: security::ImageUser,
     pub(super) env: Environment,
     pub(super) mounts: Vec<cri::Mount>,
+    /// The container whose processes it shares.
+    pub(super) target: Option<String>,
 }
 
 /// A container of a pod.
@@ -110,7 +119,7 @@ pub(super) fn container(
         tty: container.tty,
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources(context, container)),
-            security_context: Some(security::container(context, container, &parts.user)?),
+            security_context: Some(security::container(context, container, &parts.user, parts.target)?),
         }),
         ..cri::ContainerConfig::default()
     })
@@ -174,7 +183,8 @@ fn port_mapping(port: &ContainerPort) -> Option<cri::PortMapping> {
 fn annotations(context: &Context, container: &Container, attempt: u32) -> BTreeMap<String, String> {
     let grace = context.pod.spec.termination_grace_period_seconds.unwrap_or(30);
     let mut list = vec![
-        ("io.kubernetes.container.restartCount", attempt.to_string()),
+        (RESTART_COUNT, attempt.to_string()),
+        (CONTAINER_HASH, container.fingerprint()),
         ("io.kubernetes.container.terminationMessagePath", container.termination_message_path.clone()),
         (
             "io.kubernetes.container.terminationMessagePolicy",
@@ -192,7 +202,7 @@ fn annotations(context: &Context, container: &Container, attempt: u32) -> BTreeM
 }
 
 /// Requests and limits as the kernel gets them (`calculateLinuxResources`).
-fn resources(context: &Context, container: &Container) -> cri::LinuxContainerResources {
+pub(super) fn resources(context: &Context, container: &Container) -> cri::LinuxContainerResources {
     let amount = |list: &BTreeMap<String, Quantity>, name: &str| {
         list.get(name).filter(|quantity| quantity.nanos() > 0).cloned()
     };
@@ -289,6 +299,7 @@ mod tests {
             env: Environment::resolve(&context, spec, &["10.0.0.2".to_owned(), "fd00::2".to_owned()])
                 .unwrap(),
             mounts: Vec::new(),
+            target: None,
         };
         let mut config = container(&context, spec, parts).unwrap();
         let envs: Vec<String> = config

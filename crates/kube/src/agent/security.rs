@@ -62,6 +62,7 @@ pub(super) fn container(
     context: &Context,
     container: &Container,
     image: &ImageUser,
+    target: Option<String>,
 ) -> Result<cri::LinuxContainerSecurityContext> {
     let spec = &context.pod.spec;
     let (no_pod, no_own) = (PodSecurityContext::default(), SecurityContext::default());
@@ -87,7 +88,13 @@ pub(super) fn container(
             add_ambient_capabilities: Vec::new(),
         }),
         privileged: is_privileged(container),
-        namespace_options: Some(namespaces(spec)),
+        namespace_options: Some(match target {
+            Some(target_id) => {
+                let pid = cri::NamespaceMode::Target.into();
+                cri::NamespaceOption { pid, target_id, ..namespaces(spec) }
+            }
+            None => namespaces(spec),
+        }),
         selinux_options: se_linux.map(selinux),
         run_as_user: if named { None } else { id(user.or(image.uid)) },
         run_as_group: id(own.run_as_group.or(pod.run_as_group)),
@@ -222,7 +229,7 @@ mod tests {
             "securityContext: {{{pod}}}\ncontainers: [{{name: a, image: x, securityContext: {{{own}}}}}]"
         );
         let context = context(&spec);
-        container(&context, &context.pod.spec.containers[0], image)
+        container(&context, &context.pod.spec.containers[0], image, None)
     }
 
     /// T36, GHSA-7ww5-4wqc-m92c: what containerd masks (`pkg/oci/spec.go`), and what Kubernetes added.
@@ -270,7 +277,7 @@ mod tests {
                 let key = format!("{}a", AppArmorProfile::ANNOTATION);
                 context.pod.metadata.annotations.insert(key, annotation.to_owned());
             }
-            let made = container(&context, &context.pod.spec.containers[0], &image).unwrap();
+            let made = container(&context, &context.pod.spec.containers[0], &image, None).unwrap();
             made.apparmor.map(|profile| (profile.profile_type(), profile.localhost_ref))
         };
         let named = |name: &str| Some((Localhost, name.to_owned()));

@@ -253,6 +253,16 @@ impl ContainerPort {
 }
 
 impl Container {
+    /// What a running container is compared by (FNV-1a of the fields that kubelet compares): with another one it must be made
+    /// anew.
+    pub(crate) fn fingerprint(&self) -> String {
+        let text = format!("{}\0{}", self.name, self.image);
+        let hash = text
+            .bytes()
+            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        format!("{hash:x}")
+    }
+
     /// Whether this init container is a sidecar.
     pub fn is_sidecar(&self) -> bool {
         self.restart_policy == Some(ContainerRestartPolicy::Always)

@@ -29,6 +29,13 @@ impl Backoff {
         }
     }
 
+    /// What it must be after so many attempts, the last of which was made at a time; it is not known where none is given.
+    pub(super) fn recall(&mut self, attempts: u32, last: Option<Timestamp>) {
+        let Some(last) = last.filter(|_| attempts > 0) else { return };
+        let doubled = (1..attempts).fold(self.initial, |delay, _| (delay * 2).min(self.max));
+        self.current = Some((doubled, last));
+    }
+
     /// Counts another attempt after something that ended at `ended`.
     pub(super) fn next(&mut self, ended: Timestamp, now: Timestamp) {
         let delay = match self.current {

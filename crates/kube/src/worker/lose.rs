@@ -66,7 +66,8 @@ impl Worker {
             return Sandbox::Gone;
         }
         for member in &mut self.members {
-            let keep = member.role == Role::App && matches!(member.state, State::Ended);
+            let keep =
+                matches!(member.role, Role::App | Role::Ephemeral) && matches!(member.state, State::Ended);
             member.passed = false;
             if keep {
                 continue;

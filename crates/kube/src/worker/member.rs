@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::Exit;
 use super::backoff::Backoff;
 use super::probe::Probes;
 use super::stop::Stopping;
-use crate::api::Container;
+use super::{Exit, Identity};
+use crate::api::{Container, ResourceRequirements};
 
 /// What a container is for the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) enum Role {
     Sidecar,
     /// What the pod is for.
     App,
+    /// Added to look into the pod; nothing depends on it.
+    Ephemeral,
 }
 
 #[derive(Debug)]
@@ -35,7 +37,15 @@ pub(super) struct Member {
     pub(super) previous: Option<Ended>,
     pub(super) crashes: Backoff,
     pub(super) pulls: Backoff,
-    pub(super) image: String,
+    pub(super) identity: Identity,
+    /// What the current container was made from; empty before, and where nobody knows.
+    pub(super) made_from: String,
+    /// Requests and limits that the current container has.
+    pub(super) granted: ResourceRequirements,
+    /// A change of them is under way, or has failed with a message.
+    pub(super) resizing: Option<Option<String>>,
+    /// It is started again whatever the policy says: it was ended for that.
+    pub(super) again: bool,
 }
 
 /// A run that ended.
@@ -59,6 +69,8 @@ pub(super) enum State {
     PullBackOff {
         until: Timestamp,
         settles: Timestamp,
+        /// That it waits was told.
+        told: bool,
         reason: String,
         message: String,
     },
@@ -102,7 +114,11 @@ impl Member {
             previous: None,
             crashes: Backoff::kubelet(),
             pulls: Backoff::kubelet(),
-            image: String::new(),
+            identity: Identity::default(),
+            made_from: String::new(),
+            granted: ResourceRequirements::default(),
+            resizing: None,
+            again: false,
         }
     }
 

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::member::{Role, Running, State};
 use super::{Action, Outcome, Slot, Worker};
 use crate::api::{Container, Probe};
-use crate::event::{EventKind, ProbeKind};
+use crate::event::{EventKind, ProbeKind, StopCause};
 
 /// The first period of a readiness probe whose container has not been ready yet.
 const EAGER: SignedDuration = SignedDuration::from_secs(1);
@@ -124,7 +124,7 @@ impl Worker {
         }
     }
 
-    fn startup_succeeded(&mut self, now: Timestamp, slot: Slot) {
+    pub(super) fn startup_succeeded(&mut self, now: Timestamp, slot: Slot) {
         let member = self.member(slot);
         if member.role == Role::Sidecar {
             member.passed = true;
@@ -226,12 +226,12 @@ impl Worker {
     fn stop_unhealthy(&mut self, now: Timestamp, slot: Slot, probe: ProbeKind) {
         let pods = self.grace();
         let spec = &self.members[slot.0].spec;
-        let (name, given) = match probe {
-            ProbeKind::Startup => ("startup", &spec.startup_probe),
-            _ => ("liveness", &spec.liveness_probe),
+        let (cause, given) = match probe {
+            ProbeKind::Startup => (StopCause::Startup, &spec.startup_probe),
+            _ => (StopCause::Liveness, &spec.liveness_probe),
         };
         let own = given.as_ref().and_then(|probe| probe.termination_grace_period_seconds);
-        self.stop_member(now, slot, &format!("failed its {name} probe"), own.unwrap_or(pods));
+        self.stop_member(now, slot, cause, own.unwrap_or(pods));
         if let State::Running(running) = &mut self.member(slot).state {
             running.ready = false;
             running.probes.none();

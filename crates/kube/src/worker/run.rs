@@ -5,8 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::member::{Ended, Role, Running, State};
 use super::probe::Probes;
 use super::stop::Ending;
-use super::{Action, Exit, Sandbox, Slot, Worker};
-use crate::api::RestartPolicy;
+use super::{Action, Exit, Identity, Sandbox, Slot, Worker};
+use crate::api::{ContainerRestartPolicy, RestartPolicy};
 use crate::event::{EventKind, HookKind};
 
 impl Worker {
@@ -24,11 +24,17 @@ impl Worker {
         if let Some(ending) = self.complete() {
             return self.end(now, ending);
         }
+        self.replace_changed(now);
+        for index in 0..self.members.len() {
+            if self.members[index].role == Role::Ephemeral {
+                self.advance(now, Slot(index));
+            }
+        }
         for index in 0..self.members.len() {
             // Whoever has done its part blocks nobody, but is started again where it must be.
             self.advance(now, Slot(index));
             let member = &self.members[index];
-            if member.role != Role::App && !member.passed {
+            if member.role.is_init() && !member.passed {
                 break;
             }
         }
@@ -45,11 +51,13 @@ impl Worker {
             return Some(Ending::completed(self.grace()));
         }
         let mut apps = self.members.iter().filter(|member| member.role == Role::App);
-        apps.all(|member| matches!(member.state, State::Ended)).then(|| Ending::completed(self.grace()))
+        let over = |member: &super::Member| matches!(member.state, State::Ended) && !member.again;
+        apps.all(over).then(|| Ending::completed(self.grace()))
     }
 
     /// Moves a container on where it waits for nothing but its turn or the time.
     fn advance(&mut self, now: Timestamp, slot: Slot) {
+        self.settle_pull(now, slot);
         let member = self.member(slot);
         match &member.state {
             State::Waiting => {}
@@ -68,6 +76,18 @@ impl Worker {
         self.actions.push(Action::Pull { slot });
     }
 
+    /// A pull that failed reads as one that is waited with after a moment, and that is told.
+    fn settle_pull(&mut self, now: Timestamp, slot: Slot) {
+        let member = self.member(slot);
+        let (container, image) = (member.spec.name.clone(), member.spec.image.clone());
+        if let State::PullBackOff { settles, told, .. } = &mut member.state
+            && now >= *settles
+            && !std::mem::replace(told, true)
+        {
+            self.tell(EventKind::PullBackOff { container, image });
+        }
+    }
+
     pub(super) fn pulled(&mut self, slot: Slot, image: String) {
         let Sandbox::Ready { id: sandbox } = &self.sandbox else { return };
         let sandbox = sandbox.clone();
@@ -77,11 +97,15 @@ impl Worker {
         }
         member.pulls.reset();
         member.state = State::Creating;
+        member.made_from = member.spec.fingerprint();
+        member.granted = member.spec.resources.clone();
         let attempt = member.attempt;
-        self.actions.push(Action::Create { slot, attempt, sandbox, image });
+        let target = self.target_of(slot);
+        self.actions.push(Action::Create { slot, attempt, sandbox, image, target });
     }
 
     pub(super) fn pull_failed(&mut self, now: Timestamp, slot: Slot, reason: String, message: String) {
+        let kept = self.kept;
         let member = self.member(slot);
         if !matches!(member.state, State::Pulling) {
             return;
@@ -91,6 +115,7 @@ impl Worker {
         member.state = State::PullBackOff {
             until: now + delay,
             settles: now + ERROR_SHOWS,
+            told: !kept || reason != "ErrImagePull",
             reason: reason.clone(),
             message: message.clone(),
         };
@@ -104,7 +129,7 @@ impl Worker {
         if !matches!(member.state, State::Creating) {
             return;
         }
-        member.image = image;
+        member.identity = Identity { image: member.spec.image.clone(), image_id: image, user: None };
         member.used = true;
         if ending || lost {
             // It has not run and will not: it goes with the sandbox.
@@ -142,13 +167,23 @@ impl Worker {
         self.tell(EventKind::ContainerFailed { container, reason, message, retry_in });
     }
 
-    pub(super) fn container_started(&mut self, now: Timestamp, slot: Slot, id: &str, at: Timestamp) {
-        let inits = self.members.iter().filter(|member| member.role != Role::App).count();
+    pub(super) fn container_started(
+        &mut self,
+        now: Timestamp,
+        slot: Slot,
+        id: &str,
+        at: Timestamp,
+        identity: Identity,
+    ) {
+        let inits = self.members.iter().filter(|member| member.role.is_init()).count();
         let member = &mut self.members[slot.0];
         if !matches!(&member.state, State::Starting { id: starting } if starting == id) {
             return;
         }
         let hook = member.spec.lifecycle.as_ref().is_some_and(|hooks| hooks.post_start.is_some());
+        if !identity.image_id.is_empty() {
+            member.identity = identity;
+        }
         member.state = State::Running(Box::new(Running {
             id: id.to_owned(),
             started_at: at,
@@ -217,19 +252,24 @@ impl Worker {
     }
 
     /// A run has ended: again, later, or never.
-    fn ended(&mut self, now: Timestamp, slot: Slot, id: &str, exit: Exit) {
-        let restarts = self.restarts_after(slot, &exit);
+    pub(super) fn ended(&mut self, now: Timestamp, slot: Slot, id: &str, exit: Exit) {
+        let again = std::mem::take(&mut self.member(slot).again);
+        let restarts = again || self.restarts_after(slot, &exit);
+        let kept = self.kept;
         let lost = !matches!(self.sandbox, Sandbox::Ready { .. });
         let ending = self.ending.is_some();
         let member = self.member(slot);
         let (code, finished) = (exit.code, exit.finished_at);
         let attempt = member.attempt;
         let dead = Ended { id: id.to_owned(), attempt, exit };
-        let older = std::mem::replace(&mut member.previous, member.last.replace(dead));
+        let last = member.last.replace(dead);
+        let before = std::mem::replace(&mut member.previous, last.clone());
+        // With a cluster one dead container is left of each, as kubelet does it; of the one before it remains the status.
+        let older = if kept { last } else { before };
         if member.role == Role::Init && code == 0 {
             member.passed = true;
         }
-        let until = member.crashes.until(finished);
+        let until = if again { now } else { member.crashes.until(finished) };
         member.state = match restarts && !ending {
             false => State::Ended,
             // The sandbox decides when: a new one is needed first.
@@ -241,15 +281,22 @@ impl Worker {
             let seconds = until.duration_since(now).as_secs_f64();
             self.tell(EventKind::BackOff { container, reason: "CrashLoopBackOff".to_owned(), seconds });
         }
-        // The last two runs are kept: their logs are what people look for.
+        // Otherwise the last two runs are kept: their logs are what people look for.
         if let Some(older) = older {
             self.actions.push(Action::Remove { slot, id: older.id, attempt: older.attempt });
         }
     }
 
     fn restarts_after(&self, slot: Slot, exit: &Exit) -> bool {
-        let policy = self.pod.spec.restart_policy;
-        match self.members[slot.0].role {
+        let member = &self.members[slot.0];
+        let policy = match member.spec.restart_policy {
+            Some(ContainerRestartPolicy::Always) => RestartPolicy::Always,
+            Some(ContainerRestartPolicy::OnFailure) => RestartPolicy::OnFailure,
+            Some(ContainerRestartPolicy::Never) => RestartPolicy::Never,
+            None => self.pod.spec.restart_policy,
+        };
+        match member.role {
+            Role::Ephemeral => false,
             Role::Sidecar => true,
             Role::Init => exit.code != 0 && policy != RestartPolicy::Never,
             Role::App => match policy {
@@ -271,6 +318,8 @@ impl Worker {
         }
         match &member.state {
             State::BackOff { until } | State::CreateBackOff { until, .. } => Some(*until),
+            // First the reason changes.
+            State::PullBackOff { settles, told: false, .. } => Some(*settles),
             State::PullBackOff { until, .. } => Some(*until),
             _ => None,
         }

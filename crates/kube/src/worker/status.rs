@@ -5,11 +5,14 @@ use jiff::Timestamp;
 use super::member::{Ended, Member, Role, State};
 use super::stop::Cause;
 use super::{Sandbox, Worker};
+use std::collections::BTreeMap;
+
 use crate::api::{
-    ConditionStatus, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, PodCondition, PodIP, PodPhase, PodStatus, RestartPolicy,
+    ConditionStatus, Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, PodCondition, PodIP, PodPhase, PodStatus,
+    RecursiveReadOnly, RestartPolicy, VolumeMount, VolumeMountStatus,
 };
-use crate::event::EventKind;
+use crate::event::{EventKind, full_name, go_duration};
 use crate::qos;
 
 impl Worker {
@@ -20,16 +23,21 @@ impl Worker {
         };
         let host_ips = addresses(std::slice::from_ref(&self.host_ip));
         let pod_ips = match (self.sandbox_is_ready(), self.pod.spec.host_network) {
-            (false, _) => Vec::new(),
-            (true, true) => host_ips.clone(),
-            (true, false) => addresses(&self.ips),
+            // With a cluster addresses stay until there are others.
+            (false, _) if !self.kept => Vec::new(),
+            (_, true) => host_ips.clone(),
+            (_, false) => addresses(&self.ips),
         };
         let (reason, message) = self.reason();
-        let (inits, apps): (Vec<&Member>, Vec<&Member>) =
-            self.members.iter().partition(|member| member.role != Role::App);
-        let statuses = |members: Vec<&Member>| {
-            members.into_iter().map(|member| self.container_status(member, now)).collect()
+        let statuses = |wanted: fn(Role) -> bool| -> Vec<ContainerStatus> {
+            let members = self.members.iter().filter(|member| wanted(member.role));
+            members.map(|member| self.container_status(member, now)).collect()
         };
+        let mut container_statuses = statuses(|role| role == Role::App);
+        if self.kept {
+            // As kubelet does it, for containers alone.
+            container_statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        }
         PodStatus {
             phase: self.phase,
             conditions: self.conditions.clone(),
@@ -40,9 +48,9 @@ impl Worker {
             pod_ip: pod_ips.first().map(|first| first.ip.clone()).unwrap_or_default(),
             pod_ips,
             start_time: Some(self.started),
-            init_container_statuses: statuses(inits),
-            container_statuses: statuses(apps),
-            ephemeral_container_statuses: Vec::new(),
+            init_container_statuses: statuses(Role::is_init),
+            container_statuses,
+            ephemeral_container_statuses: statuses(|role| role == Role::Ephemeral),
             observed_generation: self.pod.metadata.generation,
             qos_class: qos::class(&self.pod.spec),
         }
@@ -61,8 +69,12 @@ impl Worker {
         let was_ready = self.ready;
         self.ready = conditions.iter().any(|(type_, ok, ..)| *type_ == "Ready" && *ok);
         for (type_, ok, reason, message) in conditions {
-            self.set_condition(now, type_, ok, reason, message);
+            // Whoever binds pods to nodes writes that one.
+            if !(self.kept && type_ == "PodScheduled") {
+                self.set_condition(now, type_, ok, reason, message);
+            }
         }
+        self.tell_of_resizes(now);
         if self.ready && !was_ready {
             self.tell(EventKind::PodReady {});
         } else if was_ready && !self.ready && !matches!(phase, PodPhase::Succeeded | PodPhase::Failed) {
@@ -72,14 +84,28 @@ impl Worker {
         }
     }
 
+    /// A change of what containers may take shows as long as it is not done.
+    fn tell_of_resizes(&mut self, now: Timestamp) {
+        const IN_PROGRESS: &str = "PodResizeInProgress";
+        let resizing: Vec<&Option<String>> =
+            self.members.iter().filter_map(|member| member.resizing.as_ref()).collect();
+        match (resizing.is_empty(), resizing.into_iter().flatten().next().cloned()) {
+            (true, _) => self.conditions.retain(|condition| condition.type_ != IN_PROGRESS),
+            (false, None) => self.set_condition(now, IN_PROGRESS, true, "", String::new()),
+            (false, Some(error)) => self.set_condition(now, IN_PROGRESS, true, "Error", error),
+        }
+    }
+
     fn set_condition(&mut self, now: Timestamp, type_: &str, ok: bool, reason: &str, message: String) {
         let status = if ok { ConditionStatus::True } else { ConditionStatus::False };
         let reason = reason.to_owned();
+        let observed_generation = self.pod.metadata.generation;
         if let Some(condition) = self.conditions.iter_mut().find(|condition| condition.type_ == type_) {
             if condition.status != status {
                 condition.last_transition_time = Some(now);
             }
             (condition.status, condition.reason, condition.message) = (status, reason, message);
+            condition.observed_generation = observed_generation;
         } else {
             let last_transition_time = Some(now);
             self.conditions.push(PodCondition {
@@ -88,7 +114,7 @@ impl Worker {
                 last_transition_time,
                 reason,
                 message,
-                observed_generation: None,
+                observed_generation,
             });
         }
     }
@@ -98,13 +124,14 @@ impl Worker {
     }
 
     fn initialized(&self) -> bool {
-        self.members.iter().all(|member| member.role == Role::App || member.passed)
+        self.members.iter().all(|member| !member.role.is_init() || member.passed)
     }
 
     /// Sidecars and containers that are not ready.
     fn unready(&self) -> Vec<&str> {
         let unready = |member: &&Member| {
-            member.role != Role::Init && !member.running().is_some_and(|running| running.ready)
+            matches!(member.role, Role::App | Role::Sidecar)
+                && !member.running().is_some_and(|running| running.ready)
         };
         self.members.iter().filter(unready).map(|member| member.spec.name.as_str()).collect()
     }
@@ -112,7 +139,7 @@ impl Worker {
     fn current_conditions(&self) -> [(&'static str, bool, &'static str, String); 5] {
         let initialized = self.initialized();
         let incomplete = || {
-            let names = self.members.iter().filter(|member| member.role != Role::App && !member.passed);
+            let names = self.members.iter().filter(|member| member.role.is_init() && !member.passed);
             let names: Vec<&str> = names.map(|member| member.spec.name.as_str()).collect();
             format!("containers with incomplete status: [{}]", names.join(" "))
         };
@@ -127,37 +154,70 @@ impl Worker {
                 format!("containers with unready status: [{}]", unready.join(" ")),
             ),
         };
-        // Nobody can set the conditions of readiness gates yet, so a pod that has some is never ready.
-        let gates: Vec<String> =
-            self.pod.spec.readiness_gates.iter().map(|gate| gate.condition_type.clone()).collect();
-        let gated = ready && !gates.is_empty();
-        let gate_message = || format!("conditions of readiness gates are not True: [{}]", gates.join(" "));
+        let gate_message = if ready { self.closed_gates() } else { None };
         let none = String::new;
         [
-            ("PodReadyToStartContainers", self.sandbox_is_ready(), "", none()),
+            (
+                "PodReadyToStartContainers",
+                self.sandbox_is_ready() && !(self.kept && self.finished()),
+                "",
+                none(),
+            ),
             match initialized {
+                _ if self.kept && self.phase == PodPhase::Succeeded => {
+                    ("Initialized", true, "PodCompleted", none())
+                }
+                // A sidecar that is started again does not take it back.
+                _ if self.kept && self.any_app_ran() => ("Initialized", true, "", none()),
                 true => ("Initialized", true, "", none()),
                 false => ("Initialized", false, "ContainersNotInitialized", incomplete()),
             },
-            match gated {
-                true => ("Ready", false, "ReadinessGatesNotReady", gate_message()),
-                false => ("Ready", ready, ready_reason, ready_message.clone()),
+            match gate_message {
+                Some(message) => ("Ready", false, "ReadinessGatesNotReady", message),
+                None => ("Ready", ready, ready_reason, ready_message.clone()),
             },
             ("ContainersReady", ready, ready_reason, ready_message),
             ("PodScheduled", true, "", none()),
         ]
     }
 
+    fn any_app_ran(&self) -> bool {
+        let ran = |member: &Member| member.running().is_some() || member.last.is_some();
+        self.members.iter().any(|member| member.role == Role::App && ran(member))
+    }
+
+    /// Why readiness gates keep the pod from being ready, if they do.
+    fn closed_gates(&self) -> Option<String> {
+        let gates = self.pod.spec.readiness_gates.iter().map(|gate| gate.condition_type.as_str());
+        if !self.kept {
+            // Nobody can set their conditions, so a pod that has some is never ready.
+            let gates: Vec<&str> = gates.collect();
+            let message = format!("conditions of readiness gates are not True: [{}]", gates.join(" "));
+            return (!gates.is_empty()).then_some(message);
+        }
+        let conditions = &self.pod.status.conditions;
+        let closed = gates.filter_map(|gate| match conditions.iter().find(|one| one.type_ == gate) {
+            None => Some(format!("corresponding condition of pod readiness gate {gate:?} does not exist.")),
+            Some(one) if one.status != ConditionStatus::True => Some(format!(
+                "the status of pod readiness gate {gate:?} is not \"True\", but {:?}",
+                one.status
+            )),
+            Some(_) => None,
+        });
+        let closed: Vec<String> = closed.collect();
+        (!closed.is_empty()).then(|| closed.join(", "))
+    }
+
     fn reason(&self) -> (&str, &str) {
         let ending = self.ending.as_ref();
         match ending.map(|ending| ending.cause) {
-            Some(Cause::Evicted) => {
+            Some(Cause::Evicted | Cause::Before) => {
                 ending.map_or(("", ""), |ending| (ending.reason.as_str(), ending.message.as_str()))
             }
             Some(Cause::Deadline) => {
                 ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
             }
-            Some(Cause::SandboxLost) if self.phase == PodPhase::Failed => {
+            Some(Cause::SandboxLost) if !self.kept && self.phase == PodPhase::Failed => {
                 ("SandboxLost", "The pod's sandbox died, and its restart policy does not start it again")
             }
             _ => ("", ""),
@@ -167,6 +227,9 @@ impl Worker {
     /// `getPhase` of the kubelet, with the end of the pod as the machine sees it.
     fn current_phase(&self) -> PodPhase {
         let apps = || self.members.iter().filter(|member| member.role == Role::App);
+        if self.kept && matches!(self.phase, PodPhase::Succeeded | PodPhase::Failed) {
+            return self.phase;
+        }
         if self.finished() {
             let cause = self.ending.as_ref().map(|ending| ending.cause);
             let good = !matches!(cause, Some(Cause::Deadline | Cause::Evicted))
@@ -207,12 +270,44 @@ impl Worker {
             state,
             ready,
             restart_count: member.attempt,
-            image: member.spec.image.clone(),
-            image_id: member.image.clone(),
+            image: match member.identity.image.as_str() {
+                "" => member.spec.image.clone(),
+                image => image.to_owned(),
+            },
+            image_id: member.identity.image_id.clone(),
             container_id: id.map_or_else(String::new, |id| container_id(id)),
             started: Some(member.running().is_some_and(|running| running.started)),
-            ..ContainerStatus::default()
+            allocated_resources: if self.kept {
+                member.spec.resources.requests.clone()
+            } else {
+                BTreeMap::new()
+            },
+            resources: self.kept.then(|| match member.running() {
+                Some(_) => member.granted.clone(),
+                None => member.spec.resources.clone(),
+            }),
+            volume_mounts: if self.kept { volume_mounts(&member.spec) } else { Vec::new() },
+            user: member
+                .running()
+                .and_then(|_| member.identity.user.clone())
+                .filter(|_| self.kept)
+                .map(|linux| ContainerUser { linux: Some(linux) }),
         }
+    }
+
+    fn back_off_message(&self, member: &Member, until: Timestamp, now: Timestamp) -> String {
+        if !self.kept {
+            let seconds = until.duration_since(now).as_secs().max(0);
+            return format!("back-off: {} is restarted in {seconds} s", member.spec.name);
+        }
+        let ended = member.last.as_ref().map_or(now, |last| last.exit.finished_at);
+        // Times of exits are finer than delays.
+        let delay = go_duration(until.duration_since(ended).as_secs_f64().round());
+        format!(
+            "back-off {delay} restarting failed container={} pod={}",
+            member.spec.name,
+            full_name(&self.pod)
+        )
     }
 
     /// What a container is doing, and how its last run before that ended.
@@ -232,16 +327,24 @@ impl Worker {
                 let state = ContainerState { terminated: last.map(terminated), ..ContainerState::default() };
                 (state, member.previous.as_ref())
             }
+            State::Ended if self.kept && member.role == Role::App && self.finished() => {
+                let unknown = ContainerStateTerminated {
+                    exit_code: 137,
+                    reason: "ContainerStatusUnknown".to_owned(),
+                    message: "The container could not be located when the pod was terminated".to_owned(),
+                    ..ContainerStateTerminated::default()
+                };
+                (ContainerState { terminated: Some(unknown), ..ContainerState::default() }, last)
+            }
             State::BackOff { until } => {
-                let seconds = until.duration_since(now).as_secs().max(0);
-                let message = format!("back-off: {} is restarted in {seconds} s", member.spec.name);
-                (waiting("CrashLoopBackOff", message), last)
+                (waiting("CrashLoopBackOff", self.back_off_message(member, *until, now)), last)
             }
             State::PullBackOff { settles, reason, message, .. } if now < *settles => {
                 (waiting(reason, message.clone()), last)
             }
             State::PullBackOff { reason, message, .. } if reason == "ErrImagePull" => {
-                let message = format!("Back-off pulling image {:?}: {message}", member.spec.image);
+                let cause = if self.kept { "ErrImagePull: " } else { "" };
+                let message = format!("Back-off pulling image {:?}: {cause}{message}", member.spec.image);
                 (waiting("ImagePullBackOff", message), last)
             }
             State::PullBackOff { reason, message, .. } | State::CreateBackOff { reason, message, .. } => {
@@ -250,6 +353,20 @@ impl Worker {
             _ => (waiting(creating, String::new()), last),
         }
     }
+}
+
+/// Mounts of volumes as they were asked for; whether submounts are read-only is told where that was asked for, too.
+fn volume_mounts(spec: &Container) -> Vec<VolumeMountStatus> {
+    let status = |mount: &VolumeMount| VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only,
+        recursive_read_only: mount.read_only.then_some(match mount.recursive_read_only {
+            Some(RecursiveReadOnly::Enabled) => RecursiveReadOnly::Enabled,
+            _ => RecursiveReadOnly::Disabled,
+        }),
+    };
+    spec.volume_mounts.iter().map(status).collect()
 }
 
 fn terminated(ended: &Ended) -> ContainerStateTerminated {

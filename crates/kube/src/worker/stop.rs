@@ -4,7 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::member::{Role, State};
 use super::{Action, Slot, Worker};
-use crate::event::{EventKind, HookKind};
+use crate::api::RestartPolicy;
+use crate::event::{EventKind, HookKind, StopCause};
 
 /// Why and how the pod ends.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub(crate) enum Cause {
     Stopped,
     /// The user wants it now.
     Killed,
+    /// It had ended before this agent knew it.
+    Before,
 }
 
 impl Ending {
@@ -60,6 +63,15 @@ impl Ending {
         Self::new(Cause::Stopped, grace)
     }
 
+    /// A pod that had ended already.
+    pub(super) fn before(reason: &str, message: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            ..Self::new(Cause::Before, EVICTION_GRACE)
+        }
+    }
+
     fn describe(&self) -> &'static str {
         match self.cause {
             Cause::Completed => "Completed",
@@ -68,6 +80,7 @@ impl Ending {
             Cause::Evicted => "Evicted",
             Cause::Stopped => "Stopped",
             Cause::Killed => "Killed",
+            Cause::Before => "Ended",
         }
     }
 }
@@ -206,16 +219,16 @@ impl Worker {
             }
             return;
         }
-        let reason = match ending.cause {
-            Cause::Deadline => "the pod's deadline has passed",
-            Cause::Evicted => "the pod is evicted",
-            _ => "the pod ends",
+        let cause = match ending.cause {
+            Cause::Deadline => StopCause::Deadline,
+            Cause::Evicted => StopCause::Evicted,
+            _ => StopCause::PodEnds,
         };
-        self.stop_member(now, slot, reason, grace);
+        self.stop_member(now, slot, cause, grace);
     }
 
     /// Stops one container: hook, signal, kill.
-    pub(super) fn stop_member(&mut self, now: Timestamp, slot: Slot, reason: &str, grace: i64) {
+    pub(super) fn stop_member(&mut self, now: Timestamp, slot: Slot, cause: StopCause, grace: i64) {
         let member = &mut self.members[slot.0];
         let has_hook = member.spec.lifecycle.as_ref().is_some_and(|hooks| hooks.pre_stop.is_some());
         let container = member.spec.name.clone();
@@ -224,12 +237,17 @@ impl Worker {
             return;
         }
         running.probes.only_readiness();
+        let restarted = !matches!(member.role, Role::Ephemeral)
+            && (member.again
+                || member.role == Role::Sidecar
+                || self.pod.spec.restart_policy != RestartPolicy::Never);
         let id = running.id.clone();
         let hooked = has_hook && grace > 0;
         let deadline = now + SignedDuration::from_secs(grace);
         let stage = if hooked { Stage::Hook } else { Stage::Signalled };
         running.stopping = Some(Stopping { deadline, stage });
-        self.tell(EventKind::Stopping { container, reason: reason.to_owned(), grace });
+        let reason = cause.text().to_owned();
+        self.tell(EventKind::Stopping { container, reason, grace, cause, restarted });
         self.actions.push(match hooked {
             true => {
                 let timeout = Some(SignedDuration::from_secs(grace));
@@ -279,9 +297,7 @@ impl Worker {
         }
         match (hook, stopping) {
             (HookKind::PreStop, Some(true)) => self.signal(now, slot),
-            (HookKind::PostStart, None) if failed => {
-                self.stop_member(now, slot, "its postStart hook failed", grace)
-            }
+            (HookKind::PostStart, None) if failed => self.stop_member(now, slot, StopCause::PostStart, grace),
             (HookKind::PostStart, None) => self.begin_probes(now, slot),
             _ => {}
         }

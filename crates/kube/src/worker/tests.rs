@@ -1,3 +1,4 @@
+mod adopt;
 mod lifecycle;
 mod probes;
 mod random;

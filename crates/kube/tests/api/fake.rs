@@ -93,6 +93,7 @@ pub(crate) struct Container {
     pub(crate) log: PathBuf,
     pub(crate) state: cri::ContainerState,
     pub(crate) code: i32,
+    pub(crate) created: i64,
     pub(crate) started: i64,
     pub(crate) finished: i64,
     pub(crate) reason: String,
@@ -207,6 +208,28 @@ impl Fake {
         for container in state.containers.values_mut() {
             container.end(137, "Error");
         }
+    }
+
+    /// The machine was started anew: nothing is left.
+    pub(crate) fn forget_everything(&self) {
+        let mut state = self.lock();
+        state.sandboxes.clear();
+        state.containers.clear();
+    }
+
+    /// Ids of the containers that run, by name.
+    pub(crate) fn running(&self) -> Vec<(String, String)> {
+        let state = self.lock();
+        let running = state
+            .containers
+            .iter()
+            .filter(|(_, container)| container.state == cri::ContainerState::ContainerRunning);
+        running.map(|(id, container)| (container.name(), id.clone())).collect()
+    }
+
+    /// How many containers there are, dead or alive.
+    pub(crate) fn container_count(&self) -> usize {
+        self.lock().containers.len()
     }
 
     pub(crate) fn add_sandbox(&self, id: &str, annotations: &[(&str, &str)]) {

@@ -212,6 +212,7 @@ impl RuntimeService for Fake {
                 config,
                 state: ContainerState::ContainerCreated,
                 code: 0,
+                created: now(),
                 started: 0,
                 finished: 0,
                 reason: String::new(),
@@ -281,6 +282,9 @@ impl RuntimeService for Fake {
             pod_sandbox_id: one.sandbox.clone(),
             metadata: one.config.metadata.clone(),
             state: one.state.into(),
+            labels: one.config.labels.clone(),
+            annotations: one.config.annotations.clone(),
+            created_at: one.created,
             ..vaquita_proto::cri::Container::default()
         });
         Ok(Response::new(ListContainersResponse { containers: containers.collect() }))
@@ -301,12 +305,37 @@ impl RuntimeService for Fake {
             finished_at: one.finished,
             exit_code: one.code,
             reason: one.reason.clone(),
+            image: one.config.image.as_ref().map(|image| ImageSpec {
+                image: format!("docker.io/library/{}", image.user_specified_image),
+                ..ImageSpec::default()
+            }),
+            image_ref: format!("{}@sha256:0", one.config.image.as_ref().unwrap().user_specified_image),
             ..ContainerStatus::default()
         };
         Ok(Response::new(ContainerStatusResponse {
             status: Some(status),
             ..ContainerStatusResponse::default()
         }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let UpdateContainerResourcesRequest { container_id, linux, .. } = request.into_inner();
+        let name = self.lock().containers[&container_id].name();
+        let memory = linux.unwrap().memory_limit_in_bytes;
+        self.note(format!("UpdateContainerResources {name} {memory}"));
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        let memory = request.into_inner().resources.unwrap().memory_limit_in_bytes;
+        self.note(format!("UpdatePodSandboxResources {memory}"));
+        Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
@@ -337,7 +366,6 @@ impl RuntimeService for Fake {
 
     unimplemented! {
         version VersionRequest VersionResponse,
-        update_container_resources UpdateContainerResourcesRequest UpdateContainerResourcesResponse,
         reopen_container_log ReopenContainerLogRequest ReopenContainerLogResponse,
         exec ExecRequest ExecResponse,
         attach AttachRequest AttachResponse,
@@ -353,7 +381,6 @@ impl RuntimeService for Fake {
         list_metric_descriptors ListMetricDescriptorsRequest ListMetricDescriptorsResponse,
         list_pod_sandbox_metrics ListPodSandboxMetricsRequest ListPodSandboxMetricsResponse,
         runtime_config RuntimeConfigRequest RuntimeConfigResponse,
-        update_pod_sandbox_resources UpdatePodSandboxResourcesRequest UpdatePodSandboxResourcesResponse,
     }
 
     streams! {

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::api::{ContainerStatus, Pod, PodStatus};
 use crate::event::{EventKind, HookKind, ProbeKind};
 use crate::manifest;
-use crate::worker::{Action, Exit, Input, Outcome, Slot, Worker};
+use crate::worker::{Action, Exit, Identity, Input, Outcome, Past, Slot, Worker};
 
 /// How the runs of a container go: each run's length in seconds (none: for ever) and exit code. The last one repeats.
 #[derive(Debug)]
@@ -92,6 +92,15 @@ impl Sim {
             alive: BTreeMap::new(),
             trace: Vec::new(),
         }
+    }
+
+    /// The world as the next process finds it: what ran runs on, and what the last one had told is known.
+    pub(super) fn adopt(&mut self, past: &Past) {
+        let mut pod = self.worker.pod.clone();
+        pod.status = self.status();
+        self.pending.retain(|(_, _, input)| matches!(input, Input::Exited { .. }));
+        self.worker = Worker::adopt(pod, "192.0.2.1".to_owned(), self.now, past);
+        self.step();
     }
 
     /// Seconds since the pod began.
@@ -211,7 +220,8 @@ impl Sim {
                 assert_eq!(attempt, self.sandboxes);
                 if self.failing_sandboxes > 0 {
                     self.failing_sandboxes -= 1;
-                    return self.later(0.1, Input::SandboxFailed { message: "no".to_owned() });
+                    return self
+                        .later(0.1, Input::SandboxFailed { message: "no".to_owned(), volumes: false });
                 }
                 self.sandboxes += 1;
                 let id = format!("sandbox{attempt}");
@@ -230,6 +240,10 @@ impl Sim {
             Action::Pull { slot } => self.pull(slot),
             Action::AbandonPull { .. } | Action::Remove { .. } => {}
             Action::Create { slot, attempt, .. } => self.create(slot, attempt),
+            Action::Resize { slot, id } => {
+                self.note(format!("resize {}", self.name(slot)));
+                self.later(0.1, Input::Resized { slot, id, result: Ok(()) });
+            }
             Action::Start { slot, id } => self.start(slot, id),
             Action::Hook { slot, id, hook, timeout } => self.hook(slot, id, hook, timeout),
             Action::Probe { slot, id, probe } => self.probe(slot, id, probe),
@@ -296,7 +310,7 @@ impl Sim {
         }
         let (length, code) = script.runs[attempt.min(script.runs.len() - 1)];
         self.alive.insert(id.clone(), (slot, self.now));
-        self.later(0.0, Input::Started { slot, id: id.clone(), at: self.now });
+        self.later(0.0, Input::Started { slot, id: id.clone(), at: self.now, identity: Identity::default() });
         if let Some(length) = length {
             let mut exit = self.exit(self.now, code);
             exit.finished_at = self.now + seconds(length);
