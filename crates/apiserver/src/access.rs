@@ -22,7 +22,7 @@ pub use self::authorize::{Authorizer, Defaults, Rule};
 pub(crate) use self::certificate::CREDENTIAL_ID;
 pub use self::certificate::Peer;
 use self::token::Refused;
-pub(crate) use self::token::{Claims, Reference};
+pub(crate) use self::token::{Bound, Claims, Reference};
 pub use self::token::{ISSUER, Signer};
 pub use self::user::{MASTERS, User};
 use crate::{Details, Reason, Status};

@@ -19,10 +19,13 @@ mod node;
 mod object;
 mod options;
 pub mod pki;
+pub mod reviews;
 mod schema;
 mod selector;
 mod status;
+pub mod streams;
 pub mod time;
+pub mod tokens;
 
 pub use crate::access::{Access, Attributes, User};
 pub use crate::cluster::{Cluster, Deletion, List, Options, Watch, WatchEvent};

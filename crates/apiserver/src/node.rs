@@ -90,7 +90,10 @@ pub enum Stream {
         streams: Streams,
     },
     /// Ports of the pod.
-    PortForward,
+    PortForward {
+        /// Those that old clients name beforehand; mostly none.
+        ports: Vec<u16>,
+    },
 }
 
 /// Which streams are wanted.
