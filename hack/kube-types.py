@@ -50,7 +50,7 @@ BASIC = {
     "float64": "float", "[]byte": "bytes", "uint8": "int32", "interface{}": "json", "any": "json",
 }  # fmt: skip
 # Helpers of Go programs that no API takes or gives.
-NOT_API = {"Timestamp", "Verbs", "InternalEvent", "ObjectMetaAccessor"}
+NOT_API = {"InternalEvent", "Timestamp"}
 
 EMPTY = re.compile(r"^type (\w+) struct ?\{\}$")
 STRUCT = re.compile(r"^type (\w+) struct \{$")
@@ -165,7 +165,9 @@ class Table:
         target, target_imports = other.named[name]
         shape, _ = self.resolve(path, target, target_imports)
         if shape.startswith("<"):
-            return shape, ""
+            # A struct by another name is a type of its own, an alias is not.
+            own = name in getattr(other, "models", set())
+            return (f"<{PACKAGES[path]}.{name}>" if own else shape), ""
         called = f"{path.split('/')[-1]}.{name}"
         if name in other.enums and other.values.get(name):
             self.used_enums[called, path] = sorted(set(other.values[name]))
@@ -181,6 +183,11 @@ class Table:
         return {"quantity": "resource.Quantity", "time": "v1.Time", "bytes": "[]uint8"}.get(shape, shape)
 
     def struct(self, path, name):
+        if name not in self.packages[path].structs:
+            target, imports = self.packages[path].named[name]
+            alias, _, target = target.rpartition(".")
+            yield from self.struct(imports[alias] if alias else path, target)
+            return
         fields, imports = self.packages[path].structs[name]
         for go_name, go, tags, comments in fields:
             json = tags.get("json")
@@ -237,8 +244,8 @@ class Table:
             short = lambda shape: re.sub(rf"<{re.escape(name)}\.(\w+)>", r"<\1>", shape).replace(
                 "<io.k8s.apimachinery.pkg.apis.meta.v1.", "<meta.").replace("<io.k8s.api.core.v1.", "<core.")
             print(f"package {name} {group} {version}")
-            for struct in sorted(package.structs):
-                if (path, struct) in SPECIAL or struct not in getattr(package, "models", set()):
+            for struct in sorted(getattr(package, "models", set())):
+                if (path, struct) in SPECIAL or struct in NOT_API or not self.is_struct(path, struct):
                     continue
                 kind = " kind" if struct in package.kinds or self.has_type_meta(path, struct) else ""
                 atomic = " atomic" if struct in package.atomic else ""
@@ -252,8 +259,14 @@ class Table:
         for (called, path), values in sorted(self.used_enums.items()):
             print(f"enum {PACKAGES.get(path, path)} {called.split('.')[1]} {'|'.join(values)}")
 
+    def is_struct(self, path, name):
+        package = self.packages[path]
+        if name in package.structs:
+            return True
+        return name in package.named and self.resolve(path, name, {})[0].startswith("<")
+
     def has_type_meta(self, path, struct):
-        fields, _ = self.packages[path].structs[struct]
+        fields, _ = self.packages[path].structs.get(struct, ([], None))
         return any(go.endswith("TypeMeta") and "inline" in tags.get("json", "") for _, go, tags, _ in fields)
 
 

@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 /// Writes `types.blob` and `index.rs` to `out`.
@@ -61,10 +62,14 @@ pub(crate) fn write(facts: &str, out: &Path) {
         }
     }
     let versions: String = packages.iter().map(|words| format!("{}\\n", words.join(" "))).collect();
+    let mut digest = DefaultHasher::new();
+    (&blob, &enums).hash(&mut digest);
     let rust = format!(
-        "static OFFSETS: [u32; {}] = [{index}{}];\nstatic PACKAGES: &str = \"{versions}\";\n",
+        "static OFFSETS: [u32; {}] = [{index}{}];\nstatic PACKAGES: &str = \"{versions}\";\n\
+         pub(crate) const DIGEST: u64 = {:#x};\n",
         types.len() + 1,
-        blob.len()
+        blob.len(),
+        digest.finish()
     );
     fs::write(out.join("types.blob"), blob).expect("OUT_DIR can be written");
     fs::write(out.join("enums.txt"), enums).expect("OUT_DIR can be written");

@@ -4,6 +4,7 @@
 pub mod decode;
 pub mod encode;
 mod error;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

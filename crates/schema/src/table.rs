@@ -18,12 +18,17 @@ static TYPES: [OnceLock<Box<Type>>; OFFSETS.len() - 1] = [const { OnceLock::new(
 /// `Status`, `List`, …) are found in any.
 #[must_use]
 pub fn type_of(group: &str, version: &str, kind: &str) -> Option<&'static Type> {
+    reference_of(group, version, kind).map(TypeRef::get)
+}
+
+/// As [`type_of`], without reading the type.
+pub(crate) fn reference_of(group: &str, version: &str, kind: &str) -> Option<TypeRef> {
     let group = if group.is_empty() { "-" } else { group };
     let package = PACKAGES.lines().find_map(|line| {
         let (name, served) = line.split_once(' ')?;
         (served.split_once(' ')? == (group, version)).then_some(name)
     });
-    let object = |package| named(package, kind).filter(|ty| ty.kind.is_some());
+    let object = |package| reference(package, kind).filter(|ty| ty.is_kind());
     package.and_then(object).or_else(|| object(META))
 }
 
@@ -31,7 +36,7 @@ pub fn type_of(group: &str, version: &str, kind: &str) -> Option<&'static Type> 
 #[must_use]
 pub fn type_named(name: &str) -> Option<&'static Type> {
     let (package, name) = name.rsplit_once('.')?;
-    named(package, name)
+    reference(package, name).map(TypeRef::get)
 }
 
 /// All types, sorted by name.
@@ -347,6 +352,10 @@ impl TypeRef {
         self.lines().split([' ', '\n']).next().unwrap_or_default()
     }
 
+    fn is_kind(self) -> bool {
+        self.lines().lines().next().is_some_and(|head| head.split(' ').any(|word| word == "kind"))
+    }
+
     fn lines(self) -> &'static str {
         let id = usize::from(self.0);
         &BLOB[OFFSETS[id] as usize..OFFSETS[id + 1] as usize]
@@ -357,11 +366,6 @@ impl fmt::Debug for TypeRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TypeRef({})", self.name())
     }
-}
-
-/// Finds a type in the sorted table.
-fn named(package: &str, name: &str) -> Option<&'static Type> {
-    reference(package, name).map(TypeRef::get)
 }
 
 /// Finds a type in the sorted table, without reading it.

@@ -66,3 +66,50 @@ fn every_type_can_be_read() {
 fn a_field_is_small() {
     assert!(size_of::<Field>() <= 48, "{}", size_of::<Field>());
 }
+
+/// What k8s-openapi, which is made from Kubernetes' own description of its API, says of every field.
+#[test]
+fn every_field_has_the_shape_of_kubernetes_own_description() {
+    let shapes = include_str!(concat!(env!("OUT_DIR"), "/shapes.txt"));
+    let mut seen = 0;
+    for line in shapes.lines() {
+        let [name, field, told] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let ty = type_named(name).unwrap_or_else(|| panic!("no type {name}"));
+        let found = ty.field(field).unwrap_or_else(|| panic!("no field {line}"));
+        let mut shape = written(&found.shape);
+        // There every object has metadata, references have names, and some events have no time.
+        let own = matches!(field, "metadata" | "name" | "eventTime");
+        if if own { told.ends_with('!') } else { found.required } {
+            shape.push('!');
+        }
+        assert_eq!(shape, told, "{name} {field}");
+        seen += 1;
+    }
+    assert!(seen > 2500, "{seen}");
+}
+
+fn written(shape: &Shape) -> String {
+    let meta = |name| format!("<io.k8s.apimachinery.pkg.{name}");
+    let extensions = |name| format!("<io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{name}");
+    match shape {
+        Shape::Bool => "boolean".to_owned(),
+        Shape::Bytes => "string:byte".to_owned(),
+        Shape::Duration | Shape::String => "string".to_owned(),
+        Shape::Fields => meta("apis.meta.v1.FieldsV1"),
+        Shape::Float => "number:double".to_owned(),
+        Shape::Int32 => "integer:int32".to_owned(),
+        Shape::Int64 => "integer:int64".to_owned(),
+        Shape::IntOrString => meta("util.intstr.IntOrString"),
+        Shape::Json => extensions("JSON"),
+        Shape::List(of) => format!("[{}", written(of)),
+        Shape::Map(of) => format!("{{{}", written(of)),
+        Shape::MicroTime => meta("apis.meta.v1.MicroTime"),
+        Shape::Object(ty) => format!("<{}", ty.name()),
+        Shape::Quantity => meta("api.resource.Quantity"),
+        Shape::Raw => meta("runtime.RawExtension"),
+        Shape::SchemaOrArray => extensions("JSONSchemaPropsOrArray"),
+        Shape::SchemaOrBool => extensions("JSONSchemaPropsOrBool"),
+        Shape::SchemaOrStrings => extensions("JSONSchemaPropsOrStringArray"),
+        Shape::Time => meta("apis.meta.v1.Time"),
+    }
+}
