@@ -57,7 +57,7 @@ STRUCT = re.compile(r"^type (\w+) struct \{$")
 NAMED = re.compile(r"^type (\w+) (=? ?)(\S.*)$")
 FIELD = re.compile(r"^\t(?:(\w+(?:, \w+)*)\s+)?(\S+)\s+`([^`]*)`")
 BARE = re.compile(r"^\t(\w+)\s+(\S+)\s*(?://.*)?$")
-CONST = re.compile(r"^\s+\w+\s+(\w+)\s*=\s*(\"[^\"]*\")")
+CONST = re.compile(r"^\s+\w+\s+(\w+)\s*=\s*(\"[^\"]*\")|^\s+\w+\s*=\s*(\w+)\((\"[^\"]*\")\)")
 
 
 class Package:
@@ -100,7 +100,7 @@ class Package:
                         self.enums.add(named[1])
                 markers = []
             elif const := CONST.match(line):
-                self.values.setdefault(const[1], []).append(const[2].strip('"'))
+                self.values.setdefault(const[1] or const[3], []).append((const[2] or const[4]).strip('"'))
             elif line.strip():
                 markers = []
             i += 1

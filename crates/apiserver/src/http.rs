@@ -1,6 +1,8 @@
 //! The API over HTTP.
 
 mod body;
+#[expect(dead_code, reason = "routed to soon")]
+mod openapi;
 mod server;
 
 use std::sync::Arc;

@@ -21,7 +21,7 @@ mod writer;
 use writer::Writer;
 
 /// Rises when the same table is written differently.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// A resource that the API serves.
 #[derive(Clone, Copy, Debug, Hash)]

@@ -114,12 +114,11 @@ fn property(out: &mut Writer, field: &Field, package: &str, told: &str, edition:
             Shape::Int32 | Shape::Int64 | Shape::Float if field.always => Some("0"),
             _ => None,
         });
-        shape(out, &field.shape, !told.is_empty() || default.is_some(), edition);
+        let values = field.values(package);
+        let beside = !told.is_empty() || default.is_some();
+        shape(out, &field.shape, beside, values.as_deref(), edition);
         if let Some(default) = default {
             out.raw("default", default);
-        }
-        if let Some(values) = field.values(package).filter(|_| field.shape == Shape::String) {
-            out.texts("enum", values);
         }
         match field.list() {
             List::Unset => {}
@@ -155,38 +154,30 @@ fn leaf_kind(shape: &Shape) -> &'static str {
 }
 
 /// The members that tell a shape. `beside`: others stand beside them, which a reference of OpenAPI 3 does not allow.
-fn shape(out: &mut Writer, shape: &Shape, beside: bool, edition: Edition) {
-    match shape {
+/// `values` are those that a string may have.
+fn shape(out: &mut Writer, of: &Shape, beside: bool, values: Option<&[&str]>, edition: Edition) {
+    match of {
         Shape::Bool => out.text("type", "boolean"),
         Shape::Bytes => typed(out, "string", "byte"),
         Shape::Float => typed(out, "number", "double"),
         Shape::Int32 => typed(out, "integer", "int32"),
         Shape::Int64 => typed(out, "integer", "int64"),
-        Shape::String => out.text("type", "string"),
+        Shape::String => {
+            out.text("type", "string");
+            if let Some(values) = values {
+                out.texts("enum", values.iter().copied());
+            }
+        }
         Shape::List(of) => {
             out.text("type", "array");
-            out.field("items").object(|out| inner(out, of, edition));
+            out.field("items").object(|out| shape(out, of, false, values, edition));
         }
         Shape::Map(of) => {
             out.text("type", "object");
-            out.field("additionalProperties").object(|out| inner(out, of, edition));
+            out.field("additionalProperties").object(|out| shape(out, of, false, values, edition));
         }
         Shape::Object(ty) => refer(out, ty.name(), beside, edition),
         other => refer(out, simple(other).unwrap_or_default(), beside, edition),
-    }
-}
-
-fn inner(out: &mut Writer, of: &Shape, edition: Edition) {
-    let default = match of {
-        Shape::Object(_) => Some("{}"),
-        Shape::String => Some("\"\""),
-        Shape::Bool => Some("false"),
-        Shape::Int32 | Shape::Int64 | Shape::Float => Some("0"),
-        _ => None,
-    };
-    shape(out, of, default.is_some(), edition);
-    if let (Some(default), Edition::V3) = (default, edition) {
-        out.raw("default", default);
     }
 }
 

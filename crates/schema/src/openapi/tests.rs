@@ -70,7 +70,7 @@ fn kubectl_finds_what_it_looks_for() {
     let containers = &spec["properties"]["containers"];
     assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
     assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
-    assert_eq!(containers["items"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
+    assert_eq!(containers["items"]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
     assert!(
         containers["description"].as_str().unwrap().starts_with("List of containers belonging to the pod.")
     );

@@ -79,7 +79,8 @@ fn every_field_has_the_shape_of_kubernetes_own_description() {
         let mut shape = written(&found.shape);
         // There every object has metadata, references have names, and some events have no time.
         let own = matches!(field, "metadata" | "name" | "eventTime");
-        if if own { told.ends_with('!') } else { found.required } {
+        let required = if own { told.ends_with('!') } else { found.required };
+        if required {
             shape.push('!');
         }
         assert_eq!(shape, told, "{name} {field}");
