@@ -13,10 +13,11 @@ use rustix::fs::Mode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use vaquita_cri::{Config, Server};
 
-use self::lock::Lock;
 use self::ready::Ready;
 use crate::options::{self, Node};
+use crate::up;
 
+pub(crate) use self::lock::Lock;
 pub(crate) use self::ready::Outcome;
 
 /// The threads of the runtime: requests are short, what blocks runs beside them.
@@ -57,7 +58,8 @@ fn run(node: &Node, args: options::Daemon, ready: &mut Ready) -> Result<ExitCode
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config, ready))?;
+    let cluster = args.api.then(|| up::Settings::new(&config, &args)).transpose()?;
+    runtime.block_on(serve(config, cluster, ready))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -69,10 +71,16 @@ pub(crate) fn need_root(what: &str) -> Result<()> {
     anyhow::bail!("{what} needs root, to make namespaces, cgroups and networks: try again with sudo")
 }
 
-async fn serve(config: Config, ready: &mut Ready) -> Result<()> {
+async fn serve(config: Config, cluster: Option<up::Settings>, ready: &mut Ready) -> Result<()> {
     let mut stop = Stop::new()?;
     let socket = config.socket.clone();
+    // First what fails when something is asked for that cannot be: nothing has been touched then.
+    let opened = match cluster {
+        Some(settings) => Some(up::Opened::open(settings).await?),
+        None => None,
+    };
     let server = Server::start(config).await.context("cannot start the node")?;
+    let running = opened.map(|opened| opened.start(&server)).transpose()?;
     ready.succeeded();
     notify::ready();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), socket = %socket.display(), "ready");
@@ -81,6 +89,10 @@ async fn serve(config: Config, ready: &mut Ready) -> Result<()> {
             let name = stop.wait().await;
             notify::stopping();
             tracing::info!(signal = name, "ending; pods are left running");
+            // The API before the node before what runs the pods: each needs the next one.
+            if let Some(running) = running {
+                running.shutdown().await;
+            }
         })
         .await
         .context("the node failed")?;

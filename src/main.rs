@@ -4,18 +4,21 @@
 //! else happens, because the supervisor of a pod must stay small and have one thread.
 
 mod applets;
+mod backup;
 mod check;
 mod client;
 mod credentials;
 mod daemon;
 mod demo;
 mod images;
+mod kubeconfig;
 mod oci;
 mod options;
 mod run;
 mod size;
 mod table;
 mod terminal;
+mod up;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -41,13 +44,17 @@ fn main() -> ExitCode {
 fn command_line() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Backup { file } => backup::backup(&cli.node, &file),
         Command::Check(args) => check::main(&cli.node, &args),
         Command::Daemon(args) => daemon::main(&cli.node, args),
         Command::Demo(args) => demo::main(&cli.node, &args),
         Command::DemoServer(args) => demo::server::main(&args),
         Command::Image(args) => images::main(&cli.node, args),
+        Command::Kubeconfig(args) => kubeconfig::main(&cli.node, &args),
         Command::Oci { arguments } => return oci::main("vaquita oci", &arguments),
+        Command::Restore { file } => backup::restore(&cli.node, &file),
         Command::Run(args) => run::main(&cli.node, &args),
+        Command::Up(args) => daemon::main(&cli.node, options::Daemon { api: true, ..args }),
         Command::Version => version(),
     };
     result.unwrap_or_else(|error| fail(&error))

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cluster;
 mod handler;
 mod image;
 mod network;
@@ -11,16 +12,18 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use vaquita_cri::{StreamingConfig, Tls};
 
+pub(crate) use self::cluster::{Cluster, Kubeconfig};
 pub(crate) use self::image::{Credentials, Image, ImageCommand};
 pub(crate) use self::node::Node;
 
 /// Kubernetes pods on one bare Linux host.
 #[derive(Debug, Parser)]
 #[command(name = "vaquita", version, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Try `vaquita demo`.")]
+#[command(after_help = "Try `vaquita demo`, or `vaquita up` and then kubectl.")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) node: Node,
@@ -34,6 +37,20 @@ pub(crate) enum Command {
     Run(Run),
     /// Run a built-in pod: a web server with probes to play with
     Demo(Demo),
+    /// Run this host as a Kubernetes of one node, for kubectl: the daemon with `--api`
+    Up(Daemon),
+    /// Print the kubeconfig of the administrator, or merge it into a file
+    Kubeconfig(Kubeconfig),
+    /// Save the objects of the cluster to a file, also while it runs
+    Backup {
+        /// The file to make; it must not be there yet
+        file: PathBuf,
+    },
+    /// Put back the objects of a backup, instead of those that are there; the daemon must not run
+    Restore {
+        /// What `vaquita backup` made
+        file: PathBuf,
+    },
     /// Run the node as a service: CRI on a unix socket
     Daemon(Daemon),
     /// List everything of vaquita on this host with its owner; exit 1 on an orphan
@@ -95,6 +112,12 @@ pub(crate) struct Demo {
 
 #[derive(Args, Debug)]
 pub(crate) struct Daemon {
+    /// Serve the Kubernetes API too, and run what it says
+    #[arg(long, hide_env = true, env = "VAQUITA_API", conflicts_with = "idle_exit")]
+    #[arg(action = ArgAction::SetTrue, value_parser = BoolishValueParser::new())]
+    pub(crate) api: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
     /// End when for two seconds there has been no pod and no connection
     #[arg(long)]
     pub(crate) idle_exit: bool,

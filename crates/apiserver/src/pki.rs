@@ -214,7 +214,8 @@ fn parse(identity: &Identity) -> Option<(CertificateDer<'static>, PrivatePkcs8Ke
 
 /// Plain YAML of maps, lists and strings, as people expect a kubeconfig to look.
 fn yaml(value: &serde_json::Value) -> String {
-    serde_saphyr::to_string(value).unwrap_or_else(|_| value.to_string())
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(value, options).unwrap_or_else(|_| value.to_string())
 }
 
 #[cfg(test)]

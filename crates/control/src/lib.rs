@@ -6,11 +6,13 @@
 //! * `scheduler` gives pods a machine, or says why there is none. Filters and scores are tables.
 //! * `feed` brings the pods of this node to the agent ([`vaquita_kube::agent`]) and their status back.
 //! * `node` keeps the Node object and its Lease.
+//! * `cri_node` has logs, streams and statistics of the pods for the API.
 //! * `events` records what happens, without flooding.
 
 #![allow(dead_code, reason = "its parts are being put together")]
 
 mod control;
+mod cri_node;
 mod error;
 mod events;
 mod follow;
@@ -19,5 +21,6 @@ mod scheduler;
 mod tokens;
 
 pub use self::control::{Config, Control};
+pub use self::cri_node::CriNode;
 pub use self::error::{Error, Kind, Result};
 pub use self::tokens::Tokens;

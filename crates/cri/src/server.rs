@@ -69,6 +69,11 @@ impl Server {
         Ok(Self { node, socket, metrics })
     }
 
+    /// The cgroup below which clients put pods, as the verbose Status tells it too.
+    pub fn pod_cgroups(&self) -> &std::path::Path {
+        &self.node.cgroup_root
+    }
+
     /// Answers until `shutdown` is ready or, with [`Config::idle_exit`], until nobody needs it.
     ///
     /// Pods are left running. Where none is left the network and the cgroup root are taken down.

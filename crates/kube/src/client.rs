@@ -33,6 +33,11 @@ impl Client {
         Ok(Self::from_channel(channel))
     }
 
+    /// The calls about pods and containers, for those who have more to ask than the agent.
+    pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
+        self.runtime.clone()
+    }
+
     /// A client over a channel that exists already.
     pub fn from_channel(channel: Channel) -> Self {
         // The largest answer that CRI servers send, as kubelet sets it.
