@@ -4,6 +4,7 @@
 //! * `worker` (private) is the life of one pod as a pure state machine: time goes in, actions come out.
 //! * [`agent`] performs those actions through the CRI client and on the host's files, and nothing else: it can be
 //!   pointed at any CRI socket.
+//! * [`rotation`] keeps logs of containers short, and finds all parts of one.
 //! * [`event`] is what the agent tells while it works; [`api`] are the Kubernetes objects.
 
 pub mod agent;
@@ -13,6 +14,7 @@ mod error;
 pub mod event;
 pub mod manifest;
 mod qos;
+pub mod rotation;
 mod worker;
 
 pub use self::error::{Error, Kind, Result};

@@ -15,7 +15,7 @@ use super::{Objects, logs, names, pull, requests, shares, volumes};
 use crate::api::{Container, TerminationMessagePolicy};
 use crate::client::Client;
 use crate::worker::{Exit, Identity};
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, rotation};
 
 /// What actions are performed with. Cheap to clone.
 #[derive(Clone)]
@@ -308,7 +308,7 @@ impl Hands {
             async move { client.runtime.remove_container(request).await }
         };
         absent_is_fine(self.cri.call("RemoveContainer", Some(CALL), call).await.map(drop))?;
-        let _ = std::fs::remove_file(self.context.log_dir().join(Context::log_path(container, attempt)));
+        rotation::remove(&self.context.log_dir().join(Context::log_path(container, attempt)));
         let _ = std::fs::remove_file(self.context.message_file(container, attempt));
         Ok(())
     }
@@ -343,6 +343,32 @@ impl Hands {
             started_at: timestamp(status.started_at),
             finished_at: timestamp(status.finished_at).unwrap_or(now),
         }
+    }
+
+    /// Rotates the log of a running container where it is time to.
+    pub(super) async fn rotate(&self, container: &str, attempt: u32, id: &str) -> Result<()> {
+        let log = self.context.log_dir().join(Context::log_path(container, attempt));
+        let (path, now) = (log.clone(), Timestamp::now());
+        let prepare = move |_: &Context| {
+            if !rotation::is_due(&path, rotation::MAX_SIZE) {
+                return Ok(None);
+            }
+            rotation::make_room(&path, rotation::MAX_FILES)?;
+            let rotated = rotation::rotated_name(&path, now);
+            match std::fs::rename(&path, &rotated) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("rename", &path, &error))
+                }
+                _ => Ok(Some(rotated)),
+            }
+        };
+        let Some(rotated) = self.blocking(prepare).await? else { return Ok(()) };
+        let request = cri::ReopenContainerLogRequest { container_id: id.to_owned() };
+        let call = |mut client: Client| async move { client.runtime.reopen_container_log(request).await };
+        self.cri.once("ReopenContainerLog", Some(CALL), call).await.map(drop).inspect_err(|_| {
+            // The server writes to it still: it is rotated the next time.
+            let _ = std::fs::rename(&rotated, &log);
+        })
     }
 
     /// The status of a container.

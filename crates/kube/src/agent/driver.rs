@@ -29,6 +29,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Between attempts to find out what there is of a pod, at first and at most.
 const ADOPT_RETRY: Duration = Duration::from_millis(200);
 const ADOPT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Between looks at the length of logs (kubelet's).
+const ROTATION: Duration = Duration::from_secs(10);
 /// How long the end of the logs is waited for when all is over.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
@@ -182,6 +184,7 @@ impl Driver {
         // Whatever becomes of this task, those two end with it.
         let _guards = [AbortOnDrop(watcher.abort_handle()), AbortOnDrop(measured.abort_handle())];
         let mut released = false;
+        let mut rotation = tokio::time::interval(ROTATION);
         loop {
             for action in self.worker.step(self.clock.now()) {
                 self.perform(action);
@@ -202,12 +205,31 @@ impl Driver {
                 Some(look) = seen.recv() => self.compare(&look),
                 Some(_) = self.tasks.join_next() => {}
                 () = sleep_until(wake) => {}
+                _ = rotation.tick(), if self.status.is_some() && !released => self.rotate(),
                 () = sleep_until(self.kill_by) => {
                     let message = "the pod did not die in time: the CRI server does not answer".to_owned();
                     let _ = self.told.send(EventKind::Warning { message });
                     break;
                 }
             }
+        }
+    }
+
+    /// Looks after logs that have grown too long.
+    fn rotate(&mut self) {
+        let running: Vec<(Slot, String)> =
+            self.worker.live().map(|(slot, id)| (slot, id.to_owned())).collect();
+        for (slot, id) in running {
+            let (name, attempt) = (self.worker.container(slot).name.clone(), self.worker.restarts(slot));
+            // What fails is tried again the next time; a container that ends has no log to open.
+            self.tasks.spawn({
+                let hands = self.hands.clone();
+                async move {
+                    if let Err(error) = hands.rotate(&name, attempt, &id).await {
+                        tracing::debug!(%error, container = name, "a log could not be rotated");
+                    }
+                }
+            });
         }
     }
 

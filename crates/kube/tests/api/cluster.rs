@@ -276,6 +276,27 @@ async fn limits_change_while_a_container_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn long_logs_are_rotated() {
+    let mut node = Node::new(Fake::new(), json!({"containers": [{"name": "a", "image": "x"}]})).await;
+    node.ready().await;
+    let log = node.dir.path().join("pods").join(UID).join("logs/a/0.log");
+    let text = "2026-11-21T02:00:00Z stdout F long\n".repeat(400_000);
+    std::fs::write(&log, &text).unwrap();
+    let reopened = |node: &Node| node.fake.calls().iter().filter(|call| call.starts_with("Reopen")).count();
+    while reopened(&node) == 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(reopened(&node), 1, "a short one is left alone");
+    let files = vaquita_kube::rotation::files(&log);
+    let read = |path| std::io::read_to_string(vaquita_kube::rotation::open(path).unwrap()).unwrap();
+    assert_eq!(files.len(), 2);
+    assert_eq!(read(&files[0]).len(), text.len());
+    assert_eq!(read(&files[1]), "2026-11-21T02:00:00Z stdout F anew\n");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_end_can_be_hastened() {
     let hook = json!({"preStop": {"exec": {"command": ["hang"]}}});
     let mut node =

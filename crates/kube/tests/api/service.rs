@@ -318,6 +318,20 @@ impl RuntimeService for Fake {
         }))
     }
 
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
+        let id = request.into_inner().container_id;
+        let (name, log) = {
+            let state = self.lock();
+            (state.containers[&id].name(), state.containers[&id].log.clone())
+        };
+        self.note(format!("ReopenContainerLog {name}"));
+        write(&log, &["anew"]);
+        Ok(Response::new(ReopenContainerLogResponse {}))
+    }
+
     async fn update_container_resources(
         &self,
         request: Request<UpdateContainerResourcesRequest>,
@@ -366,7 +380,6 @@ impl RuntimeService for Fake {
 
     unimplemented! {
         version VersionRequest VersionResponse,
-        reopen_container_log ReopenContainerLogRequest ReopenContainerLogResponse,
         exec ExecRequest ExecResponse,
         attach AttachRequest AttachResponse,
         port_forward PortForwardRequest PortForwardResponse,
