@@ -98,18 +98,8 @@ pub struct Field {
     pub always: bool,
     /// Go leaves a struct out when it is zero.
     pub omit_zero: bool,
-    extras: Option<Box<Extras>>,
-}
-
-/// What few fields have.
-#[derive(Debug, Default)]
-struct Extras {
-    strategy: Strategy,
-    merge_key: Option<&'static str>,
-    list: List,
-    default: Option<&'static str>,
-    go: &'static str,
-    enumerated: bool,
+    /// Where its line begins in the blob: what is asked seldom is read there.
+    line: u32,
     embedded: Option<Box<str>>,
 }
 
@@ -229,47 +219,55 @@ impl Field {
     /// How a strategic merge patch treats it.
     #[must_use]
     pub fn strategy(&self) -> Strategy {
-        self.extras.as_ref().map_or(Strategy::Unset, |extras| extras.strategy)
+        match self.flag("p=") {
+            Some("merge") => Strategy::Merge,
+            Some("merge,retainKeys") => Strategy::MergeRetainKeys,
+            Some("replace") => Strategy::Replace,
+            Some("retainKeys") => Strategy::RetainKeys,
+            _ => Strategy::Unset,
+        }
     }
 
     /// The field that tells elements of a merged list apart.
     #[must_use]
     pub fn merge_key(&self) -> Option<&'static str> {
-        self.extras.as_ref()?.merge_key
+        self.flag("k=")
     }
 
     /// How server-side apply treats it.
     #[must_use]
     pub fn list(&self) -> List {
-        self.extras.as_ref().map_or(List::Unset, |extras| extras.list)
+        match self.flag("l=") {
+            None => List::Unset,
+            Some("atomic") => List::Atomic,
+            Some("granular") => List::Granular,
+            Some("set") => List::Set,
+            Some(list) => List::Map(list.strip_prefix("map:").unwrap_or_default()),
+        }
     }
 
     /// The default that the schema tells, as JSON.
     #[must_use]
     pub fn default(&self) -> Option<&'static str> {
-        self.extras.as_ref()?.default
+        self.flag("d=")
     }
 
     /// The path of embedded types that it comes from, in Go's names: `VolumeSource`.
     #[must_use]
     pub fn embedded_in(&self) -> Option<&str> {
-        self.extras.as_ref()?.embedded.as_deref()
+        self.embedded.as_deref()
     }
 
     /// The name of its type in Go without pointer: `[]v1.Container`.
     #[must_use]
     pub fn go(&self) -> String {
-        match &self.extras {
-            Some(extras) if !extras.go.is_empty() => extras.go.to_owned(),
-            _ => self.shape.go(),
-        }
+        self.go_name().map_or_else(|| self.shape.go(), |name| name.trim_end_matches('!').to_owned())
     }
 
     /// The values that a string (or an element of a list of strings) may have, as the schema tells; `package` is the one of its type.
     #[must_use]
     pub fn values(&self, package: &str) -> Option<Vec<&'static str>> {
-        let extras = self.extras.as_ref().filter(|extras| extras.enumerated)?;
-        let name = extras.go.rsplit(['.', ']']).next()?;
+        let name = self.go_name()?.strip_suffix('!')?.rsplit(['.', ']']).next()?;
         let values = |wanted: &str| {
             ENUMS.lines().find_map(|line| {
                 let line = line.strip_prefix(wanted)?.strip_prefix('.')?.strip_prefix(name)?;
@@ -277,6 +275,20 @@ impl Field {
             })
         };
         values(package).or_else(|| values("io.k8s.api.core.v1"))
+    }
+
+    /// The name of its type in Go where the shape does not tell it, with `!` if it has values of its own.
+    fn go_name(&self) -> Option<&'static str> {
+        self.words().nth(2)?.split_once('=').map(|(_, name)| name)
+    }
+
+    fn flag(&self, prefix: &str) -> Option<&'static str> {
+        self.words().skip(3).find_map(|word| word.strip_prefix(prefix))
+    }
+
+    fn words(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let line = BLOB.get(self.line as usize..).and_then(|rest| rest.lines().next());
+        line.unwrap_or_default().trim_start().split(' ')
     }
 }
 

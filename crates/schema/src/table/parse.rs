@@ -1,6 +1,6 @@
 //! Reads the lines of one type. Their form is told in `build/table.rs`.
 
-use super::{Embedded, Extras, Field, Gvk, List, Shape, Strategy, Type, TypeRef};
+use super::{BLOB, Embedded, Field, Gvk, Shape, Type, TypeRef};
 
 /// The type of the lines.
 pub(super) fn parse(lines: &'static str) -> Type {
@@ -43,8 +43,7 @@ pub(super) fn parse(lines: &'static str) -> Type {
 
 /// The field of an embedded type as one of the type around it.
 fn through(go: &str, mut field: Field) -> Field {
-    let extras = field.extras.get_or_insert_default();
-    extras.embedded = Some(match &extras.embedded {
+    field.embedded = Some(match &field.embedded {
         Some(inner) => format!("{go}.{inner}").into_boxed_str(),
         None => go.into(),
     });
@@ -56,40 +55,20 @@ fn field(line: &'static str) -> Field {
     let name = words.next().unwrap_or_default();
     let number = words.next().and_then(|number| number.parse().ok()).unwrap_or_default();
     let written = words.next().unwrap_or_default();
-    let (written, go) = written.split_once('=').unwrap_or((written, ""));
-    let (mut required, mut pointer, mut always, mut omit_zero) = (false, false, false, false);
-    let mut extras =
-        Extras { go: go.trim_end_matches('!'), enumerated: go.ends_with('!'), ..Extras::default() };
-    let mut special = !go.is_empty();
-    for flag in words {
-        match flag {
-            "r" => required = true,
-            "*" => pointer = true,
-            "!" => always = true,
-            "z" => omit_zero = true,
-            _ => {
-                special = true;
-                extra(&mut extras, flag);
-            }
-        }
-    }
-    let extras = special.then(|| Box::new(extras));
-    Field { name, shape: shape(written), number, required, pointer, always, omit_zero, extras }
-}
-
-fn extra(extras: &mut Extras, flag: &'static str) {
-    match flag.split_once('=') {
-        Some(("d", value)) => extras.default = Some(value),
-        Some(("k", key)) => extras.merge_key = Some(key),
-        Some(("l", "atomic")) => extras.list = List::Atomic,
-        Some(("l", "granular")) => extras.list = List::Granular,
-        Some(("l", "set")) => extras.list = List::Set,
-        Some(("l", list)) => extras.list = List::Map(list.strip_prefix("map:").unwrap_or_default()),
-        Some(("p", "merge")) => extras.strategy = Strategy::Merge,
-        Some(("p", "merge,retainKeys")) => extras.strategy = Strategy::MergeRetainKeys,
-        Some(("p", "replace")) => extras.strategy = Strategy::Replace,
-        Some(("p", "retainKeys")) => extras.strategy = Strategy::RetainKeys,
-        _ => {}
+    let written = written.split_once('=').map_or(written, |(shape, _)| shape);
+    let flags = || words.clone();
+    let has = |flag: &str| flags().any(|word| word == flag);
+    let line = line.as_ptr() as usize - BLOB.as_ptr() as usize;
+    Field {
+        name,
+        shape: shape(written),
+        number,
+        required: has("r"),
+        pointer: has("*"),
+        always: has("!"),
+        omit_zero: has("z"),
+        line: u32::try_from(line).unwrap_or_default(),
+        embedded: None,
     }
 }
 
