@@ -3,6 +3,7 @@
 mod limits;
 mod namespace;
 mod priority;
+/// What namespaces have and may have.
 pub mod quota;
 mod runtime_class;
 mod service_account;

@@ -25,7 +25,9 @@ pub fn label(name: &str) -> Vec<String> {
     if name.len() > 63 {
         errors.push("must be no more than 63 characters".to_owned());
     }
-    if !is_label(name) {
+    if !is_label(name) && name.split('.').all(is_label) {
+        errors.push("must not contain dots".to_owned());
+    } else if !is_label(name) {
         errors.push("a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')".to_owned());
     }
     errors
@@ -61,7 +63,7 @@ pub fn qualified(key: &str) -> Vec<String> {
             name
         }
         _ => {
-            errors.push(format!("a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')", PART));
+            errors.push(format!("a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')", PART));
             return errors;
         }
     };

@@ -22,6 +22,11 @@ impl<'a> At<'a> {
         Self { value, path: self.path.clone() }
     }
 
+    /// The object as a whole in the words of Kubernetes, whose path of an empty name is written so.
+    pub(crate) fn whole(&self) -> Self {
+        Self { value: self.value, path: "[]".to_owned() }
+    }
+
     /// A field.
     pub(crate) fn at(&self, name: &str) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
@@ -119,7 +124,7 @@ pub(crate) trait Read {
 }
 
 impl Read for Value {
-    fn dig(&self, path: &[&str]) -> &Value {
+    fn dig(&self, path: &[&str]) -> &Self {
         path.iter().fold(self, |value, name| value.get(name).unwrap_or(&NOTHING))
     }
 
@@ -135,11 +140,11 @@ impl Read for Value {
         self.dig(path).as_bool() == Some(true)
     }
 
-    fn list(&self, path: &[&str]) -> &[Value] {
+    fn list(&self, path: &[&str]) -> &[Self] {
         self.dig(path).as_array().map_or(&[], Vec::as_slice)
     }
 
-    fn make(&mut self, name: &str, value: impl FnOnce() -> Value) -> &mut Value {
+    fn make(&mut self, name: &str, value: impl FnOnce() -> Self) -> &mut Self {
         if !self.is_object() {
             *self = object();
         }
@@ -150,22 +155,22 @@ impl Read for Value {
         field
     }
 
-    fn or_set(&mut self, name: &str, value: impl Into<Value>) {
-        let field = self.make(name, || Value::Null);
+    fn or_set(&mut self, name: &str, value: impl Into<Self>) {
+        let field = self.make(name, || Self::Null);
         if field.is_null() || field.as_str() == Some("") {
             *field = value.into();
         }
     }
 
     fn or_number(&mut self, name: &str, value: i64) {
-        let field = self.make(name, || Value::Null);
+        let field = self.make(name, || Self::Null);
         if field.as_i64().unwrap_or_default() == 0 {
             *field = value.into();
         }
     }
 
-    fn list_mut(&mut self, name: &str) -> &mut [Value] {
-        self.get_mut(name).and_then(Value::as_array_mut).map_or(&mut [], Vec::as_mut_slice)
+    fn list_mut(&mut self, name: &str) -> &mut [Self] {
+        self.get_mut(name).and_then(Self::as_array_mut).map_or(&mut [], Vec::as_mut_slice)
     }
 }
 

@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::at::{At, Read, object};
+use super::at::{At, Read};
 use super::errors::{Errors, same};
 use super::forms;
 use crate::{Column, FieldError, Kind, Subresource, time};
@@ -16,9 +16,6 @@ pub static CONFIG_MAP: Kind = Kind {
     short_names: &["cm"],
     columns: &[Column::NAME, Column::text("Data"), Column::AGE],
     cells,
-    default: |map| {
-        map.make("data", object);
-    },
     validate,
     ..Kind::PLAIN
 };
@@ -55,7 +52,7 @@ fn validate(map: &Value, old: Option<&Value>, _: Option<Subresource>) -> Vec<Fie
         size += decoded(value.text()).len();
     }
     if size > MOST {
-        errors.too_long(&root, MOST);
+        errors.too_long(&root.whole(), MOST);
     }
     errors.0
 }
@@ -115,7 +112,7 @@ mod tests {
             ]
         );
         let large = json!({ "data": { "a": "x".repeat(MOST), "b": "y" } });
-        assert_eq!(texts(&large, None), [": Too long: may not be more than 1048576 bytes"]);
+        assert_eq!(texts(&large, None), ["[]: Too long: may not be more than 1048576 bytes"]);
     }
 
     #[test]

@@ -34,14 +34,6 @@ fn validate(lease: &Value, _: Option<&Value>, _: Option<Subresource>) -> Vec<Fie
         errors.invalid(&duration, "must be greater than 0");
     }
     errors.not_negative(&spec.at("leaseTransitions"));
-    let strategy = spec.at("strategy");
-    if strategy.given() && strategy.text() != "OldestEmulationVersion" {
-        errors.messages(&strategy, crate::names::qualified(strategy.text()));
-    }
-    let preferred = spec.at("preferredHolder");
-    if !preferred.is_empty() && strategy.is_empty() {
-        errors.forbidden(&preferred, "may only be specified if `strategy` is defined");
-    }
     errors.0
 }
 
@@ -52,15 +44,13 @@ mod tests {
 
     #[test]
     fn numbers() {
-        let lease =
-            json!({ "spec": { "leaseDurationSeconds": 0, "leaseTransitions": -1, "preferredHolder": "a" } });
+        let lease = json!({ "spec": { "leaseDurationSeconds": 0, "leaseTransitions": -1 } });
         let texts: Vec<String> = validate(&lease, None, None).iter().map(ToString::to_string).collect();
         assert_eq!(
             texts,
             [
                 "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
                 "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
-                "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined"
             ]
         );
         assert!(validate(&json!({ "spec": { "leaseDurationSeconds": 40 } }), None, None).is_empty());

@@ -79,9 +79,13 @@ fn validate(namespace: &Value, _: Option<&Value>, subresource: Option<Subresourc
         }
         return errors.0;
     }
-    for finalizer in root.at("spec").at("finalizers").items() {
-        errors.messages(&finalizer, names::qualified(finalizer.text()));
-        finalizer_name(&mut errors, &finalizer, finalizer.text());
+    let finalizers = root.at("spec").at("finalizers");
+    for one in finalizers.items() {
+        let place = if subresource == Some(Subresource::Finalize) { one.clone() } else { finalizers.clone() };
+        for message in names::qualified(one.text()) {
+            errors.invalid_as(&place, one.text(), message);
+        }
+        finalizer_name(&mut errors, &place, one.text());
     }
     errors.0
 }

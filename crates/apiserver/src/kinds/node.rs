@@ -40,8 +40,7 @@ pub static NODE: Kind = Kind {
 const ROLE: &str = "node-role.kubernetes.io/";
 
 fn cells(node: &Value, now: Timestamp) -> Vec<Value> {
-    let ready =
-        node.list(&["status", "conditions"]).iter().filter(|one| one.text(&["type"]) == "Ready").next_back();
+    let ready = node.list(&["status", "conditions"]).iter().rfind(|one| one.text(&["type"]) == "Ready");
     let mut status = match ready.map(|ready| ready.text(&["status"])) {
         Some("True") => "Ready",
         Some(_) => "NotReady",

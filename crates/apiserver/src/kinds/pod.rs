@@ -1,11 +1,23 @@
 //! Pods, and what every kind with a template of pods needs of them.
 
+mod affinity;
 mod cells;
+mod container;
 mod defaults;
+mod env;
+mod mounts;
+mod probe;
+mod projected;
+mod security;
+mod spec;
+mod update;
+mod volume;
 
 use serde_json::{Value, json};
 
-use super::at::{Read, object};
+use super::at::{At, Read, object};
+use super::errors::Errors;
+use super::labels;
 use super::resources::qos;
 use crate::{FieldError, Kind, Subresource};
 
@@ -104,8 +116,72 @@ fn grace(pod: &Value, asked: Option<i64>) -> i64 {
     }
 }
 
-fn validate(_: &Value, _: Option<&Value>, _: Option<Subresource>) -> Vec<FieldError> {
-    Vec::new()
+fn validate(pod: &Value, old: Option<&Value>, subresource: Option<Subresource>) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    let root = At::root(pod);
+    match (old, subresource) {
+        (Some(old), Some(Subresource::Status)) => update::status(&mut errors, &root, old),
+        (Some(old), Some(Subresource::EphemeralContainers)) => {
+            whole(&mut errors, &root);
+            update::ephemeral(&mut errors, &root, old);
+        }
+        (Some(old), Some(Subresource::Resize)) => {
+            whole(&mut errors, &root);
+            update::resize(&mut errors, &root, old);
+        }
+        (Some(old), _) => {
+            whole(&mut errors, &root);
+            update::pod(&mut errors, &root, old);
+        }
+        (None, _) => {
+            whole(&mut errors, &root);
+            created(&mut errors, &root);
+        }
+    }
+    errors.0
+}
+
+/// The rules for every state of a pod.
+fn whole(errors: &mut Errors, pod: &At<'_>) {
+    let spec = pod.at("spec");
+    security::annotations(errors, &pod.at("metadata").at("annotations"), &spec);
+    spec::check(errors, &spec, Some(pod));
+    if spec.at("serviceAccountName").is_empty() {
+        for volume in spec.at("volumes").items() {
+            for source in volume.at("projected").at("sources").items() {
+                let token = source.at("serviceAccountToken");
+                if token.given() {
+                    errors.forbidden(&token, "must not be specified when serviceAccountName is not set");
+                }
+            }
+        }
+    }
+    container::images(errors, &spec, "containers");
+    container::images(errors, &spec, "initContainers");
+}
+
+fn created(errors: &mut Errors, pod: &At<'_>) {
+    let spec = pod.at("spec");
+    if !spec.at("ephemeralContainers").is_empty() {
+        errors.forbidden(&spec.at("ephemeralContainers"), "cannot be set on create");
+    }
+    if !spec.at("nodeName").is_empty() && !spec.at("schedulingGates").is_empty() {
+        let text = "cannot be set until all schedulingGates have been cleared";
+        errors.forbidden(&spec.at("nodeName"), text);
+    }
+}
+
+/// A template of pods, as workloads have it (`ValidatePodTemplateSpec`).
+pub(crate) fn template(errors: &mut Errors, template: &At<'_>) {
+    let (meta, spec) = (template.at("metadata"), template.at("spec"));
+    labels::labels(errors, &meta.at("labels"));
+    labels::annotations(errors, &meta.at("annotations"));
+    security::annotations(errors, &meta.at("annotations"), &spec);
+    spec::check(errors, &spec, None);
+    if !spec.at("ephemeralContainers").is_empty() {
+        let text = "ephemeral containers not allowed in pod template";
+        errors.forbidden(&spec.at("ephemeralContainers"), text);
+    }
 }
 
 #[cfg(test)]

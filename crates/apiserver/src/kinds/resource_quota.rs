@@ -190,9 +190,10 @@ mod tests {
             "scopes": ["BestEffort", "NotBestEffort", "x"] } });
         let found = texts(&bad, None);
         assert_eq!(
-            found[..4],
+            found[..5],
             [
                 r#"spec.hard[things]: Invalid value: "things": must be a standard resource type or fully qualified"#,
+                r#"spec.hard[things]: Invalid value: "things": must be a standard resource for quota"#,
                 r#"spec.hard[pods]: Invalid value: "1500m": must be an integer"#,
                 r#"spec.hard[secrets]: Invalid value: "-1": must be greater than or equal to 0"#,
                 r#"spec.hard[storage]: Invalid value: "storage": must be a standard resource for quota"#,

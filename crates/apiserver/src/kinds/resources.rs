@@ -84,13 +84,16 @@ pub(crate) fn name(errors: &mut Errors, at: &At<'_>, name: &str, of: Of) {
         for message in messages {
             errors.invalid_as(at, name, message);
         }
+        if of == Of::Container && name.contains('/') && !native(name) {
+            errors.invalid_as(at, name, "doesn't follow extended resource name standard");
+        }
         return;
     }
     let domain = name.contains('/');
     if !domain && !quota_standard(name) && name != "storage" {
         errors.invalid_as(at, name, "must be a standard resource type or fully qualified");
-        // Kubernetes goes on for containers and says the second error too.
-        if of != Of::Container {
+        // Kubernetes goes on for containers and quotas and says the second error too.
+        if !matches!(of, Of::Container | Of::Quota) {
             return;
         }
     }
@@ -186,9 +189,10 @@ fn claim_names(errors: &mut Errors, at: &At<'_>, claims: &[&str]) {
             continue;
         }
         let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };
-        if seen.iter().any(|seen| seen == name || *seen == key) {
-            errors.duplicate(&claim, name);
-        } else if request.is_empty() && seen.iter().any(|seen| seen.split('/').next() == Some(name)) {
+        let overlaps = |seen: &String| {
+            seen == name || *seen == key || (request.is_empty() && seen.split('/').next() == Some(name))
+        };
+        if seen.iter().any(overlaps) {
             errors.duplicate(&claim, name);
         }
         errors.messages(

@@ -51,6 +51,14 @@ fn validate(class: &Value, old: Option<&Value>, _: Option<Subresource>) -> Vec<F
     }
     let scheduling = root.at("scheduling");
     labels::labels(&mut errors, &scheduling.at("nodeSelector"));
-    tolerations::check(&mut errors, &scheduling.at("tolerations"));
+    let all = scheduling.at("tolerations");
+    tolerations::check(&mut errors, &all);
+    let key =
+        |one: &At<'_>| ["key", "operator", "value", "effect"].map(|field| one.at(field).text().to_owned());
+    for (index, one) in all.items().enumerate() {
+        if all.items().take(index).any(|before| key(&before) == key(&one)) {
+            errors.duplicate(&one, one.value().clone());
+        }
+    }
     errors.0
 }

@@ -89,14 +89,27 @@ fn validate(secret: &Value, old: Option<&Value>, _: Option<Subresource>) -> Vec<
 fn json(errors: &mut Errors, at: &At<'_>) {
     if !at.given() {
         errors.required(at, "");
-    } else if let Err(error) = serde_json::from_slice::<Map<String, Value>>(&decoded(at.text())) {
-        errors.invalid_as(at, "<secret contents redacted>", go_words(&error));
+    } else if let Some(why) = no_object(&decoded(at.text())) {
+        errors.invalid_as(at, "<secret contents redacted>", why);
     }
 }
 
-/// The words of Go for the two mistakes that people make.
-fn go_words(error: &serde_json::Error) -> String {
-    if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() }
+/// Why bytes are no JSON object, in the words of Go for the mistakes that people make.
+fn no_object(bytes: &[u8]) -> Option<String> {
+    let found = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(Value::Array(_)) => "array",
+        Ok(Value::Bool(_)) => "bool",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::String(_)) => "string",
+        Err(error) if error.is_eof() => return Some("unexpected end of JSON input".to_owned()),
+        Err(error) => {
+            let line = bytes.split(|b| *b == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+            let bad = line.get(error.column().saturating_sub(1)).copied().unwrap_or(b'?');
+            return Some(format!("invalid character '{}' looking for beginning of value", char::from(bad)));
+        }
+    };
+    Some(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
 }
 
 #[cfg(test)]

@@ -35,8 +35,10 @@ pub(crate) fn spec(spec: &mut Value) {
     spec.or_set("restartPolicy", "Always");
     spec.or_set("schedulerName", "default-scheduler");
     spec.make("securityContext", object);
-    if spec.dig(&["terminationGracePeriodSeconds"]).is_null() {
-        spec["terminationGracePeriodSeconds"] = 30.into();
+    match spec.dig(&["terminationGracePeriodSeconds"]).as_i64() {
+        None => spec["terminationGracePeriodSeconds"] = 30.into(),
+        Some(..0) => spec["terminationGracePeriodSeconds"] = 1.into(),
+        Some(_) => {}
     }
     // Both names of the account are kept equal; the old one counts only where the new one is absent.
     for (from, to) in [("serviceAccount", "serviceAccountName"), ("serviceAccountName", "serviceAccount")] {
