@@ -176,7 +176,7 @@ fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 }
 
 fn text(value: &Value) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+    vaquita_schema::encode::encode(value)
 }
 
 #[cfg(test)]

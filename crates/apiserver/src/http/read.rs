@@ -1,0 +1,198 @@
+//! Bodies of requests.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use vaquita_schema::{decode, protobuf};
+
+use crate::status::quote;
+use crate::{Draft, Kind, Patch, Status, Strictness, schema};
+
+/// The longest body, in bytes.
+pub(crate) const LIMIT: usize = 3 << 20;
+
+/// How long a client may take to send a body.
+const TIME: Duration = Duration::from_secs(60);
+
+/// KiB that bodies in the making may take together: clients that send slowly hold no more than that.
+static ROOM: Semaphore = Semaphore::const_new(32 << 10);
+
+/// The forms in which objects are taken.
+const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// The forms in which patches are taken.
+const PATCHES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+
+/// A body, and the room that it takes until it was dealt with.
+pub(crate) struct Read {
+    pub(crate) bytes: Bytes,
+    pub(crate) form: Form,
+    _room: SemaphorePermit<'static>,
+}
+
+/// The form of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Json,
+    Other(String),
+    Protobuf,
+    Yaml,
+}
+
+/// Reads all of a body.
+pub(crate) async fn body(headers: &HeaderMap, body: Incoming) -> Result<Read, Status> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > LIMIT) {
+        return Err(Status::too_large(LIMIT));
+    }
+    let whole = async {
+        let room = u32::try_from(length.unwrap_or(LIMIT) >> 10).unwrap_or(u32::MAX) + 1;
+        let room = ROOM.acquire_many(room).await.map_err(Status::internal)?;
+        let bytes = Limited::new(body, LIMIT).collect().await.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                Status::too_large(LIMIT)
+            } else {
+                Status::bad_request(format!("the body of the request could not be read: {error}"))
+            }
+        })?;
+        Ok(Read { bytes: bytes.to_bytes(), form: form(headers), _room: room })
+    };
+    tokio::time::timeout(TIME, whole).await.unwrap_or_else(|_| {
+        Err(Status::timeout("request did not complete within the allotted timeout"))
+    })
+}
+
+fn form(headers: &HeaderMap) -> Form {
+    let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match text.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" => Form::Json,
+        "application/yaml" => Form::Yaml,
+        "application/vnd.kubernetes.protobuf" => Form::Protobuf,
+        other => Form::Other(other.to_owned()),
+    }
+}
+
+impl Read {
+    /// The object of a kind that the body is.
+    pub(crate) fn object(&self, kind: &Kind, strictness: Strictness) -> Result<(Draft, Vec<String>), Status> {
+        let (draft, warnings, (version, name)) = self.decode(kind, strictness)?;
+        let expected = kind.api_version();
+        if !version.is_empty() && version != expected {
+            return Err(Status::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({expected})"
+            )));
+        }
+        if !name.is_empty() && name != kind.name {
+            return Err(Status::bad_request(format!(
+                "{name} in version {} cannot be handled as a {}: the kind in the data does not match the kind of the path",
+                quote(kind.version),
+                kind.name
+            )));
+        }
+        Ok((draft, warnings))
+    }
+
+    /// A JSON value of any kind: options, reviews, bindings; apiVersion and kind as they came.
+    pub(crate) fn value(&self) -> Result<Value, Status> {
+        match &self.form {
+            Form::Json if self.bytes.is_empty() => Ok(Value::Null),
+            Form::Json => parse(&self.bytes),
+            Form::Yaml => {
+                let json = decode::yaml_to_json(&self.bytes).map_err(|error| Status::bad_request(error.to_string()))?;
+                parse(&json)
+            }
+            Form::Protobuf => {
+                let (version, kind, mut value) =
+                    protobuf::decode(&self.bytes).map_err(|error| Status::bad_request(error.to_string()))?;
+                value["apiVersion"] = version.into();
+                value["kind"] = kind.into();
+                Ok(value)
+            }
+            Form::Other(_) => Err(Status::unsupported_media_type(ACCEPTED)),
+        }
+    }
+
+    /// The patch that the body is.
+    pub(crate) fn patch(&self) -> Result<Patch, Status> {
+        let Form::Other(form) = &self.form else { return Err(Status::unsupported_media_type(PATCHES)) };
+        match form.as_str() {
+            "application/json-patch+json" => Ok(Patch::Json(parse(&self.bytes)?)),
+            "application/merge-patch+json" => Ok(Patch::Merge(parse(&self.bytes)?)),
+            "application/strategic-merge-patch+json" => Ok(Patch::Strategic(parse(&self.bytes)?)),
+            "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(schema::no_apply()),
+            _ => Err(Status::unsupported_media_type(PATCHES)),
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "what was read, what to warn of, what it says it is")]
+    fn decode(&self, kind: &Kind, strictness: Strictness) -> Result<(Draft, Vec<String>, (String, String)), Status> {
+        let ty = schema::type_of(kind)?;
+        let wrong = |error: &vaquita_schema::Error| self.wrong(kind, error);
+        match &self.form {
+            Form::Json => {
+                let said = decode::peek(&self.bytes).map_err(|error| self.unknown(kind, &error))?;
+                let decoded = decode::json(&self.bytes, ty, strictness).map_err(|error| wrong(&error))?;
+                Ok((Draft { value: decoded.value, raw: decoded.raw }, decoded.warnings, said))
+            }
+            Form::Yaml => {
+                let decoded = decode::yaml(&self.bytes, ty, strictness).map_err(|error| wrong(&error))?;
+                let said = said(&decoded.value);
+                Ok((Draft { value: decoded.value, raw: decoded.raw }, decoded.warnings, said))
+            }
+            Form::Protobuf => {
+                let (version, name, mut value) = protobuf::decode(&self.bytes).map_err(|error| wrong(&error))?;
+                if (version.as_str(), name.as_str()) != (kind.api_version().as_str(), kind.name) {
+                    return Ok((Draft::from(value), Vec::new(), (version, name)));
+                }
+                // Brings it into the form that JSON would have had.
+                let warnings = decode::check(&mut value, ty, Strictness::Ignore).map_err(|error| wrong(&error))?;
+                Ok((Draft::from(value), warnings, (version, name)))
+            }
+            Form::Other(_) => Err(Status::unsupported_media_type(ACCEPTED)),
+        }
+    }
+
+    fn wrong(&self, kind: &Kind, error: &vaquita_schema::Error) -> Status {
+        if error.kind() == vaquita_schema::Kind::TooLarge {
+            return Status::too_large(LIMIT);
+        }
+        let version = quote(kind.version);
+        Status::bad_request(format!("{} in version {version} cannot be handled as a {}: {error}", kind.name, kind.name))
+    }
+
+    fn unknown(&self, kind: &Kind, error: &vaquita_schema::Error) -> Status {
+        let summary = summary(&self.bytes);
+        Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {error} ({summary})",
+            kind.name
+        ))
+    }
+}
+
+fn said(value: &Value) -> (String, String) {
+    let text = |field: &str| value[field].as_str().unwrap_or_default().to_owned();
+    (text("apiVersion"), text("kind"))
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, Status> {
+    serde_json::from_slice(bytes).map_err(|error| Status::bad_request(error.to_string()))
+}
+
+/// The beginning of a body that is no object.
+fn summary(bytes: &[u8]) -> String {
+    const MOST: usize = 30;
+    let head = &bytes[..bytes.len().min(MOST)];
+    let more = if bytes.len() > MOST { " ..." } else { "" };
+    match bytes.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(head)),
+        Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + more,
+    }
+}
