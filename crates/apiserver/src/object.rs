@@ -60,6 +60,13 @@ impl Object {
         Draft { value, raw }
     }
 
+    /// Bytes of the stored text.
+    #[expect(clippy::len_without_is_empty, reason = "no object is empty")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
     /// The object's name.
     #[must_use]
     pub fn name(&self) -> &str {

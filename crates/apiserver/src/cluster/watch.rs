@@ -159,6 +159,27 @@ impl Watch {
         }
     }
 
+    /// The next event if it is there already.
+    pub fn ready(&mut self) -> Option<WatchEvent> {
+        loop {
+            match self.start {
+                Start::Telling { .. } => {
+                    if let Some(event) = self.tell() {
+                        return Some(event);
+                    }
+                }
+                Start::Done => {
+                    // What failed is told by the next call that waits.
+                    let change = self.watcher.try_next().ok()??;
+                    if let Some(event) = self.event(change) {
+                        return Some(event);
+                    }
+                }
+                Start::Told { .. } | Start::Over => return None,
+            }
+        }
+    }
+
     /// The next object of the present state, or the step to what follows it.
     fn tell(&mut self) -> Option<WatchEvent> {
         let Start::Telling { page, more, after, revision, end } = &mut self.start else { return None };

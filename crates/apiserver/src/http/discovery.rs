@@ -65,7 +65,9 @@ impl Served {
         for (_, versions) in &mut groups {
             versions.sort_by_key(|version| std::cmp::Reverse(preference(version)));
         }
-        groups.sort_by_key(|(group, _)| (ORDER.iter().position(|one| one == group).unwrap_or(ORDER.len()), *group));
+        groups.sort_by_key(|(group, _)| {
+            (ORDER.iter().position(|one| one == group).unwrap_or(ORDER.len()), *group)
+        });
         groups
     }
 
@@ -100,7 +102,8 @@ impl Served {
 
     /// `APIGroup`; None if there is none.
     pub(crate) fn group(&self, name: &str) -> Option<Value> {
-        let (group, versions) = self.groups().into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
+        let (group, versions) =
+            self.groups().into_iter().find(|(group, _)| *group == name && !name.is_empty())?;
         let mut value = json!({"kind": "APIGroup", "apiVersion": "v1"});
         if let (Value::Object(value), Value::Object(more)) = (&mut value, named_group(group, &versions)) {
             value.extend(more);
@@ -110,7 +113,8 @@ impl Served {
 
     /// `APIResourceList`; None if there is none.
     pub(crate) fn resources(&self, group: &str, version: &str) -> Option<Value> {
-        let rows: Vec<&Row> = self.0.iter().filter(|row| row.group == group && row.version == version).collect();
+        let rows: Vec<&Row> =
+            self.0.iter().filter(|row| row.group == group && row.version == version).collect();
         if rows.is_empty() {
             return None;
         }
@@ -261,7 +265,10 @@ fn plain(row: &Row) -> Vec<Value> {
 }
 
 /// What is said through a subresource.
-fn speaks(subresource: Subresource, kind: &'static str) -> (&'static str, &'static str, &'static str) {
+pub(crate) fn speaks(
+    subresource: Subresource,
+    kind: &'static str,
+) -> (&'static str, &'static str, &'static str) {
     match subresource {
         Subresource::Attach => ("", "", "PodAttachOptions"),
         Subresource::Binding => ("", "", "Binding"),

@@ -73,7 +73,8 @@ impl<'a> MediaType<'a> {
         let pairs = parts.filter_map(|part| part.split_once('='));
         let parameters: Vec<_> =
             pairs.map(|(name, value)| (name.trim(), value.trim().trim_matches('"'))).collect();
-        let quality = parameters.iter().find(|(name, _)| *name == "q").and_then(|(_, value)| value.parse().ok());
+        let quality =
+            parameters.iter().find(|(name, _)| *name == "q").and_then(|(_, value)| value.parse().ok());
         let quality = (quality.unwrap_or(1.0_f32).clamp(0.0, 1.0) * 1000.0) as u32;
         Self { name, parameters, quality }
     }
@@ -122,15 +123,23 @@ mod tests {
         assert_eq!(form(table), Ok(Form::Table("v1")));
         assert_eq!(form("application/vnd.kubernetes.protobuf,application/json"), Ok(Form::Objects));
         assert_eq!(
-            form("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"),
+            form(
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+            ),
             Ok(Form::Metadata("v1"))
         );
         assert_eq!(form("*/*"), Ok(Form::Objects));
         assert_eq!(objects(&HeaderMap::new(), false), Ok(Form::Objects));
         assert_eq!(form("application/vnd.kubernetes.protobuf"), Err(406));
         assert_eq!(form("application/json;as=Table;v=v9;g=meta.k8s.io"), Err(406));
-        assert_eq!(form("application/json;q=0.1,application/json;as=Table;v=v1;g=meta.k8s.io"), Ok(Form::Table("v1")));
-        assert_eq!(objects(&accept("application/json;as=Table;v=v1;g=meta.k8s.io"), true).map_err(|s| s.code), Err(406));
+        assert_eq!(
+            form("application/json;q=0.1,application/json;as=Table;v=v1;g=meta.k8s.io"),
+            Ok(Form::Table("v1"))
+        );
+        assert_eq!(
+            objects(&accept("application/json;as=Table;v=v1;g=meta.k8s.io"), true).map_err(|s| s.code),
+            Err(406)
+        );
     }
 
     #[test]

@@ -127,7 +127,10 @@ mod tests {
             ("/api/v1/namespaces/a/finalize", "|v1||namespaces|a|finalize||false"),
             ("/api/v1/namespaces/a/pods/b/log", "|v1|a|pods|b|log||false"),
             ("/api/v1/nodes/n/proxy/a/b", "|v1||nodes|n|proxy|a/b|false"),
-            ("/apis/coordination.k8s.io/v1/namespaces/k/leases/n", "coordination.k8s.io|v1|k|leases|n|||false"),
+            (
+                "/apis/coordination.k8s.io/v1/namespaces/k/leases/n",
+                "coordination.k8s.io|v1|k|leases|n|||false",
+            ),
             ("/api/v1/watch/namespaces/a/pods", "|v1|a|pods||||true"),
             ("/apis/rbac/v1/clusterroles/system:a%2Fb", "rbac|v1||clusterroles|system:a/b|||false"),
             ("/api/", "CoreVersions"),

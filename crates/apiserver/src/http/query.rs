@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    FieldError, ListOptions, Propagation, Status, Strictness, VersionMatch, WatchOptions,
-};
+use crate::{FieldError, ListOptions, Propagation, Status, Strictness, VersionMatch, WatchOptions};
 
 /// The pairs of a query, decoded.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +68,10 @@ impl Query {
         if initial.is_some() && matching != "NotOlderThan" {
             let path = "resourceVersionMatch";
             errors.push(if matching.is_empty() {
-                FieldError::forbidden(path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+                FieldError::forbidden(
+                    path,
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                )
             } else {
                 FieldError::not_supported(path, matching, &["NotOlderThan"])
             });
@@ -117,7 +118,8 @@ impl Query {
         match self.text("resourceVersion") {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
-                let error = FieldError::invalid("resourceVersion", text, "must be a number that the server gave");
+                let error =
+                    FieldError::invalid("resourceVersion", text, "must be a number that the server gave");
                 invalid("ListOptions", &[error])
             }),
         }

@@ -27,8 +27,11 @@ static ROOM: Semaphore = Semaphore::const_new(32 << 10);
 const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// The forms in which patches are taken.
-const PATCHES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 /// A body, and the room that it takes until it was dealt with.
 pub(crate) struct Read {
@@ -64,9 +67,9 @@ pub(crate) async fn body(headers: &HeaderMap, body: Incoming) -> Result<Read, St
         })?;
         Ok(Read { bytes: bytes.to_bytes(), form: form(headers), _room: room })
     };
-    tokio::time::timeout(TIME, whole).await.unwrap_or_else(|_| {
-        Err(Status::timeout("request did not complete within the allotted timeout"))
-    })
+    tokio::time::timeout(TIME, whole)
+        .await
+        .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
 }
 
 fn form(headers: &HeaderMap) -> Form {
@@ -105,7 +108,8 @@ impl Read {
             Form::Json if self.bytes.is_empty() => Ok(Value::Null),
             Form::Json => parse(&self.bytes),
             Form::Yaml => {
-                let json = decode::yaml_to_json(&self.bytes).map_err(|error| Status::bad_request(error.to_string()))?;
+                let json = decode::yaml_to_json(&self.bytes)
+                    .map_err(|error| Status::bad_request(error.to_string()))?;
                 parse(&json)
             }
             Form::Protobuf => {
@@ -132,7 +136,11 @@ impl Read {
     }
 
     #[expect(clippy::type_complexity, reason = "what was read, what to warn of, what it says it is")]
-    fn decode(&self, kind: &Kind, strictness: Strictness) -> Result<(Draft, Vec<String>, (String, String)), Status> {
+    fn decode(
+        &self,
+        kind: &Kind,
+        strictness: Strictness,
+    ) -> Result<(Draft, Vec<String>, (String, String)), Status> {
         let ty = schema::type_of(kind)?;
         let wrong = |error: &vaquita_schema::Error| self.wrong(kind, error);
         match &self.form {
@@ -147,12 +155,14 @@ impl Read {
                 Ok((Draft { value: decoded.value, raw: decoded.raw }, decoded.warnings, said))
             }
             Form::Protobuf => {
-                let (version, name, mut value) = protobuf::decode(&self.bytes).map_err(|error| wrong(&error))?;
+                let (version, name, mut value) =
+                    protobuf::decode(&self.bytes).map_err(|error| wrong(&error))?;
                 if (version.as_str(), name.as_str()) != (kind.api_version().as_str(), kind.name) {
                     return Ok((Draft::from(value), Vec::new(), (version, name)));
                 }
                 // Brings it into the form that JSON would have had.
-                let warnings = decode::check(&mut value, ty, Strictness::Ignore).map_err(|error| wrong(&error))?;
+                let warnings =
+                    decode::check(&mut value, ty, Strictness::Ignore).map_err(|error| wrong(&error))?;
                 Ok((Draft::from(value), warnings, (version, name)))
             }
             Form::Other(_) => Err(Status::unsupported_media_type(ACCEPTED)),
@@ -164,7 +174,10 @@ impl Read {
             return Status::too_large(LIMIT);
         }
         let version = quote(kind.version);
-        Status::bad_request(format!("{} in version {version} cannot be handled as a {}: {error}", kind.name, kind.name))
+        Status::bad_request(format!(
+            "{} in version {version} cannot be handled as a {}: {error}",
+            kind.name, kind.name
+        ))
     }
 
     fn unknown(&self, kind: &Kind, error: &vaquita_schema::Error) -> Status {

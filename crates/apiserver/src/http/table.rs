@@ -25,7 +25,8 @@ pub(crate) fn include(query: &Query) -> Result<Include, Status> {
         "None" => Ok(Include::None),
         "Object" => Ok(Include::Object),
         other => {
-            let error = FieldError::invalid("includeObject", other, "must be 'Metadata', 'Object', 'None', or empty");
+            let error =
+                FieldError::invalid("includeObject", other, "must be 'Metadata', 'Object', 'None', or empty");
             Err(Status::invalid_named("meta.k8s.io", "TableOptions", "", &[error]))
         }
     }

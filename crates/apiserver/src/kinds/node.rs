@@ -16,7 +16,7 @@ pub static NODE: Kind = Kind {
     name: "Node",
     scope: Scope::Cluster,
     short_names: &["no"],
-    subresources: &[Subresource::Proxy, Subresource::Status],
+    subresources: &[Subresource::Status],
     columns: &[
         Column::NAME,
         Column::text("Status"),

@@ -38,7 +38,6 @@ pub static POD: Kind = Kind {
         Subresource::Exec,
         Subresource::Log,
         Subresource::PortForward,
-        Subresource::Proxy,
         Subresource::Resize,
         Subresource::Status,
     ],
