@@ -11,7 +11,8 @@ use vaquita_apiserver::Cluster;
 use vaquita_kube::agent;
 use vaquita_kube::client::Client;
 
-use crate::{Result, Tokens};
+use crate::events::Recorder;
+use crate::{Error, Result, Tokens, feed, node, scheduler};
 
 /// How the node is set up.
 #[derive(Clone)]
@@ -28,6 +29,9 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Addresses that pods get, such as `10.88.0.0/16`; for the Node object alone.
     pub pod_cidrs: Vec<String>,
+    /// Percent of a disk below which the node is under pressure and takes no pods, and which pods do not get. kubelet has 10
+    /// (and 15 for images), which is much of a disk of today; distributions for one machine have 5.
+    pub disk_percent: u8,
     /// Who gives pods the tokens of their service accounts.
     pub tokens: Arc<dyn Tokens>,
 }
@@ -42,6 +46,7 @@ impl Config {
             node_ip: None,
             labels: BTreeMap::new(),
             pod_cidrs: Vec::new(),
+            disk_percent: 5,
             tokens,
         }
     }
@@ -54,6 +59,16 @@ impl std::fmt::Debug for Config {
             .field("static_pods", &self.static_pods)
             .finish_non_exhaustive()
     }
+}
+
+/// What all parts have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) cluster: Cluster,
+    pub(crate) config: Config,
+    /// The node's name.
+    pub(crate) name: String,
+    pub(crate) recorder: Recorder,
 }
 
 /// The node at work: it runs the pods of the cluster, and gives machines to those that have none.
@@ -69,9 +84,23 @@ impl Control {
     /// # Errors
     /// [`crate::Kind::Invalid`]: the node's name cannot be one.
     pub fn start(cluster: Cluster, config: Config) -> Result<Self> {
-        let _ = (cluster, config);
-        let (_, ready) = watch::channel(false);
-        Ok(Self { tasks: JoinSet::new(), ready })
+        let name = config.agent.node_name.clone();
+        if let [problem, ..] = vaquita_apiserver::names::subdomain(&name).as_slice() {
+            return Err(Error::invalid(format!(
+                "the node's name {name:?} cannot be used: {problem}: give another with --node-name"
+            )));
+        }
+        let mut tasks = JoinSet::new();
+        let (recorder, recording) = Recorder::new(cluster.clone(), name.clone());
+        tasks.spawn(recording);
+        let shared = Arc::new(Shared { cluster, config, name, recorder });
+        let (tell, ready) = watch::channel(false);
+        tasks.spawn(node::keep(Arc::clone(&shared), tell));
+        tasks.spawn(node::mind(Arc::clone(&shared)));
+        tasks.spawn(node::renew(Arc::clone(&shared)));
+        tasks.spawn(scheduler::run(Arc::clone(&shared)));
+        tasks.spawn(feed::run(shared, ready.clone()));
+        Ok(Self { tasks, ready })
     }
 
     /// Waits until the Node object says that the node is ready.

@@ -11,8 +11,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// What was asked for is wrong: a name, a folder that is none.
     Invalid,
-    /// The CRI server or the API did not do what it was asked for.
-    Failed,
 }
 
 /// Why something failed.
@@ -25,10 +23,6 @@ pub struct Error {
 impl Error {
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self { kind: Kind::Invalid, message: message.into() }
-    }
-
-    pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Failed, message: message.into() }
     }
 
     /// What kind of failure it is.

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use vaquita_apiserver::{Cluster, Reason, Status, Write};
 
 use self::correlate::{Correlator, Entry};
-use crate::kinds::EVENT;
+use vaquita_apiserver::kinds::EVENT;
 
 /// Notes that wait to be written. More are dropped: the objects say what is, events only how it came to be.
 const WAITING: usize = 1000;

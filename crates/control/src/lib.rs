@@ -9,14 +9,15 @@
 //! * `cri_node` has logs, streams and statistics of the pods for the API.
 //! * `events` records what happens, without flooding.
 
-#![allow(dead_code, reason = "its parts are being put together")]
-
 mod control;
 mod cri_node;
 mod error;
 mod events;
+mod feed;
 mod follow;
-mod kinds;
+mod manifests;
+mod node;
+mod objects;
 mod scheduler;
 mod tokens;
 

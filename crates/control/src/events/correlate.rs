@@ -216,8 +216,8 @@ mod tests {
         assert!(correlator.take(&other).is_some());
         // One more after five minutes.
         assert!(correlator.take(&note(299, "A", "0")).is_none());
-        assert!(correlator.take(&note(600, "A", "0")).is_some());
-        assert!(correlator.take(&note(600, "A", "0")).is_none());
+        assert!(correlator.take(&note(599, "A", "0")).is_some());
+        assert!(correlator.take(&note(599, "A", "0")).is_none());
     }
 
     #[test]

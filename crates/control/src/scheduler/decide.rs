@@ -65,7 +65,12 @@ pub(crate) fn decide(pod: &Wants, machines: &Machines) -> Decision {
 
 /// The first refusal of this machine.
 fn check(pod: &Wants, place: Place<'_>) -> Result<(), Refusal> {
-    FILTERS.iter().try_for_each(|filter| filter.check(pod, place))
+    FILTERS.iter().try_for_each(|filter| {
+        filter.check(pod, place).inspect_err(|refusal| {
+            let (filter, node) = (filter.name(), &place.facts.name);
+            tracing::debug!(filter, node, pod = pod.name, reasons = ?refusal.reasons, "a machine is refused");
+        })
+    })
 }
 
 /// How often each reason was given.

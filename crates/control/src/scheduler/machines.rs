@@ -37,7 +37,7 @@ impl Machines {
 
     /// Forgets a pod. Whether it was on a machine.
     pub(crate) fn forget(&mut self, uid: &str) -> bool {
-        self.nodes.values_mut().fold(false, |found, machine| machine.pods.remove(uid).is_some() || found)
+        self.nodes.values_mut().filter_map(|machine| machine.pods.remove(uid)).count() > 0
     }
 
     /// Takes note of a machine. Whether anything changed that matters to pods.

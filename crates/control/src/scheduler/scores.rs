@@ -20,7 +20,12 @@ pub(crate) const SCORES: &[&dyn Score] = &[&TaintToleration, &NodeAffinity, &Lea
 
 /// The weighted sum of all scores.
 pub(crate) fn total(pod: &Wants, place: Place<'_>) -> i64 {
-    SCORES.iter().map(|score| score.weight() * score.score(pod, place).clamp(0, 100)).sum()
+    let weigh = |score: &&dyn Score| {
+        let points = score.score(pod, place).clamp(0, 100);
+        tracing::trace!(score = score.name(), node = place.facts.name, pod = pod.name, points);
+        score.weight() * points
+    };
+    SCORES.iter().map(weigh).sum()
 }
 
 /// Machines with fewer taints that are only to be avoided.

@@ -1,6 +1,7 @@
 //! What a pod asks of a machine, taken out of its object.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -16,7 +17,6 @@ pub(crate) struct Wants {
     pub(crate) uid: String,
     pub(crate) namespace: String,
     pub(crate) name: String,
-    pub(crate) resource_version: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) created: Option<Timestamp>,
     /// It is being deleted.
@@ -26,11 +26,16 @@ pub(crate) struct Wants {
     pub(crate) spec: Spec,
     pub(crate) requests: Resources,
     pub(crate) ports: Vec<HostPort>,
+    /// Differs where the pod wants something else.
+    pub(crate) digest: u64,
 }
 
 impl Wants {
     /// Reads a Pod object. What is not there has the value that Kubernetes gives it by default.
     pub(crate) fn of(pod: &Value) -> Result<Self, serde_json::Error> {
+        let mut hasher = DefaultHasher::new();
+        pod["spec"].hash(&mut hasher);
+        pod["metadata"]["labels"].hash(&mut hasher);
         let pod = Object::deserialize(pod)?;
         let requests = requests(&pod.spec);
         let ports = ports(&pod.spec);
@@ -38,7 +43,6 @@ impl Wants {
             uid: pod.metadata.uid,
             namespace: pod.metadata.namespace,
             name: pod.metadata.name,
-            resource_version: pod.metadata.resource_version,
             labels: pod.metadata.labels,
             created: pod.metadata.creation_timestamp,
             deleting: pod.metadata.deletion_timestamp.is_some(),
@@ -46,6 +50,7 @@ impl Wants {
             spec: pod.spec,
             requests,
             ports,
+            digest: hasher.finish(),
         })
     }
 
@@ -106,7 +111,6 @@ struct Meta {
     uid: String,
     namespace: String,
     name: String,
-    resource_version: String,
     labels: BTreeMap<String, String>,
     creation_timestamp: Option<Timestamp>,
     deletion_timestamp: Option<Timestamp>,
