@@ -147,7 +147,10 @@ impl Target<'_> {
         (kind.default)(value);
         admission::mutate(self.cluster, &attributes, value)?;
         strategy::update(kind, value, old, self.subresource);
-        strategy::generation(kind, value, old);
+        // Which node a pod gets is no new wish of the user's.
+        if self.subresource != Some(Subresource::Binding) {
+            strategy::generation(kind, value, old);
+        }
         let mut errors = metadata::validate(kind, value);
         errors.extend(metadata::validate_update(value, old));
         errors.extend((kind.validate)(value, Some(old), self.subresource));
