@@ -47,4 +47,9 @@ impl Client {
             image: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
         }
     }
+
+    /// The calls about images.
+    pub fn images(&self) -> ImageServiceClient<Channel> {
+        self.image.clone()
+    }
 }

@@ -367,6 +367,15 @@ impl RuntimeService for Fake {
         }
     }
 
+    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+        Ok(Response::new(VersionResponse {
+            version: "0.1.0".to_owned(),
+            runtime_name: "fake".to_owned(),
+            runtime_version: "1.2.3".to_owned(),
+            runtime_api_version: "v1".to_owned(),
+        }))
+    }
+
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
         let mut answer = StatusResponse::default();
         if request.into_inner().verbose {
@@ -379,7 +388,6 @@ impl RuntimeService for Fake {
     }
 
     unimplemented! {
-        version VersionRequest VersionResponse,
         exec ExecRequest ExecResponse,
         attach AttachRequest AttachResponse,
         port_forward PortForwardRequest PortForwardResponse,
@@ -415,6 +423,24 @@ impl ImageService for Fake {
         Ok(Response::new(ImageStatusResponse { image, ..ImageStatusResponse::default() }))
     }
 
+    async fn list_images(&self, _: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
+        let image = |name: &String| Image {
+            id: name.clone(),
+            repo_tags: vec![name.clone()],
+            size: 1,
+            ..Image::default()
+        };
+        let images = self.lock().images.iter().map(image).collect();
+        Ok(Response::new(ListImagesResponse { images }))
+    }
+
+    async fn remove_image(&self, request: Request<RemoveImageRequest>) -> Answer<RemoveImageResponse> {
+        let name = request.into_inner().image.unwrap().image;
+        self.note(format!("RemoveImage {name}"));
+        self.lock().images.retain(|other| *other != name);
+        Ok(Response::new(RemoveImageResponse {}))
+    }
+
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {
         let PullImageRequest { image, auth, .. } = request.into_inner();
         let name = image.unwrap().image;
@@ -439,8 +465,6 @@ impl ImageService for Fake {
     }
 
     unimplemented! {
-        list_images ListImagesRequest ListImagesResponse,
-        remove_image RemoveImageRequest RemoveImageResponse,
         image_fs_info ImageFsInfoRequest ImageFsInfoResponse,
     }
 
