@@ -80,8 +80,8 @@ impl Cluster {
 
     /// Every kind that is served.
     pub fn kinds(&self) -> impl Iterator<Item = &'static Kind> + use<> {
-        let _ = self.0.options.all_kinds;
-        crate::kinds::KINDS.iter().copied()
+        let more = if self.0.options.all_kinds { crate::kinds::PLAIN } else { &[] };
+        crate::kinds::KINDS.iter().copied().chain(more)
     }
 
     /// Makes an object.

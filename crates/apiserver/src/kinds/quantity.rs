@@ -73,11 +73,6 @@ impl Quantity {
         self.nanos < 0
     }
 
-    /// In units, rounded up.
-    pub(crate) fn value(self) -> i128 {
-        up(self.nanos, NANO)
-    }
-
     /// In thousandths, rounded up.
     pub(crate) fn milli(self) -> i128 {
         up(self.nanos, NANO / 1000)
@@ -229,14 +224,14 @@ mod tests {
             assert!(Quantity::parse(bad).is_none(), "{bad}");
         }
         let huge = Quantity::parse("99999999999999999999999999999999999999999999Ei").unwrap();
-        assert_eq!(huge.value(), i128::from(i64::MAX));
+        assert_eq!(huge.milli(), i128::from(i64::MAX) * 1000);
         assert_eq!(Quantity::parse("1e-400").unwrap().to_string(), "1e-9");
     }
 
     #[test]
     fn arithmetic() {
         let q = |text| Quantity::parse(text).unwrap();
-        assert!(q("1Gi") > q("1G") && q("1000m") == q("1") && q("1500m").value() == 2);
+        assert!(q("1Gi") > q("1G") && q("1000m") == q("1") && q("1u").milli() == 1);
         assert_eq!(q("1Gi").plus(q("512Mi")).to_string(), "1536Mi");
         assert_eq!(Quantity::ZERO.plus(q("64Mi")).to_string(), "64Mi");
         assert_eq!(q("2").minus(q("500m")).to_string(), "1500m");
