@@ -50,6 +50,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// Directory of `Localhost` seccomp profiles.
     pub seccomp_root: PathBuf,
+    /// Directories that the host's mount helpers (`mount.nfs`) are looked for in.
+    pub helpers: Vec<PathBuf>,
     /// Name of this machine.
     pub node_name: String,
     /// Where credentials are for images that none of a pod's pull secrets fits.
@@ -63,6 +65,7 @@ impl Config {
         Self {
             cgroup_root: "/vaquita".to_owned(),
             seccomp_root: root.join("seccomp"),
+            helpers: ["/sbin", "/usr/sbin", "/usr/local/sbin"].map(PathBuf::from).to_vec(),
             node_name: rustix::system::uname().nodename().to_string_lossy().to_lowercase(),
             keyring: None,
             root,

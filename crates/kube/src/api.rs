@@ -47,8 +47,8 @@ pub use self::status::{
 pub use self::volume::{
     ConfigMapProjection, ConfigMapVolumeSource, DownwardAPIProjection, DownwardAPIVolumeFile,
     DownwardAPIVolumeSource, EmptyDirVolumeSource, HostPathType, HostPathVolumeSource, KeyToPath,
-    MountPropagation, ProjectedVolumeSource, RecursiveReadOnly, SecretProjection, SecretVolumeSource,
-    StorageMedium, Volume, VolumeMount, VolumeProjection,
+    MountPropagation, NFSVolumeSource, ProjectedVolumeSource, RecursiveReadOnly, SecretProjection,
+    SecretVolumeSource, ServiceAccountTokenProjection, StorageMedium, Volume, VolumeMount, VolumeProjection,
 };
 
 /// Whether a field is left out of the JSON form.

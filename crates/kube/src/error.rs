@@ -31,11 +31,13 @@ pub enum Kind {
 pub struct Error {
     kind: Kind,
     message: String,
+    /// The volume that could not be made.
+    volume: Option<Box<str>>,
 }
 
 impl Error {
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), volume: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -83,6 +85,22 @@ impl Error {
         self
     }
 
+    /// Says which volume could not be made.
+    pub(crate) fn of_volume(mut self, name: &str) -> Self {
+        self.volume = Some(name.into());
+        self
+    }
+
+    /// The volume that could not be made, if that is what failed.
+    pub(crate) fn volume(&self) -> Option<&str> {
+        self.volume.as_deref()
+    }
+
+    /// The message, without the name of the volume.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -91,6 +109,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(volume) = &self.volume {
+            write!(f, "volume {volume}: ")?;
+        }
         f.write_str(&self.message)
     }
 }

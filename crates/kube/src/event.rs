@@ -215,9 +215,11 @@ pub enum EventKind {
         /// Why.
         message: String,
     },
-    /// A volume could not be made; it is tried again with the sandbox.
+    /// A volume could not be made, or not be brought up to date; it is tried again.
     VolumeFailed {
-        /// Why, beginning with the volume's name where it is about one.
+        /// Name of the volume; empty where it is about all of them.
+        volume: String,
+        /// Why.
         message: String,
     },
     /// A hook failed.

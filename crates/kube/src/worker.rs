@@ -37,7 +37,7 @@ pub(crate) enum Input {
     /// RunPodSandbox worked.
     SandboxReady { id: String, ips: Vec<String> },
     /// RunPodSandbox did not, or a volume of the pod could not be made before.
-    SandboxFailed { message: String, volumes: bool },
+    SandboxFailed { message: String, volume: Option<String> },
     /// The sandbox is gone or no longer ready, unasked.
     SandboxLost { id: String },
     /// What was lost is stopped for good.
@@ -219,7 +219,7 @@ impl Worker {
     pub(crate) fn handle(&mut self, now: Timestamp, input: Input) {
         match input {
             Input::SandboxReady { id, ips } => self.sandbox_ready(id, ips),
-            Input::SandboxFailed { message, volumes } => self.sandbox_failed(now, message, volumes),
+            Input::SandboxFailed { message, volume } => self.sandbox_failed(now, message, volume),
             Input::SandboxLost { id } => self.sandbox_lost(&id),
             Input::SandboxStopped { id } => self.sandbox_stopped(now, &id),
             Input::Pulled { slot, image } => self.pulled(slot, image),
@@ -339,12 +339,15 @@ impl Worker {
         self.sandbox = Sandbox::Ready { id };
     }
 
-    fn sandbox_failed(&mut self, now: Timestamp, message: String, volumes: bool) {
+    /// `volume` is what failed before the sandbox, empty where it is about all volumes.
+    fn sandbox_failed(&mut self, now: Timestamp, message: String, volume: Option<String>) {
         let delay = self.sandbox_backoff.failed(now);
         self.sandbox = Sandbox::Absent { retry_at: now + delay };
-        if volumes && self.kept {
-            return self.tell(EventKind::VolumeFailed { message });
-        }
+        let message = match volume {
+            Some(volume) if self.kept => return self.tell(EventKind::VolumeFailed { volume, message }),
+            Some(volume) if !volume.is_empty() => format!("volume {volume}: {message}"),
+            _ => message,
+        };
         self.tell(EventKind::SandboxFailed { message, retry_in: delay.as_secs_f64() });
     }
 

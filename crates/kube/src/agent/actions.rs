@@ -23,6 +23,7 @@ pub(super) struct Hands {
     pub(super) cri: Cri,
     pub(super) context: Arc<Context>,
     pub(super) objects: Arc<dyn Objects>,
+    pub(super) volumes: Arc<volumes::Keeper>,
 }
 
 /// Why there is no sandbox.
@@ -62,12 +63,7 @@ impl Hands {
 
     /// Makes volumes and sandbox. Returns the sandbox's id and the pod's own address.
     pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Vec<String>), SandboxError> {
-        self.informed()
-            .await
-            .map_err(SandboxError::Volumes)?
-            .blocking(volumes::make_all)
-            .await
-            .map_err(SandboxError::Volumes)?;
+        volumes::prepare(self).await.map_err(SandboxError::Volumes)?;
         self.run_sandbox_in_place(attempt).await.map_err(SandboxError::Sandbox)
     }
 
@@ -425,7 +421,7 @@ impl Hands {
     }
 
     /// Work on the host's files, which may take its time.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Context) -> Result<T> + Send + 'static,
     ) -> Result<T> {

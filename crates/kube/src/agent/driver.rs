@@ -16,7 +16,7 @@ use super::context::Context;
 use super::cri::Cri;
 use super::handle::{self, Order};
 use super::watch::Seen;
-use super::{End, Known, Objects, Outcome, logs, teardown, usage};
+use super::{End, Known, Objects, Outcome, logs, teardown, usage, volumes};
 use crate::api::{Pod, PodStatus};
 use crate::client::Client;
 use crate::event::{Event, EventKind};
@@ -56,7 +56,8 @@ pub(super) async fn run(
     let clock = Clock::new();
     let pod = pod_name(&context);
     let teller = tokio::spawn(tell_all(telling, pod.clone(), clock, events.clone()));
-    let hands = Hands { cri: Cri::new(client, told.clone()), context: Arc::new(context), objects };
+    let cri = Cri::new(client, told.clone());
+    let hands = Hands { cri, context: Arc::new(context), objects, volumes: Arc::default() };
     let worker = begin(&hands, &life, clock.now()).await;
     let mut driver = Driver {
         hands,
@@ -74,6 +75,7 @@ pub(super) async fn run(
         kill_by: None,
         unwanted: false,
         look: Arc::default(),
+        kept: None,
     };
     driver.recognise();
     driver.live(received, orders).await;
@@ -147,6 +149,8 @@ struct Driver {
     unwanted: bool,
     /// Asks for a look at the server.
     look: Arc<Notify>,
+    /// Tells who keeps the volumes up to date what the pod is, as long as that is needed.
+    kept: Option<watch::Sender<Hands>>,
 }
 
 impl Driver {
@@ -183,6 +187,10 @@ impl Driver {
         let measured = tokio::spawn(usage::watch(Arc::clone(&self.hands.context), self.inputs.clone()));
         // Whatever becomes of this task, those two end with it.
         let _guards = [AbortOnDrop(watcher.abort_handle()), AbortOnDrop(measured.abort_handle())];
+        let (kept, current) = watch::channel(self.hands.clone());
+        self.kept = Some(kept);
+        let keeper = tokio::spawn(volumes::keep(current, self.told.clone()));
+        let _keeper = AbortOnDrop(keeper.abort_handle());
         let mut released = false;
         let mut rotation = tokio::time::interval(ROTATION);
         loop {
@@ -246,6 +254,7 @@ impl Driver {
 
     /// A pod that has ended needs its network no more.
     fn release(&mut self) {
+        self.kept = None;
         if let Some(id) = self.worker.sandbox_id().map(str::to_owned) {
             self.quietly(move |hands| async move { hands.stop_sandbox(&id).await });
         }
@@ -289,6 +298,9 @@ impl Driver {
     fn update(&mut self, pod: Pod) {
         let context = Context { pod: pod.clone(), ..Context::clone(&self.hands.context) };
         self.hands.context = Arc::new(context);
+        if let Some(kept) = &self.kept {
+            kept.send_replace(self.hands.clone());
+        }
         self.worker.handle(self.clock.now(), Input::Update(Box::new(pod)));
     }
 

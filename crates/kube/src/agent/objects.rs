@@ -83,12 +83,22 @@ impl std::fmt::Debug for Token {
 pub struct Fixed {
     pub(super) config_maps: Arc<Vec<ConfigMap>>,
     pub(super) secrets: Arc<Vec<Secret>>,
+    /// Those that the volumes of one pod show.
+    pub(super) tokens: Arc<Vec<(TokenRequest, Token)>>,
 }
 
 impl Fixed {
     /// These objects.
     pub fn new(config_maps: Vec<ConfigMap>, secrets: Vec<Secret>) -> Self {
-        Self { config_maps: Arc::new(config_maps), secrets: Arc::new(secrets) }
+        Self { config_maps: Arc::new(config_maps), secrets: Arc::new(secrets), tokens: Arc::default() }
+    }
+
+    pub(super) fn with_tokens(self, tokens: Vec<(TokenRequest, Token)>) -> Self {
+        Self { tokens: Arc::new(tokens), ..self }
+    }
+
+    pub(super) fn find_token(&self, request: &TokenRequest) -> Option<&Token> {
+        self.tokens.iter().find(|(asked, _)| asked == request).map(|(_, token)| token)
     }
 
     pub(super) fn find_config_map(&self, namespace: &str, name: &str) -> Option<&ConfigMap> {

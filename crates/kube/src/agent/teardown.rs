@@ -32,7 +32,8 @@ pub(super) async fn remove_pod(hands: &Hands) -> Vec<String> {
     // With a sandbox left, containers may still use the volumes.
     if errors.is_empty() {
         let (root, uid) = (hands.context.config.root.clone(), hands.context.pod.metadata.uid.clone());
-        let removed = tokio::task::spawn_blocking(move || volumes::remove_all(&root, &uid)).await;
+        let keeper = std::sync::Arc::clone(&hands.volumes);
+        let removed = tokio::task::spawn_blocking(move || keeper.remove_all(&root, &uid)).await;
         errors.extend(removed.unwrap_or_else(|error| vec![error.to_string()]));
     }
     errors

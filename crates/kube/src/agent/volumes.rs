@@ -1,8 +1,11 @@
 //! Volumes: making them, and what a container mounts of them.
 
 mod host_path;
+mod keep;
 mod mounts;
+mod nfs;
 mod payload;
+mod tokens;
 mod write;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,6 +14,7 @@ use std::path::Path;
 use vaquita_sys::mount::{self, Filesystem};
 use vaquita_sys::root::Root;
 
+pub(super) use self::keep::{Keeper, keep, prepare};
 pub(super) use self::mounts::{Abilities, container_mounts, message_file};
 use super::context::Context;
 use crate::api::{EmptyDirVolumeSource, Quantity, StorageMedium, Volume};
@@ -20,7 +24,7 @@ use crate::{Error, Kind, Result, qos};
 ///
 /// # Errors
 /// The volume that could not be made, and why.
-pub(super) fn make_all(context: &Context) -> Result<()> {
+fn make_all(context: &Context) -> Result<()> {
     make_dir(&context.config.root, 0o700)?;
     make_dir(&context.dir(), 0o750)?;
     // Who made this directory, so that a later run can tell whether it is still needed.
@@ -32,7 +36,7 @@ pub(super) fn make_all(context: &Context) -> Result<()> {
     make_dir(&context.dir().join("volumes"), 0o750)?;
     make_dir(&context.log_dir(), 0o755)?;
     for volume in &context.pod.spec.volumes {
-        make(context, volume).map_err(|error| error.context(format!("volume {}", volume.name)))?;
+        make(context, volume).map_err(|error| error.of_volume(&volume.name))?;
     }
     Ok(())
 }
@@ -46,9 +50,13 @@ fn make(context: &Context, volume: &Volume) -> Result<()> {
         let message = format!("{foreign} volumes are not supported by this node");
         return Err(Error::new(Kind::Unsupported, message));
     }
-    let group = context.pod.spec.security_context.as_ref().and_then(|security| security.fs_group);
+    let group = group(context);
     if let Some(source) = &volume.host_path {
         return host_path::prepare(source);
+    }
+    if volume.nfs.is_some() {
+        // What is mounted on it is not looked at: its server may be dead.
+        return make_dir(&path, 0o750).map(drop);
     }
     if let Some(source) = &volume.empty_dir {
         return whole(&path, 0o777, || {
@@ -64,8 +72,13 @@ fn make(context: &Context, volume: &Volume) -> Result<()> {
         if volume.config_map.is_none() {
             mount_tmpfs(&path, None, 0o755)?;
         }
-        write::write(&path, &payload, group)
+        write::write(&path, &payload, group).map(drop)
     })
+}
+
+/// The group that volumes are given to.
+fn group(context: &Context) -> Option<i64> {
+    context.pod.spec.security_context.as_ref().and_then(|security| security.fs_group)
 }
 
 /// Makes a directory and fills it, or leaves nothing: a volume that is there is whole.
@@ -141,19 +154,24 @@ pub(super) fn remove_all(root: &Path, uid: &str) -> Vec<String> {
         return Vec::new();
     }
     let mut errors = Vec::new();
-    let below = || -> Result<Vec<std::path::PathBuf>> {
+    let below = || -> Result<Vec<mount::MountInfo>> {
         let all = mount::mountinfo().map_err(|error| system(&error))?;
-        Ok(all.into_iter().map(|mount| mount.mount_point).filter(|point| point.starts_with(&dir)).collect())
+        Ok(all.into_iter().filter(|mount| mount.mount_point.starts_with(&dir)).collect())
     };
     let found = below().unwrap_or_else(|error| {
         errors.push(error.to_string());
         Vec::new()
     });
     // The last mounted first: later ones may be inside.
-    for point in found.iter().rev() {
-        if let Err(error) = mount::umount(point, rustix::mount::UnmountFlags::DETACH) {
-            errors.push(error.to_string());
-        }
+    for mount in found.iter().rev() {
+        let point = &mount.mount_point;
+        let unmounted = match nfs::is_remote(&mount.fs_type) {
+            true => nfs::unmount(point),
+            false => {
+                mount::umount(point, rustix::mount::UnmountFlags::DETACH).map_err(|error| system(&error))
+            }
+        };
+        errors.extend(unmounted.err().map(|error| error.to_string()));
     }
     match below() {
         // A mount that is left may be somebody else's files: nothing below it may be deleted.
@@ -161,7 +179,10 @@ pub(super) fn remove_all(root: &Path, uid: &str) -> Vec<String> {
             let removed = Root::open_host(root).and_then(|root| root.remove_tree(uid));
             errors.extend(removed.err().map(|error| error.to_string()));
         }
-        Ok(left) => errors.extend(left.iter().map(|point| format!("{} is still mounted", point.display()))),
+        Ok(left) => {
+            errors
+                .extend(left.iter().map(|mount| format!("{} is still mounted", mount.mount_point.display())));
+        }
         Err(error) => errors.push(error.to_string()),
     }
     errors

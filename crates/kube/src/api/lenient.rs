@@ -7,7 +7,10 @@ use super::{ConfigMap, Pod, PodStatus, Secret};
 use crate::{Error, Result};
 
 /// Sources of volumes that the agent can make.
-const SOURCES: &[&str] = &["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+const SOURCES: &[&str] = &["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected", "nfs"];
+
+/// Sources of projected volumes that the agent can make.
+const PROJECTIONS: &[&str] = &["configMap", "secret", "downwardAPI", "serviceAccountToken"];
 
 impl ConfigMap {
     /// A ConfigMap as an API server has it.
@@ -62,8 +65,16 @@ fn volumes(pod: &Value) -> impl Iterator<Item = &Map<String, Value>> {
 }
 
 fn foreign_source(volume: &Map<String, Value>) -> Option<String> {
-    let named = |key: &&String| *key != "name" && !volume[key.as_str()].is_null();
-    volume.keys().filter(named).find(|key| !SOURCES.contains(&key.as_str())).cloned()
+    let unknown = |source: &Map<String, Value>, known: &[&str]| {
+        let given = source.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key);
+        given.map(String::as_str).find(|key| *key != "name" && !known.contains(key)).map(str::to_owned)
+    };
+    unknown(volume, SOURCES).or_else(|| {
+        let sources = volume.get("projected")?.get("sources")?.as_array()?;
+        let found =
+            sources.iter().filter_map(Value::as_object).find_map(|source| unknown(source, PROJECTIONS));
+        Some(format!("projected {}", found?))
+    })
 }
 
 fn decode<T: DeserializeOwned>(mut value: Value, kind: &str) -> Result<T> {

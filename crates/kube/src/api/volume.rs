@@ -20,6 +20,8 @@ super::object! {
         pub downward_api: Option<DownwardAPIVolumeSource>,
         /// Several sources in one directory.
         pub projected: Option<ProjectedVolumeSource>,
+        /// A directory of an NFS server.
+        pub nfs: Option<NFSVolumeSource>,
         /// The name of a source that is none of these, such as `persistentVolumeClaim`: the volume cannot be made.
         #[serde(skip)]
         pub foreign: Option<String>,
@@ -78,6 +80,18 @@ super::choice! {
         CharDevice,
         /// A block device.
         BlockDevice,
+    }
+}
+
+super::object! {
+    /// A directory of an NFS server, mounted by the host's `mount.nfs`.
+    pub struct NFSVolumeSource {
+        /// Name or address of the server.
+        pub server: String,
+        /// Absolute path that the server exports.
+        pub path: String,
+        /// Mount it read-only.
+        pub read_only: bool,
     }
 }
 
@@ -165,6 +179,20 @@ super::object! {
         /// Fields of the pod.
         #[serde(rename = "downwardAPI")]
         pub downward_api: Option<DownwardAPIProjection>,
+        /// A token of the pod's service account.
+        pub service_account_token: Option<ServiceAccountTokenProjection>,
+    }
+}
+
+super::object! {
+    /// A token of the pod's service account as a file, bound to the pod and replaced before it ends.
+    pub struct ServiceAccountTokenProjection {
+        /// Whom the token is for; the API server where empty.
+        pub audience: String,
+        /// Seconds that a token is valid, at least 600; an hour where absent.
+        pub expiration_seconds: Option<i64>,
+        /// Relative path of the file, without `..`.
+        pub path: String,
     }
 }
 

@@ -24,8 +24,12 @@ impl EventKind {
             Self::SandboxFailed { message, .. } => {
                 vec![warning("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"))]
             }
-            Self::VolumeFailed { message } => {
+            Self::VolumeFailed { volume, message } if volume.is_empty() => {
                 vec![warning("FailedMount", format!("Unable to attach or mount volumes: {message}"))]
+            }
+            Self::VolumeFailed { volume, message } => {
+                let what = format!("MountVolume.SetUp failed for volume {volume:?} : {message}");
+                vec![warning("FailedMount", what)]
             }
             Self::SandboxLost { .. } => {
                 vec![normal("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")]

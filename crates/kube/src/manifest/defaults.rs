@@ -131,6 +131,7 @@ fn volume(volume: &mut Volume) {
         volume.secret.is_some(),
         volume.downward_api.is_some(),
         volume.projected.is_some(),
+        volume.nfs.is_some(),
     ];
     if !sources.contains(&true) {
         volume.empty_dir = Some(EmptyDirVolumeSource::default());

@@ -129,6 +129,7 @@ fn each_rule_once() {
         ("containers: [{name: a, image: b, ports: [{containerPort: 80, hostPort: 80}]}, {name: c, image: b, ports: [{containerPort: 81, hostPort: 80}]}]"),
         ("containers: [{name: a, image: b, lifecycle: {preStop: {sleep: {seconds: 31}}, postStart: {tcpSocket: {port: 1}}}}]"),
         ("containers: [{name: a, image: b, volumeMounts: [{name: v, mountPath: /a, mountPropagation: Bidirectional}, {name: v, mountPath: /a/, recursiveReadOnly: Enabled}]}]\nvolumes: [{name: v, hostPath: {path: x/.., type: Foo}, emptyDir: {}}, {name: w, emptyDir: {sizeLimit: -1Gi}}]"),
+        ("containers: [{name: a, image: b}]\nvolumes: [{name: v, nfs: {server: -o, path: x}}, {name: w, nfs: {}}, {name: x, nfs: {server: 'fe80::1%eth0', path: /}}, {name: t, projected: {sources: [{serviceAccountToken: {path: token}}]}}]"),
         ("containers: [{name: a, image: b, resources: {limits: {memory: 100m, nvidia.com/gpu: 1}}}]"),
         ("ephemeralContainers: []\ncontainers: {name: a}\nhostAliases: [{ip: x, hostnames: [A]}]"),
     ];

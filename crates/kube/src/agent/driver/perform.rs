@@ -43,10 +43,11 @@ impl Driver {
                             Input::SandboxReady { id, ips }
                         }
                         Err(SandboxError::Sandbox(error)) => {
-                            Input::SandboxFailed { message: error.to_string(), volumes: false }
+                            Input::SandboxFailed { message: error.to_string(), volume: None }
                         }
                         Err(SandboxError::Volumes(error)) => {
-                            Input::SandboxFailed { message: error.to_string(), volumes: true }
+                            let volume = Some(error.volume().unwrap_or_default().to_owned());
+                            Input::SandboxFailed { message: error.message().to_owned(), volume }
                         }
                     }
                 });

@@ -107,12 +107,21 @@ fn one(
     Ok(cri::Mount {
         container_path: absolute(&volume_mount.mount_path),
         host_path: host_path.to_string_lossy().into_owned(),
-        readonly: volume_mount.read_only,
+        readonly: volume_mount.read_only || is_read_only(volume),
         propagation: propagation.into(),
         recursive_read_only: recursive,
-        selinux_relabel: abilities.labels && volume.host_path.is_none(),
+        selinux_relabel: abilities.labels && volume.host_path.is_none() && volume.nfs.is_none(),
         ..cri::Mount::default()
     })
+}
+
+/// Volumes that nobody in the pod may write to: what the agent keeps up to date, and what was asked to be so.
+fn is_read_only(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
+        || volume.nfs.as_ref().is_some_and(|nfs| nfs.read_only)
 }
 
 /// Mounts a path inside a volume at a place of the agent's, which nobody in the pod can change: the path is resolved

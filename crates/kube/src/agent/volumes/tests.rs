@@ -8,24 +8,24 @@ use crate::agent::context::tests::context;
 use crate::agent::env::Environment;
 
 /// A pod whose files are in a temporary directory.
-struct Fixture {
-    context: Context,
+pub(super) struct Fixture {
+    pub(super) context: Context,
     _root: vaquita_testing::TempDir,
 }
 
 impl Fixture {
-    fn new(spec: &str) -> Self {
+    pub(super) fn new(spec: &str) -> Self {
         let root = vaquita_testing::temp_dir();
         let mut context = context(spec);
         context.config = Arc::new(Config::new(root.path().join("agent")));
         Self { context, _root: root }
     }
 
-    fn path(&self, volume: &str) -> PathBuf {
+    pub(super) fn path(&self, volume: &str) -> PathBuf {
         self.context.volume(volume)
     }
 
-    fn mounts(&self) -> Result<Vec<vaquita_proto::cri::Mount>> {
+    pub(super) fn mounts(&self) -> Result<Vec<vaquita_proto::cri::Mount>> {
         self.mounts_of(Abilities { recursive_read_only: true, labels: false })
     }
 
@@ -250,6 +250,51 @@ fn removal_never_deletes_through_a_mount() {
     assert!(PathBuf::from(&mounts[0].host_path).join("precious").exists());
     drop(fixture);
     assert!(outside.path().join("sub/precious").exists());
+}
+
+#[test]
+fn what_the_agent_writes_nobody_in_the_pod_may() {
+    let read_only = |source: &str| {
+        let fixture = Fixture::new(&format!(
+            "containers: [{{name: a, image: x, volumeMounts: [{{name: v, mountPath: /v}}]}}]\nvolumes: [{{name: v, {source}}}]"
+        ));
+        fixture.mounts().unwrap()[0].readonly
+    };
+    for (source, expected) in [
+        ("configMap: {name: conf}", true),
+        ("secret: {secretName: pass}", true),
+        ("downwardAPI: {items: []}", true),
+        ("projected: {sources: [{secret: {name: pass}}]}", true),
+        ("nfs: {server: s, path: /, readOnly: true}", true),
+        ("nfs: {server: s, path: /}", false),
+        ("emptyDir: {}", false),
+        ("hostPath: {path: /srv}", false),
+    ] {
+        assert_eq!(read_only(source), expected, "{source}");
+    }
+}
+
+#[test]
+fn removal_does_not_wait_for_who_never_answers() {
+    vaquita_testing::require_root();
+    let fixture =
+        Fixture::new("containers: [{name: a, image: x}]\nvolumes: [{name: v, nfs: {server: s, path: /}}]");
+    make_all(&fixture.context).unwrap();
+    let path = fixture.path("v");
+    // A filesystem of which the server says nothing at all: whoever looks into it hangs.
+    let server = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").unwrap();
+    let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", std::os::fd::AsRawFd::as_raw_fd(&server));
+    let data = std::ffi::CString::new(data).unwrap();
+    rustix::mount::mount("dead", &path, "fuse", rustix::mount::MountFlags::empty(), Some(data.as_c_str()))
+        .unwrap();
+    // To make the volumes again is to look at nothing of it.
+    make_all(&fixture.context).unwrap();
+    assert_eq!(
+        remove_all(&fixture.context.config.root, &fixture.context.pod.metadata.uid),
+        Vec::<String>::new()
+    );
+    assert!(!fixture.context.dir().exists());
+    drop(server);
 }
 
 #[test]

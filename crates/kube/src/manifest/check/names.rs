@@ -112,6 +112,13 @@ pub(super) fn file_path(path: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The server of an NFS volume: what `mount.nfs` takes before the colon.
+pub(super) fn nfs_server(server: &str) -> Result<(), String> {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'%');
+    let valid = server.bytes().all(inner) && !server.starts_with(['-', ':']);
+    ensure(valid, server, "must be a host name or an IP address")
+}
+
 /// An IP address.
 pub(super) fn ip(address: &str) -> Result<(), String> {
     ensure(address.parse::<std::net::IpAddr>().is_ok(), address, "must be an IP address")

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::Report;
 use super::container::{field_ref, resource_field_ref};
-use super::names::{config_key, file_path, label};
+use super::names::{config_key, file_path, label, nfs_server};
 use crate::api::{
-    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, PodSpec, ProjectedVolumeSource, Volume,
+    DownwardAPIVolumeFile, HostPathVolumeSource, KeyToPath, NFSVolumeSource, PodSpec, ProjectedVolumeSource,
+    Volume,
 };
 use crate::manifest::path::Path;
 
@@ -37,8 +38,12 @@ fn one(report: &mut Report, path: &Path, volume: &Volume, spec: &PodSpec) {
             ("secret", volume.secret.is_some()),
             ("downwardAPI", volume.downward_api.is_some()),
             ("projected", volume.projected.is_some()),
+            ("nfs", volume.nfs.is_some()),
         ],
     );
+    if let Some(source) = &volume.nfs {
+        nfs(report, &path.field("nfs"), source);
+    }
     if let Some(source) = &volume.empty_dir
         && let Some(limit) = &source.size_limit
     {
@@ -82,6 +87,15 @@ fn host_path(report: &mut Report, path: &Path, source: &HostPathVolumeSource) {
     }
     if source.path.split('/').any(|part| part == "..") {
         report.add(&path, format!("{:?}: must not contain '..'", source.path));
+    }
+}
+
+fn nfs(report: &mut Report, path: &Path, source: &NFSVolumeSource) {
+    if report.required(&path.field("server"), &source.server) {
+        report.check(&path.field("server"), nfs_server(&source.server));
+    }
+    if report.required(&path.field("path"), &source.path) && !source.path.starts_with('/') {
+        report.add(&path.field("path"), format!("{:?}: must be an absolute path", source.path));
     }
 }
 
@@ -137,8 +151,13 @@ fn projected(report: &mut Report, path: &Path, source: &ProjectedVolumeSource, s
                 ("secret", projection.secret.is_some()),
                 ("configMap", projection.config_map.is_some()),
                 ("downwardAPI", projection.downward_api.is_some()),
+                ("serviceAccountToken", projection.service_account_token.is_some()),
             ],
         );
+        if projection.service_account_token.is_some() {
+            let message = "there are no service accounts without a cluster: nobody gives tokens";
+            report.add(&path.field("serviceAccountToken"), message);
+        }
         if let Some(secret) = &projection.secret {
             report.required(&path.fields(&["secret", "name"]), &secret.name);
             items(report, &path.fields(&["secret", "items"]), &secret.items, &mut paths);

@@ -220,8 +220,7 @@ impl Sim {
                 assert_eq!(attempt, self.sandboxes);
                 if self.failing_sandboxes > 0 {
                     self.failing_sandboxes -= 1;
-                    return self
-                        .later(0.1, Input::SandboxFailed { message: "no".to_owned(), volumes: false });
+                    return self.later(0.1, Input::SandboxFailed { message: "no".to_owned(), volume: None });
                 }
                 self.sandboxes += 1;
                 let id = format!("sandbox{attempt}");
