@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::table::{DIGEST, TypeRef, reference_of};
 
+mod binary;
 mod paths;
 mod schema;
 #[cfg(test)]
@@ -106,6 +107,19 @@ pub fn v3(path: &str, served: &[Served<'_>]) -> Option<Vec<u8>> {
         });
     });
     Some(out.finish())
+}
+
+/// The document of `/openapi/v2` as `application/com.github.proto-openapi.spec.v2.v1.0+protobuf`: definitions alone.
+#[must_use]
+pub fn v2_protobuf(served: &[Served<'_>]) -> Vec<u8> {
+    let list = |row: &Served<'_>| kind(row.group, row.version, &format!("{}List", row.kind));
+    let own = |row: &Served<'_>| kind(row.group, row.version, row.kind);
+    let parts = |row: &Served<'_>| {
+        row.parts.iter().filter_map(|part| kind(part.group, part.version, part.kind)).collect::<Vec<_>>()
+    };
+    binary::document(
+        served.iter().flat_map(|row| own(row).into_iter().chain(list(row)).chain(parts(row))).collect(),
+    )
 }
 
 /// The document of `/openapi/v2`: everything in one.

@@ -5,39 +5,39 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::words::Words;
 use super::{Edition, Writer};
 use crate::Type;
-use crate::table::{Field, List, Shape, Strategy, TypeRef, reference};
+use crate::table::{Field, Gvk, List, Shape, Strategy, TypeRef};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1";
 
-/// Writes the schemas of the types, and of those that they are made of.
-pub(super) fn write(out: &mut Writer, roots: BTreeSet<TypeRef>, edition: Edition) {
+/// The types and what they are made of, by name; those that are no objects with fields have no place in the table.
+pub(super) fn reachable(roots: BTreeSet<TypeRef>) -> BTreeMap<&'static str, Option<TypeRef>> {
     let mut names = BTreeMap::new();
     let mut waiting: Vec<TypeRef> = roots.iter().copied().collect();
     let mut seen = roots;
     while let Some(next) = waiting.pop() {
         names.insert(next.name(), Some(next));
         for field in &next.read().fields {
-            match leaf(&field.shape) {
-                Shape::Object(ty) => {
-                    if seen.insert(*ty) {
-                        waiting.push(*ty);
-                    }
-                }
+            let ty = match leaf(&field.shape) {
+                Shape::Object(ty) => Some(*ty),
                 other => {
-                    if let Some(name) = simple(other) {
-                        names.insert(name, None);
-                    }
-                    if let (Shape::SchemaOrArray | Shape::SchemaOrBool | Shape::SchemaOrStrings, Some(ty)) =
-                        (other, reference(EXTENSIONS, "JSONSchemaProps"))
-                        && seen.insert(ty)
-                    {
-                        waiting.push(ty);
-                    }
+                    names.extend(simple(other).map(|name| (name, None)));
+                    None
                 }
-            }
+            };
+            waiting.extend(ty.filter(|ty| seen.insert(*ty)));
         }
     }
+    names
+}
+
+/// The group that the schema of a kind names: kinds that every group has are told as of the core group.
+pub(super) fn group_of(ty: &Type, kind: Gvk) -> &'static str {
+    if package_of(ty.name) == META { "" } else { kind.group }
+}
+
+/// Writes the schemas of the types, and of those that they are made of.
+pub(super) fn write(out: &mut Writer, roots: BTreeSet<TypeRef>, edition: Edition) {
+    let names = reachable(roots);
     out.object(|out| {
         let mut package = "";
         let mut words = Words::default();
@@ -91,8 +91,7 @@ fn object(out: &mut Writer, ty: &Type, told: Option<&HashMap<&str, &str>>, editi
         if let Some(kind) = ty.kind {
             out.field("x-kubernetes-group-version-kind").list(|out| {
                 out.object(|out| {
-                    let group = if package_of(ty.name) == META { "" } else { kind.group };
-                    out.text("group", group);
+                    out.text("group", group_of(ty, kind));
                     out.text("kind", kind.kind);
                     out.text("version", kind.version);
                 });
@@ -207,7 +206,7 @@ fn leaf(shape: &Shape) -> &Shape {
 }
 
 /// The names of types that are no objects with fields.
-fn simple(shape: &Shape) -> Option<&'static str> {
+pub(super) fn simple(shape: &Shape) -> Option<&'static str> {
     Some(match shape {
         Shape::Duration => "io.k8s.apimachinery.pkg.apis.meta.v1.Duration",
         Shape::Fields => "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1",

@@ -125,3 +125,15 @@ fn every_type_has_a_schema() {
     let document: Value = serde_json::from_slice(&v2(&rows)).unwrap();
     assert!(document["definitions"].as_object().unwrap().len() > 600);
 }
+
+#[test]
+fn the_binary_form_holds_what_kubectl_checks_lists_by() {
+    let document = v2_protobuf(&[PODS]);
+    let has = |text: &[u8]| document.windows(text.len()).any(|window| window == text);
+    assert!(document.starts_with(b"\x0a\x032.0\x12"));
+    assert!(has(b"\x0a\x16io.k8s.api.core.v1.Pod\x12"));
+    assert!(has(b"#/definitions/io.k8s.api.core.v1.PodSpec"));
+    assert!(has(b"- group: \"\"\n  kind: PodList\n  version: v1\n"));
+    // A message of PodSpec's length needs lengths of two bytes and more.
+    assert!(document.len() > 20_000, "{}", document.len());
+}
