@@ -64,8 +64,9 @@ pub(crate) fn group_version(api: &Api, group: &str, version: &str) -> Result<Res
 
 /// `/openapi/…`
 pub(crate) fn schemas(api: &Api, headers: &HeaderMap, path: &str) -> Result<Response<Body>, Status> {
-    let text = openapi::document(&api.cluster, path).ok_or_else(Status::no_such_path)?;
-    let mut response = tagged(headers, "application/json", text);
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let (form, text) = openapi::document(&api.cluster, path, accept).ok_or_else(Status::no_such_path)?;
+    let mut response = tagged(headers, form, text);
     if path.starts_with("v3/") {
         // The address in the index changes with the content.
         let forever = HeaderValue::from_static("public, immutable");

@@ -4,8 +4,9 @@ use vaquita_schema::openapi::{self, Part, Served};
 
 use crate::{Cluster, Kind, Subresource, reviews};
 
-/// The document at a path below `/openapi/`: `v2`, `v3`, `v3/apis/apps/v1`; nothing where there is none.
-pub(crate) fn document(cluster: &Cluster, path: &str) -> Option<Vec<u8>> {
+/// The document at a path below `/openapi/`, and its form: `v2`, `v3`, `v3/apis/apps/v1`; nothing where there is none.
+/// `accept` is what the client asks for: the second version has a binary form, which kubectl wants.
+pub(crate) fn document(cluster: &Cluster, path: &str, accept: &str) -> Option<(&'static str, Vec<u8>)> {
     let rows: Vec<Row> = cluster.kinds().map(Row::of).collect();
     let mut served: Vec<Served<'_>> = rows.iter().map(Row::served).collect();
     served.extend(reviews::KINDS.iter().map(|kind| Served {
@@ -17,10 +18,15 @@ pub(crate) fn document(cluster: &Cluster, path: &str) -> Option<Vec<u8>> {
         verbs: &["create"],
         parts: &[],
     }));
+    let json = "application/json";
     match path.trim_end_matches('/') {
-        "v2" => Some(openapi::v2(&served)),
-        "v3" => serde_json::to_vec(&openapi::index(&served)).ok(),
-        path => openapi::v3(path.strip_prefix("v3/")?, &served),
+        "v2" if accept.contains("proto-openapi") => Some((
+            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+            openapi::v2_protobuf(&served),
+        )),
+        "v2" => Some((json, openapi::v2(&served))),
+        "v3" => Some((json, serde_json::to_vec(&openapi::index(&served)).ok()?)),
+        path => Some((json, openapi::v3(path.strip_prefix("v3/")?, &served)?)),
     }
 }
 
