@@ -24,7 +24,7 @@ use crate::{Access, Cluster, Node, Status, User, tokens};
 
 pub use body::Body;
 use path::{Place, Route};
-use query::Query;
+pub(crate) use query::Query;
 pub use server::{Config, serve};
 
 /// All that requests are answered with.

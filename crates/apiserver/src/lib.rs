@@ -14,6 +14,7 @@ mod field;
 pub mod http;
 mod kind;
 pub mod kinds;
+mod metrics;
 pub mod names;
 mod node;
 mod object;

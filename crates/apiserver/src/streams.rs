@@ -4,7 +4,6 @@
 //! with the node's, byte for byte: neither SPDY nor WebSocket is understood here.
 
 mod join;
-mod query;
 
 use http::{Method, Request, Response};
 use http_body_util::StreamBody;
@@ -14,8 +13,7 @@ use serde_json::Value;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use self::query::Query;
-use crate::http::{Api, Body};
+use crate::http::{Api, Body, Query};
 use crate::{Attributes, FieldError, LogOptions, LogStream, Status, Stream, Streams, User};
 
 /// The subresources of pods that are served here.
@@ -77,13 +75,13 @@ fn stream(query: &Query, pod: &Value, name: &str, subresource: &str) -> Result<S
         });
         return Ok(Stream::PortForward { ports: ports.collect::<Result<_, _>>()? });
     }
-    let container = container(query.one("container"), pod, name)?;
-    let tty = query.flag("tty");
+    let container = container(query.text("container"), pod, name)?;
+    let tty = query.yes("tty");
     let streams = Streams {
-        stdin: query.flag("stdin"),
-        stdout: query.flag("stdout"),
+        stdin: query.yes("stdin"),
+        stdout: query.yes("stdout"),
         // A terminal has one output.
-        stderr: query.flag("stderr") && !tty,
+        stderr: query.yes("stderr") && !tty,
         tty,
     };
     if !(streams.stdin || streams.stdout || streams.stderr) {
@@ -92,7 +90,7 @@ fn stream(query: &Query, pod: &Value, name: &str, subresource: &str) -> Result<S
     if subresource == "attach" {
         // Whether it has a terminal is the container's affair.
         let tty = spec_of(pod, &container).is_some_and(|spec| spec["tty"] == true);
-        let streams = Streams { tty, stderr: query.flag("stderr") && !tty, ..streams };
+        let streams = Streams { tty, stderr: query.yes("stderr") && !tty, ..streams };
         return Ok(Stream::Attach { container, streams });
     }
     let command: Vec<String> = query.all("command").map(str::to_owned).collect();
@@ -152,7 +150,7 @@ async fn log(api: &Api, pod: &Value, mut options: LogOptions) -> Result<Response
 /// Which part of the log (`PodLogOptions`, `ValidatePodLogOptions`).
 fn log_options(query: &Query, name: &str, now: Timestamp) -> Result<LogOptions, Status> {
     let number = |field: &str| -> Result<Option<i64>, Status> {
-        let text = query.one(field);
+        let text = query.text(field);
         match text.parse() {
             Ok(number) => Ok(Some(number)),
             Err(_) if text.is_empty() => Ok(None),
@@ -162,13 +160,13 @@ fn log_options(query: &Query, name: &str, now: Timestamp) -> Result<LogOptions, 
         }
     };
     let (tail, limit, seconds) = (number("tailLines")?, number("limitBytes")?, number("sinceSeconds")?);
-    let time = match query.one("sinceTime") {
+    let time = match query.text("sinceTime") {
         "" => None,
         text => Some(text.parse::<Timestamp>().map_err(|_| {
             Status::bad_request(format!("sinceTime {text:?} is no time as 2026-01-02T15:04:05Z"))
         })?),
     };
-    let stream = match query.one("stream") {
+    let stream = match query.text("stream") {
         "" | "All" => Some(LogStream::All),
         "Stdout" => Some(LogStream::Stdout),
         "Stderr" => Some(LogStream::Stderr),
@@ -189,7 +187,7 @@ fn log_options(query: &Query, name: &str, now: Timestamp) -> Result<LogOptions, 
     match stream {
         None => {
             let supported = ["All", "Stderr", "Stdout"];
-            errors.push(FieldError::not_supported("stream", query.one("stream"), &supported));
+            errors.push(FieldError::not_supported("stream", query.text("stream"), &supported));
         }
         Some(LogStream::All) => {}
         Some(_) if tail.is_some() => errors.push(FieldError::forbidden(
@@ -203,14 +201,14 @@ fn log_options(query: &Query, name: &str, now: Timestamp) -> Result<LogOptions, 
     }
     let ago = seconds.and_then(|seconds| now.checked_sub(SignedDuration::from_secs(seconds)).ok());
     Ok(LogOptions {
-        container: query.one("container").to_owned(),
-        follow: query.flag("follow"),
+        container: query.text("container").to_owned(),
+        follow: query.yes("follow"),
         limit_bytes: limit.and_then(|limit| limit.try_into().ok()),
-        previous: query.flag("previous"),
+        previous: query.yes("previous"),
         since: time.or(ago),
         stream: stream.unwrap_or_default(),
         tail_lines: tail.and_then(|tail| tail.try_into().ok()),
-        timestamps: query.flag("timestamps"),
+        timestamps: query.yes("timestamps"),
     })
 }
 

@@ -4,6 +4,7 @@ mod log;
 mod usage;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tonic::transport::Channel;
@@ -20,12 +21,13 @@ const UID_LABEL: &str = "io.kubernetes.pod.uid";
 pub struct CriNode {
     runtime: RuntimeServiceClient<Channel>,
     name: String,
+    looks: Arc<usage::Looks>,
 }
 
 impl CriNode {
     /// The machine of that name, whose pods run on that server.
     pub fn new(client: &Client, name: impl Into<String>) -> Self {
-        Self { runtime: client.runtime(), name: name.into() }
+        Self { runtime: client.runtime(), name: name.into(), looks: Arc::default() }
     }
 
     async fn url(&self, pod: &Value, what: &Stream) -> Result<String, Status> {
@@ -88,7 +90,7 @@ impl Node for CriNode {
     }
 
     fn usage(&self) -> Answer<'_, Option<NodeUsage>> {
-        Box::pin(usage::measure(self.runtime.clone(), &self.name))
+        Box::pin(self.looks.measure(self.runtime.clone(), &self.name))
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::discovery::{self, Extra, Served};
 use super::negotiate::{self, Discovery};
 use super::{Api, Body, openapi, reply};
-use crate::{Status, reviews};
+use crate::{Status, metrics, reviews};
 
 /// `/version`
 pub(crate) fn version() -> Value {
@@ -86,7 +86,16 @@ fn extras() -> Vec<Extra> {
         namespaced: kind.namespaced,
         verbs: &["create"],
     };
-    reviews::KINDS.iter().map(review).collect()
+    let measured = metrics::RESOURCES.iter().map(|(plural, singular, kind, namespaced)| Extra {
+        group: metrics::GROUP,
+        version: metrics::VERSION,
+        plural,
+        singular,
+        kind,
+        namespaced: *namespaced,
+        verbs: &["get", "list"],
+    });
+    reviews::KINDS.iter().map(review).chain(measured).collect()
 }
 
 /// An answer that the client may have already.

@@ -2,7 +2,7 @@
 
 use vaquita_schema::openapi::{self, Part, Served};
 
-use crate::{Cluster, Kind, Subresource, reviews};
+use crate::{Cluster, Kind, Subresource, metrics, reviews};
 
 /// The document at a path below `/openapi/`, and its form: `v2`, `v3`, `v3/apis/apps/v1`; nothing where there is none.
 /// `accept` is what the client asks for: the second version has a binary form, which kubectl wants.
@@ -16,6 +16,15 @@ pub(crate) fn document(cluster: &Cluster, path: &str, accept: &str) -> Option<(&
         plural: kind.plural,
         namespaced: kind.namespaced,
         verbs: &["create"],
+        parts: &[],
+    }));
+    served.extend(metrics::RESOURCES.iter().map(|(plural, _, kind, namespaced)| Served {
+        group: metrics::GROUP,
+        version: metrics::VERSION,
+        kind,
+        plural,
+        namespaced: *namespaced,
+        verbs: &["get", "list"],
         parts: &[],
     }));
     let json = "application/json";

@@ -15,7 +15,7 @@ use super::reply::{self, Shape};
 use super::{Api, Body, read, table, watching};
 use crate::{
     DeleteOptions, Deletion, Details, Kind, Status, Strictness, Subresource, User, Verb, Warnings, Write,
-    reviews, streams, tokens,
+    metrics, reviews, streams, tokens,
 };
 
 /// Requests that are answered at once; watches and streams are not counted (`--max-requests-inflight` and the mutating ones).
@@ -77,6 +77,9 @@ impl Call<'_> {
             && reviews::KINDS.iter().any(|kind| kind.group == *group && kind.plural == *resource)
         {
             return self.review(&head.headers, body).await;
+        }
+        if (group.as_str(), version.as_str()) == (metrics::GROUP, metrics::VERSION) {
+            return self.measure().await;
         }
         Err(Status::no_such_path())
     }
@@ -335,6 +338,20 @@ impl Call<'_> {
         let Place { group, resource, namespace, .. } = &self.place;
         let answer = reviews::create(&self.api.access, &self.user, group, resource, namespace, value);
         answer.unwrap_or_else(|| Err(Status::no_such_path())).map(|answer| reply::json(201, &answer))
+    }
+
+    async fn measure(&self) -> Result<Response<Body>, Status> {
+        let Place { resource, namespace, name, subresource, .. } = &self.place;
+        if !subresource.is_empty() || (resource == "nodes") > namespace.is_empty() {
+            return Err(Status::no_such_path());
+        }
+        if !matches!(self.verb, "get" | "list") {
+            return Err(Status::method_not_allowed());
+        }
+        let options = self.query.list()?;
+        metrics::read(self.api, resource, namespace, name, &options)
+            .await
+            .map(|value| reply::json(200, &value))
     }
 
     /// The namespace asked for; None for all.
