@@ -5,6 +5,7 @@
 mod clients;
 mod create;
 mod harness;
+mod hostile;
 mod look;
 mod pods;
 mod tutorial;

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::Cluster;
 use crate::support::{BUSYBOX, succeed};
 
-async fn client(cluster: &Cluster) -> Client {
+pub(super) async fn client(cluster: &Cluster) -> Client {
     let kubeconfig = kube::config::Kubeconfig::read_from(cluster.kubeconfig()).unwrap();
     let options = kube::config::KubeConfigOptions::default();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
