@@ -119,6 +119,8 @@ fn validate(pod: &Value, old: Option<&Value>, subresource: Option<Subresource>) 
     let mut errors = Errors::default();
     let root = At::root(pod);
     match (old, subresource) {
+        // What may be bound, and to what, is checked where it is done; the rest does not change.
+        (Some(_), Some(Subresource::Binding)) => {}
         (Some(old), Some(Subresource::Status)) => update::status(&mut errors, &root, old),
         (Some(old), Some(Subresource::EphemeralContainers)) => {
             whole(&mut errors, &root);
