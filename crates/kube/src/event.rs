@@ -45,6 +45,11 @@ pub enum EventKind {
         /// Sandbox id.
         id: String,
     },
+    /// Secrets with credentials for registries are not there; pulls are tried without them.
+    PullSecretsMissing {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// An image is being pulled.
     PullStarted {
         /// Container that needs it.

@@ -331,6 +331,20 @@ impl Worker {
         })
     }
 
+    /// Whether a container is one that runs, is about to, or is the dead one that is kept.
+    pub(crate) fn keeps(&self, id: &str) -> bool {
+        self.members.iter().any(|member| {
+            let current = match &member.state {
+                State::Running(running) => running.id == id,
+                State::Starting { id: starting } => starting == id,
+                // Nobody knows its id yet.
+                State::Creating => true,
+                _ => false,
+            };
+            current || member.last.as_ref().is_some_and(|last| last.id == id)
+        })
+    }
+
     fn sandbox_ready(&mut self, id: String, ips: Vec<String>) {
         self.sandbox_backoff.reset();
         self.attempt += 1;

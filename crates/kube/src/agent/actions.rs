@@ -61,6 +61,15 @@ impl Hands {
         Ok(Self { context: Arc::new(context), ..self.clone() })
     }
 
+    /// Pull secrets of the pod that are not there.
+    pub(super) fn missing_pull_secrets(&self) -> Vec<String> {
+        let pod = &self.context.pod;
+        let names = pod.spec.image_pull_secrets.iter().map(|secret| &secret.name);
+        let missing =
+            names.filter(|name| self.context.objects.find_secret(&pod.metadata.namespace, name).is_none());
+        missing.cloned().collect()
+    }
+
     /// Makes volumes and sandbox. Returns the sandbox's id and the pod's own address.
     pub(super) async fn run_sandbox(&self, attempt: u32) -> Result<(String, Vec<String>), SandboxError> {
         volumes::prepare(self).await.map_err(SandboxError::Volumes)?;
@@ -298,15 +307,20 @@ impl Hands {
 
     /// Removes a dead container, its log and its message.
     pub(super) async fn remove(&self, container: &str, id: &str, attempt: u32) -> Result<()> {
+        self.remove_container(id).await?;
+        rotation::remove(&self.context.log_dir().join(Context::log_path(container, attempt)));
+        let _ = std::fs::remove_file(self.context.message_file(container, attempt));
+        Ok(())
+    }
+
+    /// Removes a dead container alone.
+    pub(super) async fn remove_container(&self, id: &str) -> Result<()> {
         let request = cri::RemoveContainerRequest { container_id: id.to_owned() };
         let call = |mut client: Client| {
             let request = request.clone();
             async move { client.runtime.remove_container(request).await }
         };
-        absent_is_fine(self.cri.call("RemoveContainer", Some(CALL), call).await.map(drop))?;
-        rotation::remove(&self.context.log_dir().join(Context::log_path(container, attempt)));
-        let _ = std::fs::remove_file(self.context.message_file(container, attempt));
-        Ok(())
+        absent_is_fine(self.cri.call("RemoveContainer", Some(CALL), call).await.map(drop))
     }
 
     /// How a container ended.

@@ -1,6 +1,7 @@
 //! Probes and hooks: performed from the host, or in the container through ExecSync.
 
 mod http;
+mod words;
 
 use std::time::Duration;
 
@@ -16,11 +17,27 @@ use crate::event::ProbeKind;
 use crate::worker::Outcome;
 use crate::{Error, Kind, Result};
 
+/// In whose words the failure of a probe is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Those of `vaquita run`.
+    Ours,
+    /// Those that are in the events of every cluster.
+    Kubelets,
+}
+
 /// What output of probes and hooks is kept, in bytes (the kubelet's).
 const OUTPUT: usize = 10 << 10;
 
 /// Makes a probe. `ip` is the pod's address.
-pub(super) async fn probe(cri: &Cri, container: &Container, id: &str, kind: ProbeKind, ip: &str) -> Outcome {
+pub(super) async fn probe(
+    cri: &Cri,
+    container: &Container,
+    id: &str,
+    kind: ProbeKind,
+    ip: &str,
+    words: Words,
+) -> Outcome {
     let probe = match kind {
         ProbeKind::Startup => &container.startup_probe,
         ProbeKind::Liveness => &container.liveness_probe,
@@ -29,12 +46,15 @@ pub(super) async fn probe(cri: &Cri, container: &Container, id: &str, kind: Prob
     let Some(probe) = probe else { return Outcome::Error("there is no such probe".to_owned()) };
     let limit = Duration::from_secs(u64::try_from(probe.timeout_seconds).unwrap_or(1).max(1));
     if probe.exec.is_some() {
-        return exec_probe(cri, container, probe, id, limit).await;
+        return exec_probe(cri, container, probe, id, limit, words).await;
     }
-    let attempt = network_probe(container, probe, ip);
+    let attempt = network_probe(container, probe, ip, words);
     match tokio::time::timeout(limit, attempt).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::Failure(format!("no answer within {} s", limit.as_secs())),
+        Err(_) => Outcome::Failure(match words {
+            Words::Ours => format!("no answer within {} s", limit.as_secs()),
+            Words::Kubelets => words::timeout(container, probe, ip, limit),
+        }),
     }
 }
 
@@ -76,19 +96,35 @@ pub(super) async fn hook(
 /// Limit of a postStart hook that only waits or asks.
 const HOOK_LIMIT: Duration = Duration::from_secs(3600);
 
-async fn exec_probe(cri: &Cri, container: &Container, probe: &Probe, id: &str, limit: Duration) -> Outcome {
+async fn exec_probe(
+    cri: &Cri,
+    container: &Container,
+    probe: &Probe,
+    id: &str,
+    limit: Duration,
+    words: Words,
+) -> Outcome {
     let environment = Environment::literal(container);
-    let command =
+    let command: Vec<String> =
         probe.exec.iter().flat_map(|exec| &exec.command).map(|word| environment.expand(word)).collect();
-    match exec_sync(cri, id, command, Some(limit)).await {
+    match exec_sync(cri, id, command.clone(), Some(limit)).await {
         Ok(answer) if answer.exit_code == 0 => Outcome::Success(output(&answer)),
         Ok(answer) => {
             let text = output(&answer);
+            if words == Words::Kubelets {
+                return Outcome::Failure(text);
+            }
             let separator = if text.is_empty() { "" } else { ": " };
             Outcome::Failure(format!("exit code {}{separator}{text}", answer.exit_code))
         }
         Err(error) if error.kind() == Kind::Timeout => {
-            Outcome::Failure(format!("the command did not end within {} s", limit.as_secs()))
+            let seconds = limit.as_secs();
+            Outcome::Failure(match words {
+                Words::Ours => format!("the command did not end within {seconds} s"),
+                Words::Kubelets => {
+                    format!("command timed out: {:?} timed out after {seconds}s", command.join(" "))
+                }
+            })
         }
         Err(error) => Outcome::Error(error.to_string()),
     }
@@ -112,11 +148,14 @@ fn output(answer: &cri::ExecSyncResponse) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
-async fn network_probe(container: &Container, probe: &Probe, ip: &str) -> Outcome {
+async fn network_probe(container: &Container, probe: &Probe, ip: &str, words: Words) -> Outcome {
     let host = |own: &str| if own.is_empty() { ip.to_owned() } else { own.to_owned() };
     if let Some(get) = &probe.http_get {
         return match port(container, &get.port) {
-            Ok(port) => http_outcome(http::get(get, &host(&get.host), port).await),
+            Ok(port) => {
+                let host = host(&get.host);
+                http_outcome(http::get(get, &host, port).await, words, &http::url(get, &host, port))
+            }
             Err(error) => Outcome::Error(error.to_string()),
         };
     }
@@ -127,22 +166,34 @@ async fn network_probe(container: &Container, probe: &Probe, ip: &str) -> Outcom
         };
         return match tokio::net::TcpStream::connect((host(&socket.host), port)).await {
             Ok(_) => Outcome::Success(String::new()),
-            Err(error) => Outcome::Failure(format!("connect to {}:{port}: {error}", host(&socket.host))),
+            Err(error) => Outcome::Failure(match words {
+                Words::Ours => format!("connect to {}:{port}: {error}", host(&socket.host)),
+                Words::Kubelets => words::dial(&host(&socket.host), port, &error.to_string()),
+            }),
         };
     }
     match &probe.grpc {
-        Some(grpc) => grpc_probe(grpc, ip).await,
+        Some(grpc) => match (grpc_probe(grpc, ip).await, words) {
+            (Outcome::Failure(text), Words::Kubelets) => Outcome::Failure(words::grpc(&text)),
+            (outcome, _) => outcome,
+        },
         None => Outcome::Error("the probe has no handler".to_owned()),
     }
 }
 
-fn http_outcome(result: Result<http::Answer>) -> Outcome {
+fn http_outcome(result: Result<http::Answer>, words: Words, url: &str) -> Outcome {
     match result {
         Ok(answer) if (200..400).contains(&answer.status) => {
             Outcome::Success(format!("HTTP {}", answer.status))
         }
-        Ok(answer) => Outcome::Failure(format!("HTTP {}", answer.status)),
-        Err(error) => Outcome::Failure(error.to_string()),
+        Ok(answer) => Outcome::Failure(match words {
+            Words::Ours => format!("HTTP {}", answer.status),
+            Words::Kubelets => format!("HTTP probe failed with statuscode: {}", answer.status),
+        }),
+        Err(error) => Outcome::Failure(match words {
+            Words::Ours => error.to_string(),
+            Words::Kubelets => words::get(url, &error.to_string()),
+        }),
     }
 }
 

@@ -71,6 +71,7 @@ pub(super) async fn run(
         pulls: BTreeMap::new(),
         since: BTreeMap::new(),
         ending: BTreeSet::new(),
+        garbage: BTreeSet::new(),
         logs: BTreeMap::new(),
         kill_by: None,
         unwanted: false,
@@ -142,6 +143,8 @@ struct Driver {
     since: BTreeMap<String, Instant>,
     /// Containers whose end is being looked into.
     ending: BTreeSet<String>,
+    /// Containers and sandboxes that are being removed.
+    garbage: BTreeSet<String>,
     /// Logs that are followed, by container id.
     logs: BTreeMap<String, (watch::Sender<bool>, JoinHandle<()>)>,
     kill_by: Option<Instant>,
@@ -321,6 +324,34 @@ impl Driver {
             if self.ending.insert(id.clone()) {
                 self.examine(slot, id);
             }
+        }
+        if self.status.is_some() {
+            self.collect(look);
+        }
+    }
+
+    /// Removes what is left of earlier times: dead containers that are not kept, and empty dead sandboxes.
+    fn collect(&mut self, look: &Seen) {
+        let dead = look.containers.iter().filter(|(_, ended)| **ended).map(|(id, _)| id);
+        let containers: Vec<String> = dead
+            .filter(|id| !self.worker.keeps(id) && !self.ending.contains(*id) && !self.garbage.contains(*id))
+            .cloned()
+            .collect();
+        for id in containers {
+            self.garbage.insert(id.clone());
+            self.quietly(move |hands| async move { hands.remove_container(&id).await });
+        }
+        // Without one there is none to take its place, and the last one may still be told of.
+        let Some(current) = self.worker.sandbox_id() else { return };
+        let empty = look
+            .sandboxes
+            .iter()
+            .filter(|(id, ready)| !**ready && current != id.as_str() && !look.occupied.contains(*id));
+        let sandboxes: Vec<String> =
+            empty.map(|(id, _)| id.clone()).filter(|id| !self.garbage.contains(id)).collect();
+        for id in sandboxes {
+            self.garbage.insert(id.clone());
+            self.quietly(move |hands| async move { teardown::remove_sandbox(&hands.cri, &id).await });
         }
     }
 

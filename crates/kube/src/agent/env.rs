@@ -109,7 +109,8 @@ impl Environment {
         match &var.value_from {
             None => Ok(Some(self.expand_bytes(&var.value))),
             Some(source) => {
-                from_source(context, container, source, ips).map_err(|error| error.context(&var.name))
+                let value = from_source(context, container, source, ips);
+                if context.kept { value } else { value.map_err(|error| error.context(&var.name)) }
             }
         }
     }
@@ -131,18 +132,19 @@ fn from_source(
         let optional = selector.optional == Some(true);
         let Some(config_map) = context.config_map(&selector.name, optional)? else { return Ok(None) };
         let text = config_map.data.get(&selector.key).map(|value| value.clone().into_bytes());
-        return found(text, optional, "ConfigMap", &selector.name, &selector.key);
+        return found(context, text, optional, "ConfigMap", &selector.name, &selector.key);
     }
     if let Some(selector) = &source.secret_key_ref {
         let optional = selector.optional == Some(true);
         let Some(secret) = context.secret(&selector.name, optional)? else { return Ok(None) };
         let bytes = secret.data.get(&selector.key).map(|value| value.0.clone());
-        return found(bytes, optional, "Secret", &selector.name, &selector.key);
+        return found(context, bytes, optional, "Secret", &selector.name, &selector.key);
     }
     Ok(None)
 }
 
 fn found(
+    context: &Context,
     value: Option<Vec<u8>>,
     optional: bool,
     kind: &str,
@@ -150,7 +152,10 @@ fn found(
     key: &str,
 ) -> Result<Option<Vec<u8>>> {
     if value.is_none() && !optional {
-        return Err(Error::not_found(format!("{kind} {name:?} has no key {key:?}")));
+        return Err(Error::not_found(match context.kept {
+            true => format!("couldn't find key {key} in {kind} {}/{name}", context.pod.metadata.namespace),
+            false => format!("{kind} {name:?} has no key {key:?}"),
+        }));
     }
     Ok(value)
 }

@@ -10,6 +10,7 @@ use crate::api::{
     AppArmorProfile, AppArmorProfileType, Container, PodSecurityContext, PodSpec, SELinuxOptions,
     SeccompProfile, SeccompProfileType, SecurityContext, SupplementalGroupsPolicy,
 };
+use crate::event::full_name;
 use crate::{Error, Result};
 
 /// The user that an image names.
@@ -70,7 +71,7 @@ pub(super) fn container(
     let own = container.security_context.as_ref().unwrap_or(&no_own);
     let user = own.run_as_user.or(pod.run_as_user);
     if own.run_as_non_root.or(pod.run_as_non_root) == Some(true) {
-        non_root(container, user, image)?;
+        non_root(context, container, user, image)?;
     }
     let named = user.is_none() && image.uid.is_none();
     let seccomp = own.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
@@ -116,20 +117,33 @@ pub(super) fn is_privileged(container: &Container) -> bool {
 }
 
 /// `verifyRunAsNonRoot`.
-fn non_root(container: &Container, user: Option<i64>, image: &ImageUser) -> Result<()> {
+fn non_root(context: &Context, container: &Container, user: Option<i64>, image: &ImageUser) -> Result<()> {
     let name = &container.name;
-    match (user, image.uid) {
-        (Some(0), _) => Err(Error::invalid(format!("{name}: runAsUser is 0, which runAsNonRoot forbids"))),
-        (Some(_), _) => Ok(()),
-        (None, Some(0)) => Err(Error::invalid(format!(
-            "{name}: the image runs as root, which runAsNonRoot forbids; set runAsUser"
-        ))),
-        (None, Some(_)) => Ok(()),
-        (None, None) => Err(Error::invalid(format!(
-            "{name}: the image's user {:?} is no number, so runAsNonRoot cannot be checked; set runAsUser",
-            image.name
-        ))),
-    }
+    let (plain, kubelets) = match (user, image.uid) {
+        (Some(0), _) => (
+            "runAsUser is 0, which runAsNonRoot forbids".to_owned(),
+            "container's runAsUser breaks non-root policy".to_owned(),
+        ),
+        (None, Some(0)) => (
+            "the image runs as root, which runAsNonRoot forbids; set runAsUser".to_owned(),
+            "container has runAsNonRoot and image will run as root".to_owned(),
+        ),
+        (None, None) => (
+            format!(
+                "the image's user {:?} is no number, so runAsNonRoot cannot be checked; set runAsUser",
+                image.name
+            ),
+            format!(
+                "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
+                image.name
+            ),
+        ),
+        (Some(_), _) | (None, Some(_)) => return Ok(()),
+    };
+    Err(Error::invalid(match context.kept {
+        true => format!("{kubelets} (pod: {:?}, container: {name})", full_name(&context.pod)),
+        false => format!("{name}: {plain}"),
+    }))
 }
 
 fn namespaces(spec: &PodSpec) -> cri::NamespaceOption {

@@ -1,6 +1,6 @@
 //! Sees what happens to a pod: by listing, at intervals, and at once when the server announces something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(super) struct Seen {
     pub(super) sandboxes: BTreeMap<String, bool>,
     /// Containers, and whether they have ended.
     pub(super) containers: BTreeMap<String, bool>,
+    /// The sandboxes that containers are in.
+    pub(super) occupied: BTreeSet<String>,
 }
 
 /// Looks until nobody wants to know; at once when `wake` says that there may be something to see.
@@ -42,6 +44,7 @@ pub(super) async fn watch(hands: Hands, seen: mpsc::Sender<Seen>, wake: Arc<Noti
                         .into_iter()
                         .map(|one| (one.id.clone(), one.state() == ready))
                         .collect(),
+                    occupied: containers.iter().map(|one| one.pod_sandbox_id.clone()).collect(),
                     containers: containers
                         .into_iter()
                         .map(|one| (one.id.clone(), one.state() == exited))

@@ -27,6 +27,8 @@ super::object! {
         pub resources: ResourceRequirements,
         /// `Always` makes an init container a sidecar.
         pub restart_policy: Option<ContainerRestartPolicy>,
+        /// Exit codes that it is started again after, whatever the policy says.
+        pub restart_policy_rules: Vec<ContainerRestartRule>,
         /// Volumes to mount.
         pub volume_mounts: Vec<VolumeMount>,
         /// Failure restarts the container.
@@ -67,6 +69,26 @@ super::choice! {
         OnFailure,
         /// It is not started again.
         Never,
+    }
+}
+
+super::object! {
+    /// When a container is started again.
+    pub struct ContainerRestartRule {
+        /// `Restart`.
+        pub action: String,
+        /// After which exit codes.
+        pub exit_codes: Option<ContainerRestartRuleOnExitCodes>,
+    }
+}
+
+super::object! {
+    /// Some exit codes.
+    pub struct ContainerRestartRuleOnExitCodes {
+        /// `In` or `NotIn` the values.
+        pub operator: String,
+        /// The values.
+        pub values: Vec<i32>,
     }
 }
 
@@ -261,6 +283,19 @@ impl Container {
             .bytes()
             .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         format!("{hash:x}")
+    }
+
+    /// Whether a rule says that it is started again after this exit code.
+    pub(crate) fn rule_restarts(&self, code: i32) -> bool {
+        let fits = |codes: &ContainerRestartRuleOnExitCodes| match codes.operator.as_str() {
+            "In" => codes.values.contains(&code),
+            "NotIn" => !codes.values.contains(&code),
+            _ => false,
+        };
+        let restarts = |rule: &ContainerRestartRule| {
+            rule.action == "Restart" && rule.exit_codes.as_ref().is_some_and(fits)
+        };
+        self.restart_policy_rules.iter().any(restarts)
     }
 
     /// Whether this init container is a sidecar.

@@ -36,7 +36,9 @@ impl Secret {
 pub(super) fn pod(mut value: Value) -> Result<Pod> {
     let status = value.as_object_mut().and_then(|object| object.shift_remove("status"));
     let foreign: Vec<Option<String>> = volumes(&value).map(foreign_source).collect();
+    let unsupported = unsupported(&value);
     let mut pod: Pod = decode(value, "Pod")?;
+    pod.unsupported = unsupported;
     for (volume, foreign) in pod.spec.volumes.iter_mut().zip(foreign) {
         volume.foreign = foreign;
     }
@@ -56,7 +58,44 @@ pub(super) fn refusal(pod: &Pod) -> Option<(&'static str, String)> {
         let message = "hostUsers: false: this node gives pods no user namespace of their own yet";
         return Some(("UserNamespacesNotSupported", message.to_owned()));
     }
+    let field = pod.unsupported.as_ref()?;
+    Some(("UnsupportedPodSpec", format!("{field} is not supported by this node")))
+}
+
+/// The first field that says what this node cannot do.
+fn unsupported(pod: &Value) -> Option<String> {
+    let given = |value: &Value, field: &str| value.get(field).is_some_and(|value| !is_empty(value));
+    let spec = pod.get("spec")?;
+    if let Some(field) = ["resources", "resourceClaims"].into_iter().find(|field| given(spec, field)) {
+        return Some(format!("spec.{field}"));
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        let containers = spec.get(list).and_then(Value::as_array);
+        for (index, container) in containers.into_iter().flatten().enumerate() {
+            let path = format!("spec.{list}[{index}]");
+            if given(container, "volumeDevices") {
+                return Some(format!("{path}.volumeDevices"));
+            }
+            if container.get("resources").is_some_and(|resources| given(resources, "claims")) {
+                return Some(format!("{path}.resources.claims"));
+            }
+            let variables = container.get("env").and_then(Value::as_array).into_iter().flatten();
+            let from = |variable: &Value| variable.pointer("/valueFrom/fileKeyRef").is_some();
+            if let Some(at) = variables.into_iter().position(from) {
+                return Some(format!("{path}.env[{at}].valueFrom.fileKeyRef"));
+            }
+        }
+    }
     None
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(object) => object.values().all(is_empty),
+        _ => false,
+    }
 }
 
 fn volumes(pod: &Value) -> impl Iterator<Item = &Map<String, Value>> {
@@ -91,5 +130,56 @@ fn drop_nulls(value: &mut Value) {
         }
         Value::Array(list) => list.iter_mut().for_each(drop_nulls),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(spec: Value) -> Pod {
+        let pod = json!({"metadata": {"name": "p", "creationTimestamp": null, "ownerReferences": [], "managedFields": [{}]}, "spec": spec, "status": {"phase": "Novel"}});
+        Pod::from_value(pod).unwrap()
+    }
+
+    #[test]
+    fn what_means_nothing_to_a_node_is_passed_over() {
+        let pod = read(json!({
+            "affinity": {"nodeAffinity": {}}, "priority": 0, "preemptionPolicy": "PreemptLowerPriority", "overhead": {"cpu": "1"},
+            "topologySpreadConstraints": [], "resources": {}, "nodeSelector": null,
+            "containers": [{"name": "a", "image": "x", "resources": {}, "terminationMessagePolicy": "File", "lifecycle": {"stopSignal": "SIGHUP"}}],
+        }));
+        assert_eq!(pod.spec.containers.len(), 1);
+        assert_eq!(pod.refusal(), None);
+        assert_eq!(pod.status, PodStatus::default());
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_told() {
+        for (spec, told) in [
+            (json!({"os": {"name": "windows"}}), "PodOSNotSupported"),
+            (json!({"hostUsers": false}), "UserNamespacesNotSupported"),
+            (json!({"resourceClaims": [{"name": "g"}]}), "spec.resourceClaims is not"),
+            (
+                json!({"containers": [{"name": "a", "env": [{"name": "A"}, {"name": "B", "valueFrom": {"fileKeyRef": {}}}]}]}),
+                "spec.containers[0].env[1].valueFrom.fileKeyRef is not",
+            ),
+        ] {
+            let (reason, message) = read(spec).refusal().unwrap();
+            assert!(format!("{reason} {message}").contains(told), "{reason} {message}");
+        }
+        let volumes = json!({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "persistentVolumeClaim": {"claimName": "c"}}]});
+        let foreign: Vec<Option<String>> =
+            read(volumes).spec.volumes.into_iter().map(|volume| volume.foreign).collect();
+        assert_eq!(foreign, [None, Some("persistentVolumeClaim".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_no_pod_is_refused_with_the_place() {
+        let error = Pod::from_value(json!({"spec": {"containers": [{"ports": [{"containerPort": "x"}]}]}}))
+            .unwrap_err();
+        assert!(error.to_string().contains("spec.containers[0].ports[0].containerPort"), "{error}");
     }
 }

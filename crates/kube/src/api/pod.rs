@@ -19,6 +19,9 @@ super::object! {
         pub spec: PodSpec,
         /// What is; written by the node agent.
         pub status: PodStatus,
+        /// A field of the specification that this node cannot honour.
+        #[serde(skip)]
+        pub unsupported: Option<String>,
     }
 }
 

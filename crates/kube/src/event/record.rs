@@ -34,6 +34,13 @@ impl EventKind {
             Self::SandboxLost { .. } => {
                 vec![normal("SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")]
             }
+            Self::PullSecretsMissing { names } => {
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    names.join(", ")
+                );
+                vec![warning("FailedToRetrieveImagePullSecret", message)]
+            }
             Self::DeadlineExceeded {} => {
                 let message = "Pod was active on the node longer than the specified deadline";
                 vec![normal("DeadlineExceeded", message)]

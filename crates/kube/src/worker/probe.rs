@@ -173,6 +173,7 @@ impl Worker {
         outcome: Outcome,
     ) {
         let container = self.members[slot.0].spec.name.clone();
+        let each_failure = self.kept;
         let Some(running) = self.member(slot).running_as(id) else { return };
         let Some(schedule) = running.probes.find(probe) else { return };
         schedule.in_flight = false;
@@ -194,7 +195,7 @@ impl Worker {
         schedule.error_told = false;
         let before = schedule.last;
         let counted = schedule.count(ok);
-        if before != Some(ok) {
+        if before != Some(ok) || (each_failure && !ok) {
             self.tell(EventKind::ProbeResult { container, probe, ok, message, first: before.is_none() });
         }
         if let Some(ok) = counted {

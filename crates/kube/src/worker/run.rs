@@ -289,6 +289,9 @@ impl Worker {
 
     fn restarts_after(&self, slot: Slot, exit: &Exit) -> bool {
         let member = &self.members[slot.0];
+        if member.spec.rule_restarts(exit.code) && member.role != Role::Ephemeral {
+            return true;
+        }
         let policy = match member.spec.restart_policy {
             Some(ContainerRestartPolicy::Always) => RestartPolicy::Always,
             Some(ContainerRestartPolicy::OnFailure) => RestartPolicy::OnFailure,

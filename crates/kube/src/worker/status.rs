@@ -317,7 +317,11 @@ impl Worker {
             ..ContainerState::default()
         };
         let last = member.last.as_ref();
-        let creating = if self.initialized() { "ContainerCreating" } else { "PodInitializing" };
+        let initializing = match self.kept {
+            true => !self.pod.spec.init_containers.is_empty(),
+            false => !self.initialized(),
+        };
+        let creating = if initializing { "PodInitializing" } else { "ContainerCreating" };
         match &member.state {
             State::Running(running) => {
                 let running = ContainerStateRunning { started_at: Some(running.started_at) };

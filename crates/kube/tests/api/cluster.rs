@@ -276,6 +276,26 @@ async fn limits_change_while_a_container_runs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_dead_container_of_each_is_kept_and_no_empty_sandbox() {
+    let fake = Fake::new();
+    let run = |seconds, code| Run { seconds, code };
+    let runs = vec![run(None, 0), run(Some(5), 1), run(Some(5), 1), run(None, 0)];
+    fake.behave("a", Behaviour { runs, ..Behaviour::default() });
+    let mut node = Node::new(fake, json!({"containers": [{"name": "a", "image": "x"}]})).await;
+    node.ready().await;
+    node.fake.kill_sandbox();
+    node.until(|status| is_ready(status) && only(status).restart_count == 3).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((node.fake.container_count(), node.fake.lock().sandboxes.len()), (2, 1));
+    let logs = node.dir.path().join("pods").join(UID).join("logs/a");
+    let mut names: Vec<_> =
+        std::fs::read_dir(logs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["2.log", "3.log"]);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn long_logs_are_rotated() {
     let mut node = Node::new(Fake::new(), json!({"containers": [{"name": "a", "image": "x"}]})).await;
     node.ready().await;

@@ -34,9 +34,7 @@ pub(super) struct Answer {
 /// # Errors
 /// The server could not be reached or does not speak HTTP; more than 10 redirects.
 pub(super) async fn get(action: &HTTPGetAction, host: &str, port: u16) -> Result<Answer> {
-    let scheme = if action.scheme == UriScheme::HTTPS { "https" } else { "http" };
-    let slash = if action.path.starts_with('/') { "" } else { "/" };
-    let first = format!("{scheme}://{}:{port}{slash}{}", bracketed(host), action.path);
+    let first = url(action, host, port);
     let mut uri: Uri = first.parse().map_err(|error| Error::invalid(format!("{first:?}: {error}")))?;
     let headers = headers(action)?;
     for _ in 0..=REDIRECTS {
@@ -51,6 +49,13 @@ pub(super) async fn get(action: &HTTPGetAction, host: &str, port: u16) -> Result
         }
     }
     Err(Error::new(Kind::Failed, format!("GET {first}: more than {REDIRECTS} redirects")))
+}
+
+/// What is asked for.
+pub(super) fn url(action: &HTTPGetAction, host: &str, port: u16) -> String {
+    let scheme = if action.scheme == UriScheme::HTTPS { "https" } else { "http" };
+    let slash = if action.path.starts_with('/') { "" } else { "/" };
+    format!("{scheme}://{}:{port}{slash}{}", bracketed(host), action.path)
 }
 
 /// An IPv6 address as URIs write it.

@@ -41,7 +41,7 @@ fn container(probe: &str, port: u16) -> Container {
 async fn run(probe_text: &str, port: u16) -> Outcome {
     let client = Client::connect(std::path::Path::new("/nonexistent")).unwrap();
     let cri = Cri::new(client, mpsc::unbounded_channel().0);
-    probe(&cri, &container(probe_text, port), "id", ProbeKind::Readiness, "127.0.0.1").await
+    probe(&cri, &container(probe_text, port), "id", ProbeKind::Readiness, "127.0.0.1", Words::Ours).await
 }
 
 #[tokio::test]

@@ -92,8 +92,12 @@ impl Driver {
             Action::Hook { slot, id, hook, timeout } => self.hook(slot, id, hook, timeout),
             Action::Probe { slot, id, probe } => {
                 let (container, ip) = (self.worker.container(slot).clone(), self.address());
+                let words = match self.hands.context.kept {
+                    true => check::Words::Kubelets,
+                    false => check::Words::Ours,
+                };
                 self.answer(move |hands| async move {
-                    let outcome = check::probe(&hands.cri, &container, &id, probe, &ip).await;
+                    let outcome = check::probe(&hands.cri, &container, &id, probe, &ip, words).await;
                     Input::Probed { slot, id, probe, outcome }
                 });
             }
@@ -142,6 +146,10 @@ impl Driver {
             };
             // Without its secrets a pull may work all the same.
             let hands = hands.informed().await.unwrap_or(hands);
+            let names = hands.missing_pull_secrets();
+            if hands.context.kept && !names.is_empty() {
+                tell(EventKind::PullSecretsMissing { names });
+            }
             match pull::ensure(&hands.cri, &hands.context, &container, tell).await {
                 Ok(image) => Input::Pulled { slot, image },
                 Err(failure) => {
