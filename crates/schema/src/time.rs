@@ -16,6 +16,18 @@ pub(crate) fn micros(text: &str) -> Result<Option<String>, String> {
     Ok(parse(text, true)?.filter(|time| !time.zero()).map(written))
 }
 
+/// A time by its seconds and microseconds since 1970: a time of microseconds if these are given, else one of whole seconds.
+/// Nothing for the zero time and for what four digits of a year cannot tell.
+pub(crate) fn of(seconds: i64, micros: Option<u32>) -> Option<String> {
+    let days = seconds.div_euclid(86_400) + days(1970, 1, 1);
+    let time = Time { days, second: seconds.rem_euclid(86_400), micros: micros.unwrap_or_default() };
+    if time.zero() || !(self::days(1, 1, 1)..self::days(10_000, 1, 1)).contains(&days) {
+        return None;
+    }
+    let fraction = micros.map(|micros| format!(".{micros:06}")).unwrap_or_default();
+    Some(format!("{}{fraction}Z", time.date_and_time()))
+}
+
 struct Time {
     /// Since 0000-03-01.
     days: i64,
@@ -173,6 +185,25 @@ mod tests {
             assert_eq!(seconds(given).unwrap_err(), why);
         }
         assert!(micros("2026-11-21T20:00:00Z").unwrap_err().contains("as \".000000\""));
+    }
+
+    /// The right side is what `date -u -d @N` prints.
+    #[test]
+    fn seconds_since_1970_are_dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (-62_135_596_799, "0001-01-01T00:00:01Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(of(seconds, None).as_deref(), Some(text));
+        }
+        assert_eq!(of(0, Some(1)).as_deref(), Some("1970-01-01T00:00:00.000001Z"));
+        for seconds in [i64::MIN, -62_135_596_800, 253_402_300_800, i64::MAX] {
+            assert_eq!(of(seconds, None), None);
+        }
     }
 
     proptest::proptest! {
