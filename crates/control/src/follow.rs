@@ -30,6 +30,11 @@ impl Follow {
         Self { cluster, kind, watch: None, pause: Duration::ZERO }
     }
 
+    /// What is followed.
+    pub(crate) fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
     /// The next thing to know. May be dropped while it waits without losing one.
     pub(crate) async fn next(&mut self) -> Told {
         loop {

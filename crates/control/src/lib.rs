@@ -7,9 +7,11 @@
 //! * `feed` brings the pods of this node to the agent ([`vaquita_kube::agent`]) and their status back.
 //! * `node` keeps the Node object and its Lease.
 //! * `cri_node` has logs, streams and statistics of the pods for the API.
+//! * `controllers` look after objects that need no node: namespaces, service accounts, owners, quotas, old events.
 //! * `events` records what happens, without flooding.
 
 mod control;
+mod controllers;
 mod cri_node;
 mod error;
 mod events;
@@ -22,6 +24,7 @@ mod scheduler;
 mod tokens;
 
 pub use self::control::{Config, Control};
+pub use self::controllers::Controllers;
 pub use self::cri_node::CriNode;
 pub use self::error::{Error, Kind, Result};
 pub use self::tokens::Tokens;
