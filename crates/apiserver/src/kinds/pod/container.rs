@@ -115,7 +115,9 @@ fn ephemeral(errors: &mut Errors, whole: &Whole<'_>) {
         let text = "cannot be set for an Ephemeral Container";
         for field in NOT_EPHEMERAL {
             let at = container.at(field);
-            if !at.is_empty() {
+            // An empty list or no resources at all are nothing; an empty hook or probe is one.
+            let nothing = matches!(*field, "ports" | "resources" | "resizePolicy" | "restartPolicyRules");
+            if at.given() && !(nothing && at.is_empty()) {
                 errors.forbidden(&at, text);
             }
         }
