@@ -81,13 +81,18 @@ fn other(
         Route::Health(_) => Ok(reply::text(200, "ok")),
         Route::CoreVersions => catalog::all(api, headers, true),
         Route::Groups => catalog::all(api, headers, false),
-        Route::Group(group) => catalog::group(api, group),
-        Route::GroupVersion(group, version) => catalog::group_version(api, group, version),
+        Route::Group(group) => Ok(catalog::group(api, group)),
+        Route::GroupVersion(group, version) => Ok(catalog::group_version(api, group, version)),
         Route::OpenApi(path) => catalog::schemas(api, headers, path),
         _ if path == "/.well-known/openid-configuration" => Ok(reply::json(200, &tokens::discovery())),
         _ if path == "/openid/v1/jwks" => Ok(reply::json(200, &tokens::keys(&api.access))),
-        _ => Err(Status::no_such_path()),
+        _ => Ok(nowhere()),
     }
+}
+
+/// What a path gets that is none of the API.
+fn nowhere() -> Response<Body> {
+    reply::text(404, "404 page not found\n")
 }
 
 fn allow_resource(api: &Api, user: &User, verb: &str, place: &Place, query: &Query) -> Result<(), Status> {

@@ -223,6 +223,13 @@ impl Status {
         Self::plain(406, Reason::NotAcceptable, message)
     }
 
+    /// The client takes no form at all that there is.
+    #[must_use]
+    pub fn no_representation(available: &[&str]) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", available.join(", "));
+        Self::plain(406, Reason::NotAcceptable, message).with_details(Details::default())
+    }
+
     /// A body in a form that the server does not take.
     #[must_use]
     pub fn unsupported_media_type(accepted: &[&str]) -> Self {

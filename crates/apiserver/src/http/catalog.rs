@@ -50,16 +50,15 @@ pub(crate) fn all(api: &Api, headers: &HeaderMap, core: bool) -> Result<Response
 }
 
 /// `/apis/{group}`
-pub(crate) fn group(api: &Api, group: &str) -> Result<Response<Body>, Status> {
-    let value = Served::new(&api.cluster, &extras()).group(group).ok_or_else(Status::no_such_path)?;
-    Ok(reply::json(200, &value))
+pub(crate) fn group(api: &Api, group: &str) -> Response<Body> {
+    let value = Served::new(&api.cluster, &extras()).group(group);
+    value.map_or_else(super::nowhere, |value| reply::json(200, &value))
 }
 
 /// `/api/v1` and `/apis/{group}/{version}`
-pub(crate) fn group_version(api: &Api, group: &str, version: &str) -> Result<Response<Body>, Status> {
-    let value =
-        Served::new(&api.cluster, &extras()).resources(group, version).ok_or_else(Status::no_such_path)?;
-    Ok(reply::json(200, &value))
+pub(crate) fn group_version(api: &Api, group: &str, version: &str) -> Response<Body> {
+    let value = Served::new(&api.cluster, &extras()).resources(group, version);
+    value.map_or_else(super::nowhere, |value| reply::json(200, &value))
 }
 
 /// `/openapi/…`

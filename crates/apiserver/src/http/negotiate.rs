@@ -98,12 +98,11 @@ fn first<F>(headers: &HeaderMap, fit: impl Fn(&MediaType<'_>) -> Option<F>) -> R
     }
     kinds.sort_by_key(|kind| std::cmp::Reverse(kind.quality));
     let json = |kind: &&MediaType<'_>| matches!(kind.name, "application/json" | "*/*" | "application/*");
-    kinds
-        .iter()
-        .filter(|kind| kind.quality > 0)
-        .filter(json)
-        .find_map(fit)
-        .ok_or_else(|| Status::not_acceptable(ACCEPTED))
+    let mut possible = kinds.iter().filter(|kind| kind.quality > 0).filter(json).peekable();
+    if possible.peek().is_none() {
+        return Err(Status::no_representation(ACCEPTED));
+    }
+    possible.find_map(fit).ok_or_else(|| Status::not_acceptable(ACCEPTED))
 }
 
 #[cfg(test)]

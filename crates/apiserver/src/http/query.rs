@@ -108,7 +108,7 @@ impl Query {
             "Ignore" => Ok(Strictness::Ignore),
             "Strict" => Ok(Strictness::Strict),
             other => {
-                let known = ["Ignore", "Strict", "Warn"];
+                let known = ["", "Ignore", "Strict", "Warn"];
                 Err(invalid(options, &[FieldError::not_supported("fieldValidation", other, &known)]))
             }
         }
@@ -118,9 +118,10 @@ impl Query {
         match self.text("resourceVersion") {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
-                let error =
-                    FieldError::invalid("resourceVersion", text, "must be a number that the server gave");
-                invalid("ListOptions", &[error])
+                let why =
+                    format!("strconv.ParseUint: parsing {}: invalid syntax", crate::status::quote(text));
+                let error = FieldError::invalid("resourceVersion", text, why);
+                Status::bad_request(format!("invalid resource version: {error}"))
             }),
         }
     }

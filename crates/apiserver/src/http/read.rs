@@ -17,6 +17,9 @@ use crate::{Draft, Kind, Patch, Status, Strictness, schema};
 /// The longest body, in bytes.
 pub(crate) const LIMIT: usize = 3 << 20;
 
+/// Bytes of a body that is too long that are taken and thrown away.
+const DRAINED: usize = 32 << 20;
+
 /// How long a client may take to send a body.
 const TIME: Duration = Duration::from_secs(60);
 
@@ -53,23 +56,42 @@ pub(crate) enum Form {
 pub(crate) async fn body(headers: &HeaderMap, body: Incoming) -> Result<Read, Status> {
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if length.is_some_and(|length| length > LIMIT) {
+        drain(body).await;
         return Err(Status::too_large(LIMIT));
     }
     let whole = async {
         let room = u32::try_from(length.unwrap_or(LIMIT) >> 10).unwrap_or(u32::MAX) + 1;
         let room = ROOM.acquire_many(room).await.map_err(Status::internal)?;
-        let bytes = Limited::new(body, LIMIT).collect().await.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                Status::too_large(LIMIT)
-            } else {
-                Status::bad_request(format!("the body of the request could not be read: {error}"))
+        let mut body = body;
+        match Limited::new(&mut body, LIMIT).collect().await {
+            Ok(bytes) => Ok(Read { bytes: bytes.to_bytes(), form: form(headers), _room: room }),
+            Err(error) if error.is::<LengthLimitError>() => {
+                drop(room);
+                drain(body).await;
+                Err(Status::too_large(LIMIT))
             }
-        })?;
-        Ok(Read { bytes: bytes.to_bytes(), form: form(headers), _room: room })
+            Err(error) => {
+                Err(Status::bad_request(format!("the body of the request could not be read: {error}")))
+            }
+        }
     };
     tokio::time::timeout(TIME, whole)
         .await
         .unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
+}
+
+/// Reads on for a while what is too long anyway: many clients send all before they look at the answer.
+async fn drain(mut body: Incoming) {
+    let rest = async {
+        let mut left = DRAINED;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), rest).await;
 }
 
 fn form(headers: &HeaderMap) -> Form {
@@ -86,20 +108,9 @@ impl Read {
     /// The object of a kind that the body is.
     pub(crate) fn object(&self, kind: &Kind, strictness: Strictness) -> Result<(Draft, Vec<String>), Status> {
         let (draft, warnings, (version, name)) = self.decode(kind, strictness)?;
-        let expected = kind.api_version();
-        if !version.is_empty() && version != expected {
-            return Err(Status::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({expected})"
-            )));
-        }
-        if !name.is_empty() && name != kind.name {
-            return Err(Status::bad_request(format!(
-                "{name} in version {} cannot be handled as a {}: the kind in the data does not match the kind of the path",
-                quote(kind.version),
-                kind.name
-            )));
-        }
-        Ok((draft, warnings))
+        let fits =
+            (version.is_empty() || version == kind.api_version()) && (name.is_empty() || name == kind.name);
+        if fits { Ok((draft, warnings)) } else { Err(other_kind(kind, &version, &name)) }
     }
 
     /// A JSON value of any kind: options, reviews, bindings; apiVersion and kind as they came.
@@ -187,6 +198,26 @@ impl Read {
             kind.name
         ))
     }
+}
+
+/// The object is of another kind than the path says.
+fn other_kind(expected: &Kind, api_version: &str, name: &str) -> Status {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let (group, version) =
+        if api_version.is_empty() { (expected.group, expected.version) } else { (group, version) };
+    let name = if name.is_empty() { expected.name } else { name };
+    let why = if vaquita_schema::type_of(group, version, name).is_some() {
+        let place = expected.group.split('.').next().filter(|group| !group.is_empty()).unwrap_or("core");
+        format!("converting ({version}.{name}) to ({place}.{}): unknown conversion", expected.name)
+    } else {
+        let version = quote(api_version);
+        format!(
+            "no kind {} is registered for version {version} in scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            quote(name)
+        )
+    };
+    let (version, kind) = (quote(version), expected.name);
+    Status::bad_request(format!("{name} in version {version} cannot be handled as a {kind}: {why}"))
 }
 
 fn said(value: &Value) -> (String, String) {

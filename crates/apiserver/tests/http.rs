@@ -1,0 +1,9 @@
+//! The API over a socket, as clients speak to it.
+
+mod http {
+    pub(crate) mod bounds;
+    pub(crate) mod forms;
+    pub(crate) mod home;
+    pub(crate) mod verbs;
+    pub(crate) mod watches;
+}
