@@ -1,4 +1,5 @@
 //! The verbs in the process, on a store of their own.
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::time::Duration;
 

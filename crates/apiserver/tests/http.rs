@@ -1,4 +1,5 @@
 //! The API over a socket, as clients speak to it.
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod http {
     pub(crate) mod bounds;

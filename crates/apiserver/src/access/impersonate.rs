@@ -91,7 +91,7 @@ fn text(headers: &HeaderMap, name: &str) -> Result<String, Status> {
 }
 
 fn unreadable(name: &str) -> Status {
-    Status::bad_request(&format!("header {name} is not text"))
+    Status::bad_request(format!("header {name} is not text"))
 }
 
 /// Keys of `extra` are written with `%` for what a header's name cannot hold.

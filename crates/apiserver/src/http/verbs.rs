@@ -87,7 +87,7 @@ impl Call<'_> {
     /// That the path is one of the kind.
     fn fits(&self, kind: &Kind) -> Result<(), Status> {
         let Place { namespace, name, rest, .. } = &self.place;
-        if !rest.is_empty() || kind.namespaced() < !namespace.is_empty() {
+        if !rest.is_empty() || (!kind.namespaced() && !namespace.is_empty()) {
             return Err(Status::no_such_path());
         }
         if kind.namespaced() && namespace.is_empty() {
@@ -342,7 +342,7 @@ impl Call<'_> {
 
     async fn measure(&self) -> Result<Response<Body>, Status> {
         let Place { resource, namespace, name, subresource, .. } = &self.place;
-        if !subresource.is_empty() || (resource == "nodes") > namespace.is_empty() {
+        if !subresource.is_empty() || (resource == "nodes" && !namespace.is_empty()) {
             return Err(Status::no_such_path());
         }
         if !matches!(self.verb, "get" | "list") {
