@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vaquita_apiserver::pki::Pki;
 use vaquita_apiserver::{Access, Api, Cluster, Status, http, tokens};
-use vaquita_control::{Control, CriNode, Tokens};
+use vaquita_control::{Control, Controllers, CriNode, Tokens};
 use vaquita_cri::{Config, Server};
 use vaquita_kube::agent;
 use vaquita_kube::client::Client;
@@ -133,6 +133,7 @@ impl Opened {
             node_name: node_name.clone(),
             ..agent::Config::new(place.pods())
         };
+        let controllers = Controllers::start(cluster.clone(), pki.ca().to_owned());
         let tokens = Arc::new(PodTokens { cluster: cluster.clone(), access: access.clone() });
         let control = Control::start(
             cluster.clone(),
@@ -170,7 +171,7 @@ impl Opened {
         });
         tracing::info!(server, node = node_name, kubeconfig = %place.kubeconfig().display(), "the API answers");
         greet(&server, &place.kubeconfig(), &settings);
-        Ok(Running { control, serving, renewing, end })
+        Ok(Running { control, controllers, serving, renewing, end })
     }
 }
 
@@ -196,6 +197,7 @@ impl Tokens for PodTokens {
 #[derive(Debug)]
 pub(crate) struct Running {
     control: Control,
+    controllers: Controllers,
     serving: JoinHandle<()>,
     renewing: JoinHandle<()>,
     end: oneshot::Sender<()>,
@@ -208,6 +210,7 @@ impl Running {
         let _ = self.end.send(());
         let ended = async {
             let _ = self.serving.await;
+            self.controllers.shutdown().await;
             self.control.shutdown().await;
         };
         if tokio::time::timeout(PATIENCE, ended).await.is_err() {
