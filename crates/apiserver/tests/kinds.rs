@@ -4,6 +4,8 @@
 //! they were after their defaults, `kinds/updates.json` pods, changes of them (as merge patches) and the errors. What
 //! metadata and admission say is left out: it is no part of a kind. Of several lines of an error the first counts.
 
+#![allow(clippy::unwrap_used, reason = "fixtures that do not parse shall fail the test")]
+
 use serde_json::{Value, json};
 use vaquita_apiserver::kinds::KINDS;
 use vaquita_apiserver::{Kind, Subresource};

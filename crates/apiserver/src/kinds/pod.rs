@@ -5,6 +5,7 @@ mod cells;
 mod container;
 mod defaults;
 mod env;
+mod matching;
 mod mounts;
 mod probe;
 mod projected;
@@ -12,6 +13,7 @@ mod security;
 mod spec;
 mod update;
 mod volume;
+mod warnings;
 
 use serde_json::{Value, json};
 
@@ -46,6 +48,7 @@ pub static POD: Kind = Kind {
     prepare,
     default: defaults::pod,
     validate,
+    warnings: warnings::pod,
     selectable: &[
         "spec.hostNetwork",
         "spec.nodeName",
@@ -74,6 +77,7 @@ fn prepare(pod: &mut Value, old: Option<&Value>, subresource: Option<Subresource
                 }]);
             }
             pod["status"] = status;
+            matching::match_labels(pod);
         }
         (Some(old), Some(Subresource::Status)) => keep_in_status(pod, old),
         _ => {}

@@ -18,7 +18,7 @@ pub static PRIORITY_CLASS: Kind = Kind {
         Column::integer("Value"),
         Column { kind: ColumnKind::Boolean, ..Column::text("Global-Default") },
         Column::AGE,
-        Column::text("PreemptionPolicy").wide(),
+        Column::text("PreemptionPolicy"),
     ],
     cells,
     default: |class| {
