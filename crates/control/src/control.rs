@@ -12,7 +12,7 @@ use vaquita_kube::agent;
 use vaquita_kube::client::Client;
 
 use crate::events::Recorder;
-use crate::{Error, Result, Tokens, feed, node, scheduler};
+use crate::{Error, Result, Tokens, evict, feed, images, node, scheduler};
 
 /// How the node is set up.
 #[derive(Clone)]
@@ -99,6 +99,8 @@ impl Control {
         tasks.spawn(node::mind(Arc::clone(&shared)));
         tasks.spawn(node::renew(Arc::clone(&shared)));
         tasks.spawn(scheduler::run(Arc::clone(&shared)));
+        tasks.spawn(evict::run(Arc::clone(&shared)));
+        tasks.spawn(images::keep(Arc::clone(&shared), ready.clone()));
         tasks.spawn(feed::run(shared, ready.clone()));
         Ok(Self { tasks, ready })
     }

@@ -21,7 +21,8 @@ use vaquita_kube::agent::{Agent, Known, Objects};
 use vaquita_kube::api::Pod;
 
 use self::admit::Taken;
-use self::keeper::{Keeper, MIRROR, Order, Target};
+pub(crate) use self::keeper::MIRROR;
+use self::keeper::{Keeper, Order, Target};
 use crate::control::Shared;
 use crate::events::{KUBELET, Reference};
 use crate::follow::{Follow, Told};
@@ -30,6 +31,8 @@ use crate::objects::Referred;
 use crate::scheduler::machines::Facts;
 use crate::scheduler::wants::Wants;
 
+/// Between looks for what nobody wants.
+const SWEEP: Duration = Duration::from_mins(5);
 /// Between looks at mirrors that could not be made.
 const MIRRORS: Duration = Duration::from_secs(10);
 
@@ -77,8 +80,23 @@ pub(crate) async fn run(shared: Arc<Shared>, mut ready: watch::Receiver<bool>) {
     }
     feed.told(pods.next().await);
     feed.clean();
+    let mut sweeps = tokio::time::interval_at(tokio::time::Instant::now() + SWEEP, SWEEP);
+    let (swept, mut known) = mpsc::channel(1);
     loop {
         tokio::select! {
+            _ = sweeps.tick() => {
+                let (agent, swept) = (feed.agent.clone(), swept.clone());
+                feed.tasks.spawn(async move {
+                    if let Ok(known) = agent.known().await {
+                        let _ = swept.send(known).await;
+                    }
+                });
+            }
+            Some(known) = known.recv() => {
+                feed.known = known;
+                feed.known.retain(|uid, _| !feed.keepers.contains_key(uid) && !feed.done.contains(uid));
+                feed.clean();
+            }
             told = pods.next() => feed.told(told),
             Some(pods) = folder.recv() => feed.folder(pods),
             Some(uid) = endings.recv() => feed.ended(&uid),

@@ -6,6 +6,7 @@
 //! * `scheduler` gives pods a machine, or says why there is none. Filters and scores are tables.
 //! * `feed` brings the pods of this node to the agent ([`vaquita_kube::agent`]) and their status back.
 //! * `node` keeps the Node object and its Lease.
+//! * `images` removes images that nobody uses when the disk is full; `evict` pods that taints do not let stay.
 //! * `cri_node` has logs, streams and statistics of the pods for the API.
 //! * `controllers` look after objects that need no node: namespaces, service accounts, owners, quotas, old events.
 //! * `events` records what happens, without flooding.
@@ -15,8 +16,10 @@ mod controllers;
 mod cri_node;
 mod error;
 mod events;
+mod evict;
 mod feed;
 mod follow;
+mod images;
 mod manifests;
 mod node;
 mod objects;

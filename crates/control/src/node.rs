@@ -15,6 +15,7 @@ use vaquita_apiserver::{Reason, Status, Subresource, Write};
 use vaquita_kube::client::Client;
 use vaquita_proto::cri;
 
+pub(crate) use self::machine::Room;
 use self::machine::{Load, Machine};
 use self::object::{Happenings, Look, Pressures, Runtime};
 use crate::control::Shared;

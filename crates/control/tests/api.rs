@@ -453,3 +453,42 @@ async fn a_pod_that_matters_more_takes_the_place() {
     home.running("high").await;
     assert!(home.event("low", "Preempted").await.starts_with("Preempted by pod "));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taints_that_end_pods() {
+    let home = Home::new().await;
+    home.create("web", &json!({})).await;
+    let tolerations = json!([{"key": "k", "operator": "Exists", "effect": "NoExecute"}]);
+    home.create("tough", &json!({"tolerations": tolerations})).await;
+    let soon = json!([{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}]);
+    home.create("soon", &json!({"tolerations": soon})).await;
+    for name in ["web", "tough", "soon"] {
+        home.running(name).await;
+    }
+    let taints = json!([{"key": "k", "value": "v", "effect": "NoExecute"}]);
+    home.edit(&NODE, "", "n1", json!({"spec": {"taints": taints}})).await;
+    home.gone("web").await;
+    home.gone("soon").await;
+    assert_eq!(home.event("web", "TaintManagerEviction").await, "Marking for deletion Pod default/web");
+    assert_eq!(home.pod("tough").unwrap()["metadata"]["deletionTimestamp"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pod_refers_to_comes_from_the_cluster() {
+    let home = Home::new().await;
+    let key = json!({"name": "conf", "key": "color"});
+    let env = json!([{"name": "COLOR", "valueFrom": {"configMapKeyRef": key}}]);
+    home.create("web", &json!({"containers": [{"name": "c", "image": "img", "env": env}]})).await;
+    let waits = |pod: &Value| {
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+        waiting["reason"] == "CreateContainerConfigError"
+    };
+    home.until("web", waits).await;
+    let map = json!({"metadata": {"name": "conf"}, "data": {"color": "red"}});
+    let kind = &vaquita_apiserver::kinds::CONFIG_MAP;
+    home.cluster.create(kind, "default", map, &home.write).await.unwrap();
+    home.running("web").await;
+    let state = home.fake.lock();
+    let config = &state.containers.values().next().unwrap().config;
+    assert!(config.envs.iter().any(|env| env.key == "COLOR" && env.value == "red"), "{:?}", config.envs);
+}
