@@ -490,5 +490,5 @@ async fn what_a_pod_refers_to_comes_from_the_cluster() {
     home.running("web").await;
     let state = home.fake.lock();
     let config = &state.containers.values().next().unwrap().config;
-    assert!(config.envs.iter().any(|env| env.key == "COLOR" && env.value == "red"), "{:?}", config.envs);
+    assert!(config.envs.iter().any(|env| env.key == "COLOR" && env.value == b"red"), "{:?}", config.envs);
 }
