@@ -9,6 +9,7 @@ mod path;
 mod query;
 mod read;
 mod reply;
+mod scale;
 mod server;
 mod table;
 mod verbs;

@@ -63,6 +63,8 @@ pub struct Kind {
     pub held: fn(&Value) -> bool,
     /// Whether an object may be made with a status.
     pub status_at_creation: bool,
+    /// Whether an update may leave out which version it replaces.
+    pub unconditional_update: bool,
     /// Whether an update makes an object that is not there.
     pub create_on_update: bool,
     /// Whether a deletion answers the object that was, not a Status.
@@ -98,6 +100,7 @@ impl Kind {
         terminate: |_| {},
         held: |_| false,
         status_at_creation: false,
+        unconditional_update: true,
         create_on_update: false,
         returns_deleted: false,
         stored: None,

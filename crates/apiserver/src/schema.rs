@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vaquita_schema::{Type, encode, patch};
 
-use crate::{FieldError, Kind, Patch, Reason, Status, Strictness};
+use crate::{Details, FieldError, Kind, Patch, Reason, Status, Strictness};
 
 /// The type of a kind's objects.
 pub(crate) fn type_of(kind: &Kind) -> Result<&'static Type, Status> {
@@ -26,8 +26,15 @@ pub(crate) fn patched(
         Patch::Apply(_) => return Err(no_apply()),
     };
     let mut value = patched.map_err(|error| refused(&error))?;
-    let warnings =
-        vaquita_schema::decode::check(&mut value, ty, strictness).map_err(|error| unfit(&error, patch))?;
+    let shown = match patch {
+        Patch::Strategic(change) => encode::sprint(change),
+        _ => String::from_utf8_lossy(&encode::encode(&value)).into_owned(),
+    };
+    if value["kind"] != kind.name || value["apiVersion"] != kind.api_version() {
+        return Err(unfit(shown, "the kind of an object cannot be changed"));
+    }
+    let warnings = vaquita_schema::decode::check(&mut value, ty, strictness)
+        .map_err(|error| unfit(shown, &error.to_string()))?;
     Ok((value, warnings))
 }
 
@@ -40,23 +47,21 @@ pub(crate) fn no_apply() -> Status {
     )
 }
 
-fn refused(error: &vaquita_schema::Error) -> Status {
+/// A patch that is none, or does not fit.
+pub(crate) fn refused(error: &vaquita_schema::Error) -> Status {
     match error.kind() {
         vaquita_schema::Kind::Malformed => Status::bad_request(error.to_string()),
         vaquita_schema::Kind::TooLarge => {
             Status::plain(413, Reason::RequestEntityTooLarge, error.to_string())
         }
-        vaquita_schema::Kind::Unprocessable => Status::plain(422, Reason::Invalid, error.to_string()),
+        vaquita_schema::Kind::Unprocessable => {
+            Status::plain(422, Reason::Invalid, error.to_string()).with_details(Details::default())
+        }
         _ => Status::plain(500, Reason::Unknown, error.to_string()),
     }
 }
 
 /// The patched object is none of its kind.
-fn unfit(error: &vaquita_schema::Error, patch: &Patch) -> Status {
-    let shown = match patch {
-        Patch::Json(change) | Patch::Merge(change) | Patch::Strategic(change) => encode::sprint(change),
-        Patch::Apply(_) => String::new(),
-    };
-    let error = FieldError::invalid("patch", shown, error.to_string());
-    Status::invalid_named("", "", "", &[error])
+fn unfit(shown: String, why: &str) -> Status {
+    Status::invalid_named("", "", "", &[FieldError::invalid("patch", shown, why)])
 }

@@ -240,6 +240,13 @@ impl Status {
         Self::plain(415, Reason::UnsupportedMediaType, message)
     }
 
+    /// A patch in a form that there is not.
+    #[must_use]
+    pub fn no_patch() -> Self {
+        let text = "415: Unsupported Media Type";
+        Self::plain(415, Reason::UnsupportedMediaType, text).with_details(Details::default())
+    }
+
     /// The history that is asked for is gone.
     #[must_use]
     pub fn expired(message: impl Into<String>) -> Self {

@@ -93,16 +93,22 @@ fn check(kind: &Kind, old: &Object, value: &Value, options: &DeleteOptions) -> R
         let why = format!(
             "the UID in the precondition ({asked}) does not match the UID in record ({uid}). The object might have been deleted and then recreated"
         );
-        return Err(Status::conflict(kind, old.name(), &why));
+        return Err(refused(kind, old.name(), &why));
     }
     if let Some(asked) = options.version.filter(|asked| *asked != old.revision) {
         let why = format!(
             "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record ({}). The object might have been modified",
             old.revision
         );
-        return Err(Status::conflict(kind, old.name(), &why));
+        return Err(refused(kind, old.name(), &why));
     }
     Ok(())
+}
+
+/// A precondition does not hold. Kubernetes names the kind here, not the resource.
+fn refused(kind: &Kind, name: &str, why: &str) -> Status {
+    let named = Kind { plural: kind.name, group: kind.group, ..Kind::PLAIN };
+    Status::conflict(&named, name, why)
 }
 
 /// Marks the object as the request asks, and says what is to be done.
@@ -121,14 +127,15 @@ fn step(kind: &Kind, object: &mut Value, options: &DeleteOptions) -> Step {
         }
         None => None,
     };
-    let finalizers = finalizers(&metadata::finalizers(object), options.propagation);
+    let before = metadata::finalizers(object);
+    let finalizers = finalizers(&before, options.propagation);
     metadata::set_finalizers(object, &finalizers);
     let held = !finalizers.is_empty() || (kind.held)(object);
     if !held && graceful.is_none_or(|grace| grace == 0) {
         return Step::Remove;
     }
     if graceful.is_none() {
-        if deleted && metadata_unchanged(object, &finalizers, options) {
+        if deleted && before == finalizers {
             return Step::Nothing;
         }
         mark(object, 0);
@@ -136,11 +143,6 @@ fn step(kind: &Kind, object: &mut Value, options: &DeleteOptions) -> Step {
     (kind.terminate)(object);
     metadata::sort(object);
     Step::Mark
-}
-
-/// Whether a deletion that is going on is asked for again, with nothing new.
-fn metadata_unchanged(object: &Value, finalizers: &[String], options: &DeleteOptions) -> bool {
-    options.propagation.is_none() || metadata::finalizers(object) == finalizers
 }
 
 /// Sets the time and grace of a deletion. The time is when the grace is over.

@@ -95,9 +95,8 @@ pub(super) fn keep(object: &mut Value, old: &Value) {
         metadata.shift_remove(field);
     }
     for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
-        match old["metadata"].get(field) {
-            Some(value) => drop(metadata.insert(field.to_owned(), value.clone())),
-            None => drop(metadata.shift_remove(field)),
+        if let Some(value) = old["metadata"].get(field) {
+            metadata.insert(field.to_owned(), value.clone());
         }
     }
     for field in ["uid", "name", "namespace"] {
@@ -174,7 +173,14 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     annotations(&object["metadata"]["annotations"], &mut errors);
     owners(&object["metadata"]["ownerReferences"], &mut errors);
     let finalizers = finalizers(object);
-    for finalizer in &finalizers {
+    for (index, finalizer) in finalizers.iter().enumerate() {
+        if !finalizer.contains('/')
+            && !matches!(finalizer.as_str(), "kubernetes" | "orphan" | "foregroundDeletion")
+        {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            let path = format!("metadata.finalizers[{index}]");
+            errors.push(FieldError::invalid(path, finalizer.as_str(), why));
+        }
         let wrong = names::qualified(finalizer);
         errors.extend(
             wrong.into_iter().map(|why| FieldError::invalid("metadata.finalizers", finalizer.as_str(), why)),
@@ -204,7 +210,7 @@ pub(super) fn validate_update(object: &Value, old: &Value) -> Vec<FieldError> {
             errors.push(FieldError::forbidden("metadata.finalizers", why));
         }
     }
-    for field in ["name", "namespace", "uid"] {
+    for field in ["name", "namespace", "uid", "deletionTimestamp"] {
         if text(object, field) != text(old, field) {
             errors.push(FieldError::invalid(format!("metadata.{field}"), text(object, field), IMMUTABLE));
         }

@@ -23,7 +23,14 @@ impl Target<'_> {
     pub(super) async fn update(&self, draft: Draft) -> Result<Object, Status> {
         let mut draft = draft;
         metadata::place(self.kind, &mut draft.value, self.namespace)?;
+        let own = metadata::text(&draft.value, "name");
+        if !own.is_empty() && own != self.name {
+            return Err(misnamed(own, self.name));
+        }
         let asked = version(&draft.value)?;
+        if asked.is_none() && !self.kind.unconditional_update {
+            return Err(self.unconditional());
+        }
         let mut tries = 0;
         loop {
             let old = match self.cluster.get(self.kind, self.namespace, self.name) {
@@ -38,6 +45,7 @@ impl Target<'_> {
             if asked.is_some_and(|asked| asked != old.revision) {
                 return Err(Status::modified(self.kind, self.name));
             }
+            self.check_uid(&draft.value, &old)?;
             match self.store(&old, old.draft(), draft.clone()).await {
                 Err(status)
                     if status.reason == Reason::Conflict
@@ -61,6 +69,10 @@ impl Target<'_> {
             let asked = version(&value)?;
             if asked.is_some_and(|asked| asked != old.revision) {
                 return Err(Status::modified(self.kind, self.name));
+            }
+            let own = metadata::text(&value, "name");
+            if !own.is_empty() && own != self.name {
+                return Err(misnamed(own, self.name));
             }
             let draft = Draft { value, raw: before.raw.clone() };
             match self.store(&old, before, draft).await {
@@ -90,6 +102,21 @@ impl Target<'_> {
                 other => return other,
             }
         }
+    }
+
+    /// That the object is the one that the writer means.
+    fn check_uid(&self, value: &Value, old: &Object) -> Result<(), Status> {
+        let (uid, own) = (metadata::text(value, "uid"), old.uid());
+        if uid.is_empty() || uid == own {
+            return Ok(());
+        }
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {own}");
+        Err(Status::conflict(self.kind, self.name, &why))
+    }
+
+    fn unconditional(&self) -> Status {
+        let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        Status::invalid_named(self.kind.group, self.kind.plural, self.name, &[error])
     }
 
     /// Brings the draft into the place of the old object.
@@ -125,14 +152,6 @@ impl Target<'_> {
 
     fn prepare(&self, old: &Value, value: &mut Value) -> Result<(), Status> {
         let (kind, name) = (self.kind, self.name);
-        let uid = metadata::text(value, "uid");
-        if !uid.is_empty() && uid != metadata::text(old, "uid") {
-            let why = format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                metadata::text(old, "uid")
-            );
-            return Err(Status::conflict(kind, name, &why));
-        }
         let attributes = Attributes {
             operation: Operation::Update,
             kind,
@@ -178,6 +197,10 @@ fn raced(status: &Status) -> bool {
     status.reason == Reason::Conflict && status.message.contains("the object has been modified")
 }
 
+fn misnamed(own: &str, name: &str) -> Status {
+    Status::bad_request(format!("the name of the object ({own}) does not match the name on the URL ({name})"))
+}
+
 /// The version that the writer saw; None if it does not say.
 fn version(value: &Value) -> Result<Option<u64>, Status> {
     let text = metadata::text(value, "resourceVersion");
@@ -185,14 +208,8 @@ fn version(value: &Value) -> Result<Option<u64>, Status> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        let error =
-            FieldError::invalid("metadata.resourceVersion", text, "must be a number that the server gave");
-        Status::invalid_named(
-            "",
-            value["kind"].as_str().unwrap_or_default(),
-            metadata::text(value, "name"),
-            &[error],
-        )
+        let quoted = crate::status::quote(text);
+        Status::plain(500, Reason::Unknown, format!("strconv.ParseUint: parsing {quoted}: invalid syntax"))
     })
 }
 

@@ -58,7 +58,11 @@ pub(crate) fn group(api: &Api, group: &str) -> Response<Body> {
 /// `/api/v1` and `/apis/{group}/{version}`
 pub(crate) fn group_version(api: &Api, group: &str, version: &str) -> Response<Body> {
     let value = Served::new(&api.cluster, &extras()).resources(group, version);
-    value.map_or_else(super::nowhere, |value| reply::json(200, &value))
+    match value {
+        Some(value) => reply::json(200, &value),
+        None if group.is_empty() => reply::status(&Status::no_such_path()),
+        None => super::nowhere(),
+    }
 }
 
 /// `/openapi/…`

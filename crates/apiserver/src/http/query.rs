@@ -67,14 +67,11 @@ impl Query {
         let mut errors = Vec::new();
         if initial.is_some() && matching != "NotOlderThan" {
             let path = "resourceVersionMatch";
-            errors.push(if matching.is_empty() {
-                FieldError::forbidden(
-                    path,
-                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                )
-            } else {
-                FieldError::not_supported(path, matching, &["NotOlderThan"])
-            });
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            errors.push(FieldError::forbidden(path, why));
+            if !matching.is_empty() {
+                errors.push(FieldError::not_supported(path, matching, &["NotOlderThan"]));
+            }
         } else if initial.is_none() && !matching.is_empty() {
             let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
             errors.push(FieldError::forbidden("resourceVersionMatch", why));
@@ -145,7 +142,7 @@ pub(crate) fn propagation(text: &str) -> Result<Option<Propagation>, Status> {
         "Foreground" => Ok(Some(Propagation::Foreground)),
         "Orphan" => Ok(Some(Propagation::Orphan)),
         other => {
-            let known = ["Background", "Foreground", "Orphan", "nil"];
+            let known = ["Foreground", "Background", "Orphan", "nil"];
             Err(invalid("DeleteOptions", &[FieldError::not_supported("propagationPolicy", other, &known)]))
         }
     }

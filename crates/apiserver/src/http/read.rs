@@ -23,24 +23,20 @@ const DRAINED: usize = 32 << 20;
 /// How long a client may take to send a body.
 const TIME: Duration = Duration::from_secs(60);
 
-/// KiB that bodies in the making may take together: clients that send slowly hold no more than that.
+/// Bodies up to so many bytes do not wait for each other; the number of requests bounds them.
+const SMALL: usize = 64 << 10;
+
+/// KiB that longer bodies in the making may take together: clients that send slowly hold no more than that.
 static ROOM: Semaphore = Semaphore::const_new(32 << 10);
 
 /// The forms in which objects are taken.
 const ACCEPTED: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
-/// The forms in which patches are taken.
-const PATCHES: &[&str] = &[
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-];
-
 /// A body, and the room that it takes until it was dealt with.
 pub(crate) struct Read {
     pub(crate) bytes: Bytes,
     pub(crate) form: Form,
-    _room: SemaphorePermit<'static>,
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 /// The form of a body.
@@ -60,8 +56,13 @@ pub(crate) async fn body(headers: &HeaderMap, body: Incoming) -> Result<Read, St
         return Err(Status::too_large(LIMIT));
     }
     let whole = async {
-        let room = u32::try_from(length.unwrap_or(LIMIT) >> 10).unwrap_or(u32::MAX) + 1;
-        let room = ROOM.acquire_many(room).await.map_err(Status::internal)?;
+        let room = match length {
+            Some(length) if length <= SMALL => None,
+            length => {
+                let room = u32::try_from(length.unwrap_or(LIMIT) >> 10).unwrap_or(u32::MAX);
+                Some(ROOM.acquire_many(room).await.map_err(Status::internal)?)
+            }
+        };
         let mut body = body;
         match Limited::new(&mut body, LIMIT).collect().await {
             Ok(bytes) => Ok(Read { bytes: bytes.to_bytes(), form: form(headers), _room: room }),
@@ -136,13 +137,17 @@ impl Read {
 
     /// The patch that the body is.
     pub(crate) fn patch(&self) -> Result<Patch, Status> {
-        let Form::Other(form) = &self.form else { return Err(Status::unsupported_media_type(PATCHES)) };
+        let Form::Other(form) = &self.form else { return Err(Status::no_patch()) };
+        let decoded = || {
+            parse(&self.bytes)
+                .map_err(|status| Status { message: format!("error decoding patch: {status}"), ..status })
+        };
         match form.as_str() {
-            "application/json-patch+json" => Ok(Patch::Json(parse(&self.bytes)?)),
-            "application/merge-patch+json" => Ok(Patch::Merge(parse(&self.bytes)?)),
+            "application/json-patch+json" => Ok(Patch::Json(decoded()?)),
+            "application/merge-patch+json" => Ok(Patch::Merge(decoded()?)),
             "application/strategic-merge-patch+json" => Ok(Patch::Strategic(parse(&self.bytes)?)),
             "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(schema::no_apply()),
-            _ => Err(Status::unsupported_media_type(PATCHES)),
+            _ => Err(Status::no_patch()),
         }
     }
 
@@ -226,7 +231,12 @@ fn said(value: &Value) -> (String, String) {
 }
 
 fn parse(bytes: &[u8]) -> Result<Value, Status> {
-    serde_json::from_slice(bytes).map_err(|error| Status::bad_request(error.to_string()))
+    serde_json::from_slice(bytes).map_err(|error| {
+        // In Go's words, where it is no JSON at all.
+        let told = decode::peek(bytes).err().map_or_else(|| error.to_string(), |error| error.to_string());
+        let told = told.trim_start_matches("couldn't get version/kind; json parse error: ");
+        Status::bad_request(told)
+    })
 }
 
 /// The beginning of a body that is no object.

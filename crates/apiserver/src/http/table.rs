@@ -27,7 +27,7 @@ pub(crate) fn include(query: &Query) -> Result<Include, Status> {
         other => {
             let error =
                 FieldError::invalid("includeObject", other, "must be 'Metadata', 'Object', 'None', or empty");
-            Err(Status::invalid_named("meta.k8s.io", "TableOptions", "", &[error]))
+            Err(Status::bad_request(format!("Unable to convert to Table as requested: {error}")))
         }
     }
 }

@@ -12,7 +12,7 @@ use super::negotiate;
 use super::path::Place;
 use super::query::{self, Query};
 use super::reply::{self, Shape};
-use super::{Api, Body, read, table, watching};
+use super::{Api, Body, read, scale, table, watching};
 use crate::{
     DeleteOptions, Deletion, Details, Kind, Status, Strictness, Subresource, User, Verb, Warnings, Write,
     metrics, reviews, streams, tokens,
@@ -81,7 +81,10 @@ impl Call<'_> {
         if (group.as_str(), version.as_str()) == (metrics::GROUP, metrics::VERSION) {
             return self.measure().await;
         }
-        Err(Status::no_such_path())
+        // A group that is not served at all is no part of the API.
+        let known = group.is_empty()
+            || self.api.cluster.kinds().any(|kind| kind.group == *group && kind.version == *version);
+        if known { Err(Status::no_such_path()) } else { Ok(super::nowhere()) }
     }
 
     /// That the path is one of the kind.
@@ -152,8 +155,37 @@ impl Call<'_> {
                 "patch" => self.patch(kind, Some(subresource), headers, body).await,
                 _ => self.update(kind, Some(subresource), headers, body).await,
             },
+            Subresource::Scale => self.scale(kind, verb, headers, body).await,
             _ => Err(Status::no_such_path()),
         }
+    }
+
+    async fn scale(
+        &self,
+        kind: &'static Kind,
+        verb: &str,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Response<Body>, Status> {
+        negotiate::objects(headers, false)?;
+        let Place { namespace, name, .. } = &self.place;
+        let cluster = &self.api.cluster;
+        let write = self.write("UpdateOptions")?;
+        let object = match verb {
+            "get" => cluster.get(kind, namespace, name)?,
+            "patch" => {
+                let patch = read::body(headers, body).await?.patch()?;
+                let scaled = scale::patched(&scale::of(&cluster.get(kind, namespace, name)?), &patch)?;
+                let put = |object: &mut Value| scale::put(kind, object, &scaled);
+                cluster.modify(kind, namespace, name, None, &write, put).await?
+            }
+            _ => {
+                let scaled = read::body(headers, body).await?.value()?;
+                let put = |object: &mut Value| scale::put(kind, object, &scaled);
+                cluster.modify(kind, namespace, name, None, &write, put).await?
+            }
+        };
+        Ok(reply::json(200, &scale::of(&object)))
     }
 
     fn shape(&self, headers: &HeaderMap) -> Result<Shape, Status> {
@@ -227,13 +259,15 @@ impl Call<'_> {
         write.warnings.extend(warnings);
         let Place { namespace, name, .. } = &self.place;
         let own = draft.value["metadata"]["name"].as_str().unwrap_or_default();
-        if own != name {
+        if own.is_empty() {
             return Err(Status::bad_request(format!(
-                "the name of the object ({own}) does not match the name on the URL ({name})"
+                "the name of the object ({name} based on URL) was undeterminable: name must be provided"
             )));
         }
+        let there = !kind.create_on_update || self.api.cluster.get(kind, namespace, name).is_ok();
         let object = self.api.cluster.update(kind, namespace, name, subresource, draft, &write).await;
-        self.warned(object.map(|object| reply::object(200, &object, shape)), &write.warnings)
+        let code = if there { 200 } else { 201 };
+        self.warned(object.map(|object| reply::object(code, &object, shape)), &write.warnings)
     }
 
     async fn patch(
@@ -381,9 +415,10 @@ impl Call<'_> {
             (Some(true), None) => Some(crate::Propagation::Orphan),
             (Some(false), None) => Some(crate::Propagation::Background),
             (Some(_), Some(_)) => {
-                return Err(Status::bad_request(
-                    "orphanDependents and deletionPropagation cannot be both set",
-                ));
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                let policy = body["propagationPolicy"].clone();
+                let error = crate::FieldError::invalid("propagationPolicy", policy, why);
+                return Err(Status::invalid_named("meta.k8s.io", "DeleteOptions", "", &[error]));
             }
         };
         let options = DeleteOptions {

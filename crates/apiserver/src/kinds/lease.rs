@@ -15,6 +15,7 @@ pub static LEASE: Kind = Kind {
     cells,
     validate,
     create_on_update: true,
+    unconditional_update: false,
     ..Kind::PLAIN
 };
 

@@ -128,6 +128,13 @@ async fn the_rest_of_the_kinds_is_served_when_asked() {
         "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
     let (code, made) = home.json("POST", "/apis/apps/v1/namespaces/default/deployments", &deployment).await;
     assert_eq!((code, &made["spec"]["replicas"]), (201, &json!(1)), "{made}");
+    let path = "/apis/apps/v1/namespaces/default/deployments/d/scale";
+    let (code, scale) = home.json("PATCH", path, &json!({"spec": {"replicas": 3}})).await;
+    assert_eq!(
+        (code, &scale["spec"]["replicas"], &scale["status"]["selector"]),
+        (200, &json!(3), &json!("a=b"))
+    );
+    assert_eq!(home.get("/apis/apps/v1/namespaces/default/deployments/d").await["metadata"]["generation"], 2);
     let path = "/apis/apps/v1/namespaces/default/controllerrevisions";
     let raw = r#"{"metadata":{"name":"r"},"revision":1,"data":{"b" : "\u0026&<","a":1.0}}"#;
     let answer = home.send("POST", path, ("", "application/json"), raw).await;
