@@ -17,7 +17,7 @@ use self::ready::Ready;
 use crate::options::{self, Node};
 use crate::up;
 
-pub(crate) use self::lock::Lock;
+pub(crate) use self::lock::{Busy, Lock};
 pub(crate) use self::ready::Outcome;
 
 /// The threads of the runtime: requests are short, what blocks runs beside them.

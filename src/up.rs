@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -25,6 +26,9 @@ use crate::terminal;
 
 /// How long requests and the node may take to come to an end.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Open files that are enough for clients, pods and watches of files.
+const FILES: u64 = 65536;
 
 /// What `vaquita up` was asked for.
 #[derive(Debug)]
@@ -102,6 +106,7 @@ pub(crate) struct Opened {
 
 impl Opened {
     pub(crate) async fn open(settings: Settings) -> Result<Self> {
+        allow_files();
         let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
         for address in &settings.asked.api_address {
             let listener = listen(*address).await?;
@@ -216,6 +221,16 @@ impl Running {
         if tokio::time::timeout(PATIENCE, ended).await.is_err() {
             tracing::warn!("the node did not come to an end");
         }
+    }
+}
+
+/// Each client is an open file, and terminals begin programs with room for 1024.
+fn allow_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(FILES).min(FILES);
+    if limit.current.is_some_and(|current| current < wanted) {
+        // Fewer clients is what comes of it.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit });
     }
 }
 

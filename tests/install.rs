@@ -62,8 +62,10 @@ fn what_is_installed_is_removed() {
         assert!(unit.lines().any(|found| found == line), "{line} is missing in:\n{unit}");
     }
     // Again, over what is there.
-    run(&["--binary", BINARY, "--prefix", "/usr"]);
+    run(&["--api", "--binary", BINARY, "--prefix", "/usr"]);
     assert_eq!(found(), all);
+    let unit = std::fs::read_to_string(dir.path().join("etc/systemd/system/vaquita.service")).unwrap();
+    assert!(unit.lines().any(|found| found == "ExecStart=/usr/bin/vaquita up"), "{unit}");
     run(&["remove", "--prefix", "/usr"]);
     assert_eq!(found(), []);
     // A configuration that is there stays as it is.

@@ -21,7 +21,7 @@ use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use crate::access::{Attributes, Peer};
-use crate::{Access, Cluster, Node, Status, User, tokens};
+use crate::{Access, Cluster, Node, Status, User, backup, tokens};
 
 pub use body::Body;
 use path::{Place, Route};
@@ -63,6 +63,9 @@ async fn answer(
             allow_path(api, &user, request.method(), uri.path())?;
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(Status::method_not_allowed());
+            }
+            if uri.path() == backup::PATH {
+                return backup::serve(&api.cluster).await;
             }
             other(api, &route, uri.path(), &request)
         }

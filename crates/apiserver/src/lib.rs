@@ -9,6 +9,8 @@
 
 pub mod access;
 pub mod admission;
+mod backup;
+pub mod client;
 mod cluster;
 mod field;
 pub mod http;

@@ -79,7 +79,7 @@ pub async fn serve(
     let Config { listeners, pki } = config;
     let tls = TlsAcceptor::from(pki.server_config()?);
     let shared = Arc::new(Shared { api, pki, tls, handshakes: Semaphore::new(HANDSHAKES), ending });
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(most()));
     let tasks = TaskTracker::new();
     let accepting: Vec<_> = listeners
         .into_iter()
@@ -93,6 +93,13 @@ pub async fn serve(
     tasks.close();
     let _ = tokio::time::timeout(LAST_WORDS, tasks.wait()).await;
     Ok(())
+}
+
+/// Clients must not take the files that the rest of the process needs.
+fn most() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let half = files.and_then(|files| usize::try_from(files / 2).ok());
+    half.unwrap_or(CONNECTIONS).clamp(1, CONNECTIONS)
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: Arc<Semaphore>, tasks: TaskTracker) {
