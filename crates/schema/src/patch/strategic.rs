@@ -33,7 +33,14 @@ const SET_ORDER: &str = "$setElementOrder";
 /// patch that does not fit the type or the object: an item without its merge key, an unknown field with a directive.
 pub fn strategic(object: &Value, patch: &Value, ty: &'static Type) -> Result<Value, Error> {
     let (Value::Object(object), Value::Object(patch)) = (object, patch) else {
-        return Err(Error::new(Kind::Malformed, "invalid JSON document"));
+        let found = match patch {
+            Value::Array(_) => "array",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            _ => "string",
+        };
+        let text = format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}");
+        return Err(Error::new(Kind::Malformed, text));
     };
     merge_map(object.clone(), patch.clone(), Some(ty)).map(Value::Object)
 }
