@@ -2,11 +2,13 @@
 //!
 //! The kubectls are Debian's, of two releases (`hack/kubectl` fetches them). What is said to people is compared as they see it.
 
+mod change;
 mod clients;
 mod create;
 mod harness;
 mod hostile;
 mod look;
+mod manifests;
 mod pods;
 mod tutorial;
 
