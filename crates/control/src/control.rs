@@ -29,8 +29,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// Addresses that pods get, such as `10.88.0.0/16`; for the Node object alone.
     pub pod_cidrs: Vec<String>,
-    /// Percent of a disk below which the node is under pressure and takes no pods, and which pods do not get. kubelet has 10
-    /// (and 15 for images), which is much of a disk of today; distributions for one machine have 5.
+    /// Percent of a disk, but 2 GiB at most, below which the node is under pressure and takes no pods, and which pods do not
+    /// get. kubelet has 10 (and 15 for images) however large the disk is; distributions for one machine have 5.
     pub disk_percent: u8,
     /// Who gives pods the tokens of their service accounts.
     pub tokens: Arc<dyn Tokens>,

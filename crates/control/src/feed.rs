@@ -136,6 +136,8 @@ struct Kept {
     orders: mpsc::UnboundedSender<Order>,
     /// Its object is gone.
     gone: bool,
+    /// Namespace and name.
+    name: (String, String),
 }
 
 impl Kept {
@@ -233,6 +235,7 @@ impl Feed {
             self.taken.insert(Arc::new(wants));
         }
         let (orders, received) = mpsc::unbounded_channel();
+        let kept = Kept { orders, gone: false, name: (namespace.clone(), name.clone()) };
         let keeper = Keeper {
             shared: Arc::clone(&self.shared),
             agent: self.agent.clone(),
@@ -243,7 +246,7 @@ impl Feed {
             is_static,
         };
         let ended = self.ended.clone();
-        self.keepers.insert(uid.clone(), Kept { orders, gone: false });
+        self.keepers.insert(uid.clone(), kept);
         self.tasks.spawn(async move {
             keeper.run(pod, known, received).await;
             let _ = ended.send(uid);
@@ -318,13 +321,11 @@ impl Feed {
     fn ended(&mut self, uid: &str) {
         let gone = self.keepers.remove(uid).is_none_or(|kept| kept.gone);
         self.taken.remove(uid);
-        if let Some(pod) = self.manifests.get(uid).cloned() {
-            // It was taken out of the folder and put back meanwhile.
-            self.begin(uid.to_owned(), pod, Known::default(), true);
-        } else if !gone {
+        if !gone && !self.manifests.contains_key(uid) {
             // Its object may stay a while, for others' finalizers.
             self.done.insert(uid.to_owned());
         }
+        self.begin_manifests();
         self.look_at_mirrors();
     }
 
@@ -342,13 +343,23 @@ impl Feed {
                 Some(before) => pod = before.clone(),
                 None => manifests::seen(&mut pod, Timestamp::now()),
             }
-            if !self.keepers.contains_key(&uid) && !self.done.contains(&uid) {
-                let known = self.known.remove(&uid).unwrap_or_default();
-                self.begin(uid.clone(), pod.clone(), known, true);
-            }
             self.manifests.insert(uid, pod);
         }
+        self.begin_manifests();
         self.look_at_mirrors();
+    }
+
+    /// Runs pods of manifests that do not run. One that takes the place of another of its name waits for the other's end.
+    fn begin_manifests(&mut self) {
+        for (uid, pod) in self.manifests.clone() {
+            let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+            let name = (text("namespace"), text("name"));
+            let taken = self.keepers.values().any(|kept| kept.name == name);
+            if !taken && !self.keepers.contains_key(&uid) && !self.done.contains(&uid) {
+                let known = self.known.remove(&uid).unwrap_or_default();
+                self.begin(uid, pod, known, true);
+            }
+        }
     }
 
     fn look_at_mirrors(&mut self) {
@@ -364,7 +375,8 @@ impl Feed {
         for object in list.map(|list| list.items).unwrap_or_default() {
             let pod = object.value();
             let mirrored = pod["metadata"]["annotations"][MIRROR].as_str();
-            let unwanted = mirrored.is_some_and(|uid| !self.manifests.contains_key(uid));
+            let wanted = |uid: &str| self.manifests.contains_key(uid) || self.keepers.contains_key(uid);
+            let unwanted = mirrored.is_some_and(|uid| !wanted(uid));
             if unwanted && pod["spec"]["nodeName"] == self.shared.name {
                 self.mirrored(mirror::hide(&self.shared, &pod).await.map(|()| false));
             }

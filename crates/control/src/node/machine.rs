@@ -80,13 +80,17 @@ impl Room {
         })
     }
 
-    /// Whether less than this many percent of bytes, or of files, are left.
-    pub(crate) fn below(&self, bytes: u8, inodes: u8) -> bool {
-        let less = |left: u64, of: u64, percent: u8| {
-            of > 0 && u128::from(left) * 100 < u128::from(of) * u128::from(percent)
-        };
-        less(self.available, self.capacity, bytes) || less(self.inodes_free, self.inodes, inodes)
+    /// Whether less than this many percent of the bytes (or less than is kept of any disk), or 5 % of the files, are left.
+    pub(crate) fn short(&self, percent: u8) -> bool {
+        let files = self.inodes > 0 && self.inodes_free < self.inodes / 20;
+        self.available < kept(self.capacity, percent) || files
     }
+}
+
+/// What is kept of a disk of so many bytes: so many percent, but 2 GiB at most.
+pub(crate) fn kept(capacity: u64, percent: u8) -> u64 {
+    const MOST: u64 = 2 << 30;
+    (capacity / 100 * u64::from(percent)).min(MOST)
 }
 
 /// What changes.
@@ -195,10 +199,13 @@ mod tests {
     #[test]
     fn room() {
         let room = Room { capacity: 1000, available: 99, inodes: 100, inodes_free: 50 };
-        assert!(room.below(10, 5));
-        assert!(!room.below(9, 5));
-        assert!(room.below(9, 51));
+        assert!(room.short(10));
+        assert!(!room.short(9));
+        assert!(Room { inodes_free: 4, ..room }.short(9));
         // A filesystem that counts no files has enough of them.
-        assert!(!Room { capacity: 1000, available: 500, inodes: 0, inodes_free: 0 }.below(10, 5));
+        assert!(!Room { inodes: 0, inodes_free: 0, ..room }.short(9));
+        let large = Room { capacity: 1 << 40, available: 2 << 30, inodes: 0, inodes_free: 0 };
+        assert!(!large.short(5));
+        assert!(Room { available: large.available - 1, ..large }.short(5));
     }
 }

@@ -143,7 +143,7 @@ fn allocatable(machine: &Machine, disk_percent: u8) -> Map<String, Value> {
     let mut all = capacity(machine);
     let huge: u64 = machine.huge_pages.iter().map(|(size, count)| size * count).sum();
     let memory = machine.memory.saturating_sub(MEMORY_KEPT).saturating_sub(huge);
-    let disk = machine.disk - machine.disk / 100 * u64::from(disk_percent);
+    let disk = machine.disk - super::machine::kept(machine.disk, disk_percent);
     all.insert("memory".to_owned(), binary(memory).into());
     all.insert("ephemeral-storage".to_owned(), disk.to_string().into());
     all
@@ -239,12 +239,12 @@ pub(crate) struct Pressures {
 }
 
 impl Pressures {
-    /// Which pressures there are: memory below 100 MiB, a disk below so many percent of its bytes or 5 % of its files,
+    /// Which pressures there are: memory below 100 MiB, a disk below so many percent of its bytes (see `Room::short`) or 5 % of its files,
     /// processes within 5 % of the most.
     pub(crate) fn feel(&mut self, load: &Load, disk_percent: u8, now: Timestamp) -> [bool; 3] {
         let short = [
             load.memory_available < MEMORY_KEPT,
-            load.disk.below(disk_percent, 5) || load.images.below(disk_percent, 5),
+            load.disk.short(disk_percent) || load.images.short(disk_percent),
             load.most_processes.saturating_sub(load.processes) * 20 < load.most_processes,
         ];
         for (last, _) in self.last.iter_mut().zip(short).filter(|(_, short)| *short) {
