@@ -1,4 +1,5 @@
 //! The controllers on a cluster in the process, with a store of its own and no node.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::time::Duration;
 
