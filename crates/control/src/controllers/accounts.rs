@@ -1,8 +1,9 @@
-//! What every namespace has from its beginning: the service account `default`, and the certificate of the API server's authority.
+//! What every namespace has from its beginning: the service account `default`, and the certificate of the API server's
+//! authority. `kube-system` has it once more, where Kubernetes' own components look for it to know their clients.
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use vaquita_apiserver::kinds::{CONFIG_MAP, NAMESPACE, SERVICE_ACCOUNT};
 use vaquita_apiserver::{Cluster, Reason, Status, Write};
@@ -13,7 +14,9 @@ use super::{gone_is_fine, work};
 
 const ACCOUNT: &str = "default";
 const ROOT_CA: &str = "kube-root-ca.crt";
-const FIELD: &str = "ca.crt";
+/// Namespace, name and field of the ConfigMap by which components know the authority of client certificates.
+const CLIENTS_CA: (&str, &str, &str) =
+    ("kube-system", "extension-apiserver-authentication", "client-ca-file");
 const DESCRIPTION: (&str, &str) = (
     "kubernetes.io/description",
     "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.",
@@ -45,7 +48,7 @@ impl Observer for Accounts {
         if *kind == NAMESPACE && !change.gone {
             self.seen.push(object.name().into());
         } else if (*kind == SERVICE_ACCOUNT && object.name() == ACCOUNT && change.gone)
-            || (*kind == CONFIG_MAP && object.name() == ROOT_CA)
+            || (*kind == CONFIG_MAP && [ROOT_CA, CLIENTS_CA.1].contains(&object.name()))
         {
             self.seen.push(object.namespace().into());
         }
@@ -73,15 +76,29 @@ impl Worker {
             there(self.cluster.create(&SERVICE_ACCOUNT, namespace, account, &self.write).await)?;
         }
         let (annotation, description) = DESCRIPTION;
-        if self.cluster.get(&CONFIG_MAP, namespace, ROOT_CA).is_err() {
-            let map = json!({
-                "metadata": { "name": ROOT_CA, "annotations": { annotation: description } },
-                "data": { FIELD: &*self.root_ca },
-            });
+        let annotations = json!({ annotation: description });
+        self.publish(namespace, ROOT_CA, "ca.crt", annotations).await?;
+        let (system, name, field) = CLIENTS_CA;
+        if namespace == system {
+            self.publish(namespace, name, field, json!({})).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the certificate into a ConfigMap, and whatever else was put there out of it.
+    async fn publish(
+        &self,
+        namespace: &str,
+        name: &str,
+        field: &str,
+        annotations: Value,
+    ) -> Result<(), Status> {
+        let data = json!({ field: &*self.root_ca });
+        if self.cluster.get(&CONFIG_MAP, namespace, name).is_err() {
+            let map = json!({ "metadata": { "name": name, "annotations": annotations }, "data": data });
             return there(self.cluster.create(&CONFIG_MAP, namespace, map, &self.write).await);
         }
-        let data = json!({ FIELD: &*self.root_ca });
-        let changed = self.cluster.modify(&CONFIG_MAP, namespace, ROOT_CA, None, &self.write, |map| {
+        let changed = self.cluster.modify(&CONFIG_MAP, namespace, name, None, &self.write, |map| {
             if map["data"] == data {
                 return Ok(false);
             }

@@ -69,8 +69,40 @@ fn seen(event: &Value) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use vaquita_apiserver::Options;
+    use vaquita_store::Store;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_not_seen_for_an_hour_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb"), vaquita_store::Options::default()).unwrap();
+        let cluster = Cluster::new(store, Options::default());
+        cluster.bootstrap().await.unwrap();
+        let begin = Timestamp::now();
+        for i in 0..PAGE + 10 {
+            let last = if i % 2 == 0 { begin } else { begin + SignedDuration::from_mins(30) };
+            let event = json!({
+                "metadata": { "name": format!("e{i}") },
+                "involvedObject": { "kind": "Pod", "namespace": "default", "name": "p" },
+                "lastTimestamp": time::format(last),
+            });
+            cluster.create(&EVENT, "default", event, &Write::system("test")).await.unwrap();
+        }
+        let left = || cluster.list(&EVENT, None, &ListOptions::default()).unwrap().items.len();
+        assert!(
+            sweep(&cluster, begin + SignedDuration::from_mins(59))
+                .await
+                .is_some_and(|eldest| eldest <= begin + SignedDuration::from_secs(60))
+        );
+        assert_eq!(left(), PAGE + 10);
+        let eldest = sweep(&cluster, begin + SignedDuration::from_mins(65)).await;
+        assert!(eldest.is_some_and(|eldest| eldest >= begin + SignedDuration::from_mins(29)), "{eldest:?}");
+        assert_eq!(left(), PAGE / 2 + 5);
+        assert_eq!(sweep(&cluster, begin + SignedDuration::from_hours(2)).await, None);
+        assert_eq!(left(), 0);
+    }
 
     #[test]
     fn an_event_was_seen_at_its_latest_time() {

@@ -113,3 +113,42 @@ fn fail(status: &mut serde_json::Value) {
         conditions.push(condition);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vaquita_apiserver::Options;
+    use vaquita_store::Store;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pods_of_a_node_that_is_no_more_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("store.redb"), vaquita_store::Options::default()).unwrap();
+        let cluster = Cluster::new(store, Options::default());
+        cluster.bootstrap().await.unwrap();
+        let write = Write::system("test");
+        for node in ["stays", "goes"] {
+            cluster.create(&NODE, "", json!({ "metadata": { "name": node } }), &write).await.unwrap();
+        }
+        let account = json!({ "metadata": { "name": "default" } });
+        cluster.create(&vaquita_apiserver::kinds::SERVICE_ACCOUNT, "default", account, &write).await.unwrap();
+        for (pod, node) in [("a", "stays"), ("b", "goes")] {
+            let spec = json!({ "nodeName": node, "containers": [{ "name": "c", "image": "i" }] });
+            let pod =
+                json!({ "metadata": { "name": pod, "finalizers": ["example.com/keep"] }, "spec": spec });
+            cluster.create(&POD, "default", pod, &write).await.unwrap();
+        }
+        cluster.delete(&NODE, "", "goes", &DeleteOptions::default(), &write).await.unwrap();
+        for pod in ["a", "b", "none"] {
+            collect(&cluster, "default", pod).await.unwrap();
+        }
+        let pod = |name| cluster.get(&POD, "default", name).unwrap().value();
+        assert!(pod("a")["metadata"]["deletionTimestamp"].is_null());
+        let lost = pod("b");
+        assert!(lost["metadata"]["deletionTimestamp"].is_string());
+        assert_eq!(lost["metadata"]["deletionGracePeriodSeconds"], 0);
+        assert_eq!(lost["status"]["phase"], "Failed");
+        assert_eq!(lost["status"]["conditions"][0]["reason"], "DeletionByPodGC");
+    }
+}
