@@ -208,15 +208,12 @@ pub enum EventKind {
     },
     /// The pod has run longer than `activeDeadlineSeconds`.
     DeadlineExceeded {},
-    /// A running container may take what its changed specification says.
-    Resized {
-        /// Name of the container.
-        container: String,
-    },
+    /// What running containers may take is being changed.
+    ResizeStarted {},
+    /// Running containers may take what their changed specifications say.
+    Resized {},
     /// What a running container may take could not be changed.
     ResizeFailed {
-        /// Name of the container.
-        container: String,
         /// Why.
         message: String,
     },

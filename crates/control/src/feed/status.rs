@@ -77,7 +77,11 @@ fn conditions(pod: &Value, old: &Value, new: &Value, now: &str) -> Vec<Value> {
             one["observedGeneration"] = generation.into();
         }
     }
-    let others = before.iter().filter(|old| all.iter().all(|one| one["type"] != old["type"]));
+    // These are the agent's alone: where it does not give them, they do not hold any more.
+    let passing =
+        |one: &Value| matches!(one["type"].as_str(), Some("PodResizePending" | "PodResizeInProgress"));
+    let others =
+        before.iter().filter(|old| !passing(old) && all.iter().all(|one| one["type"] != old["type"]));
     let others: Vec<Value> = others.cloned().collect();
     all.extend(others);
     all

@@ -35,7 +35,11 @@ pub(super) async fn ensure(
     let name = with_tag(&container.image);
     let failure = |error: Error| Failure {
         reason: if error.kind() == Kind::Invalid { "InvalidImageName" } else { "ErrImagePull" },
-        message: error.to_string(),
+        // Which call it was is of no interest beside the event's own words.
+        message: match context.kept {
+            true => error.to_string().trim_start_matches("PullImage: ").to_owned(),
+            false => error.to_string(),
+        },
     };
     let policy = container.image_pull_policy.unwrap_or_default();
     if policy != PullPolicy::Always {

@@ -45,11 +45,10 @@ impl EventKind {
                 let message = "Pod was active on the node longer than the specified deadline";
                 vec![normal("DeadlineExceeded", message)]
             }
-            Self::Resized { container } => {
-                vec![normal("ResizeCompleted", format!("Pod resize completed: container {container}"))]
-            }
-            Self::ResizeFailed { container, message } => {
-                vec![warning("ResizeError", format!("Error resizing container {container}: {message}"))]
+            Self::ResizeStarted {} => vec![normal("ResizeStarted", resize(pod, "started", None))],
+            Self::Resized {} => vec![normal("ResizeCompleted", resize(pod, "completed", None))],
+            Self::ResizeFailed { message } => {
+                vec![warning("ResizeError", resize(pod, "error", Some(message)))]
             }
             Self::PodPhase { reason, message, .. } if reason == "Evicted" || reason == "Preempting" => {
                 vec![warning(reason, message.clone())]
@@ -152,6 +151,23 @@ fn stopping(container: &str, cause: StopCause, restarted: bool) -> String {
     };
     let then = if restarted { ", will be restarted" } else { "" };
     format!("Container {container} {what}{then}")
+}
+
+/// How far a change of resources is, with all that containers shall have.
+fn resize(pod: &Pod, how: &str, error: Option<&str>) -> String {
+    let of = |list: &[Container]| -> Vec<serde_json::Value> {
+        list.iter().map(|one| serde_json::json!({"name": one.name, "resources": one.resources})).collect()
+    };
+    let mut summary = serde_json::Map::new();
+    if !pod.spec.init_containers.is_empty() {
+        summary.insert("initContainers".to_owned(), of(&pod.spec.init_containers).into());
+    }
+    summary.insert("containers".to_owned(), of(&pod.spec.containers).into());
+    summary.insert("generation".to_owned(), pod.metadata.generation.unwrap_or(0).into());
+    if let Some(error) = error {
+        summary.insert("error".to_owned(), error.into());
+    }
+    format!("Pod resize {how}: {}", serde_json::Value::Object(summary))
 }
 
 fn title(probe: ProbeKind) -> &'static str {

@@ -102,6 +102,8 @@ impl Worker {
         member.used = true;
         member.identity = last.identity.clone();
         member.made_from.clone_from(&last.fingerprint);
+        let granted = old.and_then(|old| old.resources.clone());
+        member.granted = granted.unwrap_or_else(|| member.spec.resources.clone());
         let ended = |run: &&&Run| match &run.stage {
             Stage::Exited(exit) => {
                 Some(Ended { id: run.id.clone(), attempt: run.attempt, exit: exit.clone() })
@@ -279,14 +281,7 @@ impl Role {
 }
 
 /// Conditions that the agent writes.
-const OWN_CONDITIONS: [&str; 6] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodResizePending",
-    "PodResizeInProgress",
-];
+const OWN_CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
 
 /// A container's id without the runtime's name in front.
 fn plain_id(id: &str) -> String {

@@ -9,7 +9,9 @@ use crate::event::EventKind;
 
 impl Worker {
     pub(super) fn sandbox_lost(&mut self, id: &str) {
-        if !matches!(&self.sandbox, Sandbox::Ready { id: ready } if ready == id) {
+        let current = matches!(&self.sandbox, Sandbox::Ready { id: ready } if ready == id);
+        // A pod that has ended needs none; it was stopped for that.
+        if !current || (self.kept && self.finished()) {
             return;
         }
         self.tell(EventKind::SandboxLost { id: id.to_owned() });
@@ -39,7 +41,9 @@ impl Worker {
                 self.exited(now, Slot(index), &id, Exit::unknown(started_at, now));
             }
         }
-        self.ips.clear();
+        if !self.kept {
+            self.ips.clear();
+        }
     }
 
     /// Starts over once nothing is under way in the old sandbox any more.

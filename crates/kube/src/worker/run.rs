@@ -99,6 +99,7 @@ impl Worker {
         member.state = State::Creating;
         member.made_from = member.spec.fingerprint();
         member.granted = member.spec.resources.clone();
+        member.resizing = None;
         let attempt = member.attempt;
         let target = self.target_of(slot);
         self.actions.push(Action::Create { slot, attempt, sandbox, image, target });

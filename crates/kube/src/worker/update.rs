@@ -90,7 +90,11 @@ impl Worker {
         let Some(id) = member.running().map(|running| running.id.clone()) else { return };
         // What is asked for next is compared with this, whether it works or not: the answer says.
         member.granted = member.spec.resources.clone();
-        member.resizing = Some(None);
+        let first = self.members.iter().all(|member| member.resizing.is_none());
+        self.members[slot.0].resizing = Some(None);
+        if first {
+            self.tell(EventKind::ResizeStarted {});
+        }
         self.actions.push(Action::Resize { slot, id });
     }
 
@@ -100,15 +104,16 @@ impl Worker {
         if member.running_as(id).is_none() {
             return;
         }
-        let container = member.spec.name.clone();
         match result {
             Ok(()) => {
                 member.resizing = None;
-                self.tell(EventKind::Resized { container });
+                if self.members.iter().all(|member| member.resizing.is_none()) {
+                    self.tell(EventKind::Resized {});
+                }
             }
             Err(message) => {
                 member.resizing = Some(Some(message.clone()));
-                self.tell(EventKind::ResizeFailed { container, message });
+                self.tell(EventKind::ResizeFailed { message });
             }
         }
     }

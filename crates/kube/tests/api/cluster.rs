@@ -172,12 +172,12 @@ async fn a_pod_that_has_ended_stays_until_it_is_told_to_go() {
         fake.behave("a", Behaviour { runs: vec![Run::ends(5, 0)], ..Behaviour::default() });
         let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "x"}]});
         let mut node = Node::new(fake, spec).await;
-        let before = node.until(|status| status.phase == PodPhase::Succeeded).await;
-        assert_eq!(before.pod_ip, "10.0.0.2", "the address stays as well");
+        node.until(|status| status.phase == PodPhase::Succeeded).await;
         tokio::time::sleep(Duration::from_secs(100)).await;
         assert_eq!(node.fake.container_count(), 1);
         assert!(node.dir.path().join("pods").join(UID).join("logs/a/0.log").exists());
         let before = node.handle().status().borrow().clone();
+        assert_eq!(before.pod_ip, "10.0.0.2", "the address stays as well");
         node.die();
         if reboot {
             node.fake.forget_everything();
@@ -272,6 +272,11 @@ async fn limits_change_while_a_container_runs() {
     let calls = node.fake.calls();
     let updates: Vec<&String> = calls.iter().filter(|call| call.starts_with("Update")).collect();
     assert_eq!(updates, ["UpdatePodSandboxResources 134217728", "UpdateContainerResources a 134217728"]);
+    // The next process knows what was granted.
+    node.die();
+    node.begin().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(node.fake.calls().iter().filter(|call| call.starts_with("Update")).count(), 2);
     node.end().await;
 }
 
