@@ -6,7 +6,8 @@ use super::manifests::Session;
 use super::{Cluster, Kubectl};
 use crate::support::succeed;
 
-const CONFIG: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: app}, data: {color: blue, size: '1'}}";
+const CONFIG: &str =
+    "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\ndata: {color: blue, size: '1'}\n";
 
 #[test]
 fn parts_are_changed_by_patches_labels_and_annotations() {
@@ -29,7 +30,8 @@ fn patches(session: &Session<'_>) {
     session.prints(&with(&["-p", r#"{"data":{"new":"x"}}"#]), done);
     session.prints(&with(&["--type=merge", "-p", r#"{"data":{"new":null}}"#]), done);
     session.prints(&with(&["--type=merge", "-p", r#"{"data":{"new":null}}"#]), nothing);
-    let replace = r#"[{"op":"test","path":"/data/size","value":"1"},{"op":"replace","path":"/data/size","value":"3"}]"#;
+    let replace =
+        r#"[{"op":"test","path":"/data/size","value":"1"},{"op":"replace","path":"/data/size","value":"3"}]"#;
     session.prints(&with(&["--type=json", "-p", replace]), done);
     session.prints(&["get", "configmap", "app", "-o", "jsonpath={.data}"], r#"{"color":"blue","size":"3"}"#);
 }
@@ -85,8 +87,8 @@ fn labels(session: &Session<'_>) {
 
 /// Lists of a pod are merged by their keys.
 fn pod(session: &Session<'_>) {
-    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {nodeSelector: {nowhere: 'true'}, \
-               containers: [{name: a, image: 'a:1'}, {name: b, image: 'b:1'}]}}";
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  nodeSelector: {nowhere: 'true'}\n  \
+               containers: [{name: a, image: 'a:1'}, {name: b, image: 'b:1'}]\n";
     assert!(session.with(pod, &["create", "-f", "-"]).0);
     let patch = r#"{"spec":{"containers":[{"name":"b","image":"b:2"}]}}"#;
     session.prints(&["patch", "pod", "web", "-p", patch], "pod/web patched\n");
@@ -141,7 +143,8 @@ DESCRIPTION:
         serde_json::from_str(&cluster.kubectl(&["get", "--raw", "/openapi/v3"])).unwrap();
     let url = document["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
     let core: serde_json::Value = serde_json::from_str(&cluster.kubectl(&["get", "--raw", url])).unwrap();
-    let key = "/components/schemas/io.k8s.api.core.v1.PodSpec/properties/containers/x-kubernetes-patch-merge-key";
+    let key =
+        "/components/schemas/io.k8s.api.core.v1.PodSpec/properties/containers/x-kubernetes-patch-merge-key";
     assert_eq!(core.pointer(key), Some(&json!("name")));
     cluster.finish();
 }

@@ -131,12 +131,14 @@ fn life_of_a_config_map(session: &Session<'_>) {
         text.contains(" data:\n-  color: blue\n+  color: red\n   size: \"1\"\n kind: ConfigMap\n"),
         "{text}"
     );
-    session.prints(&["apply", "-f", &file, "--dry-run=server"], "configmap/app configured (server dry run)\n");
+    session
+        .prints(&["apply", "-f", &file, "--dry-run=server"], "configmap/app configured (server dry run)\n");
     assert_eq!(session.data()["color"], "blue");
     session.prints(&["apply", "-f", &file], "configmap/app configured\n");
     session.prints(&["diff", "-f", &file], "");
     // What another made stays, what is gone from the manifest goes.
-    session.prints(&["patch", "configmap", "app", "-p", r#"{"data":{"other":"x"}}"#], "configmap/app patched\n");
+    session
+        .prints(&["patch", "configmap", "app", "-p", r#"{"data":{"other":"x"}}"#], "configmap/app patched\n");
     let file =
         session.cluster.node.write("app.yaml", &CONFIG.replace("blue", "red").replace("  size: \"1\"\n", ""));
     session.prints(&["apply", "-f", &file], "configmap/app configured\n");
@@ -190,7 +192,7 @@ items:
         said.contains("ValidationError(Secret): unknown field \"strData\" in io.k8s.api.core.v1.Secret"),
         "{said}"
     );
-    let nope = "{apiVersion: v1, kind: Nope, metadata: {name: a}}";
+    let nope = "apiVersion: v1\nkind: Nope\nmetadata: {name: a}\n";
     assert_eq!(
         session.with(nope, &["apply", "-f", "-"]).1,
         "error: resource mapping not found for name: \"a\" namespace: \"\" from \"STDIN\": no matches for kind \
@@ -211,13 +213,14 @@ fn what_is_wrong_with_a_manifest_is_refused_warned_of_or_ignored() {
     let cluster = Cluster::up();
     for version in Kubectl::BOTH {
         let session = Session::of(&cluster, version);
-        let wrong = CONFIG.replace("data:", "dat: 1\nfoo: 1\ndata:");
+        let wrong = CONFIG.replace("\ndata:", "\ndat: 1\nfoo: 1\ndata:");
         let strict = "Error from server (BadRequest): error when creating \"STDIN\": ConfigMap in version \"v1\" \
                       cannot be handled as a ConfigMap: strict decoding error: unknown field \"dat\", unknown field \"foo\"\n";
         assert_eq!(session.with(&wrong, &["create", "-f", "-"]), (false, strict.to_owned()));
         let validated = session.with(&wrong, &["create", "-f", "-", "--validate=strict"]);
         assert_eq!(validated, (false, strict.to_owned()));
-        let warned = "Warning: unknown field \"dat\"\nWarning: unknown field \"foo\"\nconfigmap/app created\n";
+        let warned =
+            "Warning: unknown field \"dat\"\nWarning: unknown field \"foo\"\nconfigmap/app created\n";
         assert_eq!(
             session.with(&wrong, &["create", "-f", "-", "--validate=warn"]),
             (true, warned.to_owned())
@@ -244,9 +247,13 @@ fn what_is_wrong_with_a_manifest_is_refused_warned_of_or_ignored() {
             session.with(&pod, &["create", "-f", "-"]).1,
             "The Pod \"web\" is invalid: spec.containers[0].image: Required value\n"
         );
-        let twice = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"twice"},"data":{"a":"1","a":"2"}}"#;
+        let twice =
+            r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"twice"},"data":{"a":"1","a":"2"}}"#;
         // kubectl's own reading of JSON as YAML drops the first.
-        assert_eq!(session.with(twice, &["create", "-f", "-", "--validate=strict"]).1, "configmap/twice created\n");
+        assert_eq!(
+            session.with(twice, &["create", "-f", "-", "--validate=strict"]).1,
+            "configmap/twice created\n"
+        );
     }
     cluster.finish();
 }
