@@ -80,7 +80,7 @@ impl Cluster {
 
     /// Every kind that is served.
     pub fn kinds(&self) -> impl Iterator<Item = &'static Kind> + use<> {
-        let more = if self.0.options.all_kinds { crate::kinds::PLAIN } else { &[] };
+        let more = if self.0.options.all_kinds { crate::kinds::PLAIN } else { crate::kinds::EMPTY };
         crate::kinds::KINDS.iter().copied().chain(more)
     }
 

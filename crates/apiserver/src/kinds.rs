@@ -28,7 +28,7 @@ pub use limit_range::LIMIT_RANGE;
 pub(crate) use limit_range::thousandths;
 pub use namespace::NAMESPACE;
 pub use node::NODE;
-pub use plain::PLAIN;
+pub use plain::{EMPTY, PLAIN};
 pub use pod::POD;
 pub(crate) use pod::{default_spec as default_pod_spec, template as pod_template};
 pub use priority_class::{PRIORITY_CLASS, built_in_priority_classes};

@@ -174,6 +174,10 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     owners(&object["metadata"]["ownerReferences"], &mut errors);
     let finalizers = finalizers(object);
     for (index, finalizer) in finalizers.iter().enumerate() {
+        let wrong = names::qualified(finalizer);
+        errors.extend(
+            wrong.into_iter().map(|why| FieldError::invalid("metadata.finalizers", finalizer.as_str(), why)),
+        );
         if !finalizer.contains('/')
             && !matches!(finalizer.as_str(), "kubernetes" | "orphan" | "foregroundDeletion")
         {
@@ -181,10 +185,6 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
             let path = format!("metadata.finalizers[{index}]");
             errors.push(FieldError::invalid(path, finalizer.as_str(), why));
         }
-        let wrong = names::qualified(finalizer);
-        errors.extend(
-            wrong.into_iter().map(|why| FieldError::invalid("metadata.finalizers", finalizer.as_str(), why)),
-        );
     }
     let has = |name: &str| finalizers.iter().any(|one| one == name);
     if has("orphan") && has("foregroundDeletion") {

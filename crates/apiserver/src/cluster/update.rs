@@ -28,9 +28,6 @@ impl Target<'_> {
             return Err(misnamed(own, self.name));
         }
         let asked = version(&draft.value)?;
-        if asked.is_none() && !self.kind.unconditional_update {
-            return Err(self.unconditional());
-        }
         let mut tries = 0;
         loop {
             let old = match self.cluster.get(self.kind, self.namespace, self.name) {
@@ -42,6 +39,9 @@ impl Target<'_> {
                 }
                 other => other?,
             };
+            if asked.is_none() && !self.kind.unconditional_update {
+                return Err(self.unconditional());
+            }
             if asked.is_some_and(|asked| asked != old.revision) {
                 return Err(Status::modified(self.kind, self.name));
             }

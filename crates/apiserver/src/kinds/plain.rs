@@ -6,9 +6,19 @@ mod defaults;
 mod storage;
 mod workload;
 
-use crate::{Kind, Scope, Subresource};
+use crate::{Kind, Scope, Subresource, Verb};
 
 use Subresource::{Proxy, Scale, Status};
+
+/// Kinds of which there are none, but which clients look for: `kubectl cluster-info` asks for the services of the cluster.
+pub static EMPTY: &[Kind] = &[Kind {
+    short_names: &["svc"],
+    verbs: &[Verb::Get, Verb::List, Verb::Watch],
+    columns: cells::SERVICE,
+    cells: cells::service,
+    selectable: &["spec.clusterIP", "spec.type"],
+    ..core("services", "service", "Service")
+}];
 
 /// Kinds that are served on request only.
 pub static PLAIN: &[Kind] = &[

@@ -101,7 +101,7 @@ async fn discovery_comes_in_both_forms() {
     let names: Vec<&str> =
         core["resources"].as_array().unwrap().iter().filter_map(|one| one["name"].as_str()).collect();
     assert!(
-        names.contains(&"pods") && names.contains(&"pods/eviction") && !names.contains(&"services"),
+        names.contains(&"pods") && names.contains(&"pods/eviction") && !names.contains(&"endpoints"),
         "{names:?}"
     );
 }

@@ -152,6 +152,12 @@ async fn what_cannot_be_done_is_told_as_by_kubernetes() {
             "{}",
             "405 the server does not allow this method on the requested resource",
         ),
+        (
+            "POST",
+            "/api/v1/namespaces/default/services".to_owned(),
+            "{}",
+            "405 the server does not allow this method on the requested resource",
+        ),
         ("GET", format!("{one}/status"), "", "404 the server could not find the requested resource"),
     ] {
         assert_eq!(told(method, path.clone(), body).await, expected, "{method} {path}");
