@@ -10,6 +10,7 @@ mod hostile;
 mod look;
 mod manifests;
 mod pods;
+mod policy;
 mod tutorial;
 
 pub(crate) use harness::{Cluster, Kubectl};

@@ -26,6 +26,7 @@ pub static PLAIN: &[Kind] = &[
         short_names: &["ep"],
         columns: cells::ENDPOINTS,
         cells: cells::endpoints,
+        default: defaults::endpoints,
         ..core("endpoints", "endpoints", "Endpoints")
     },
     Kind {
@@ -34,6 +35,7 @@ pub static PLAIN: &[Kind] = &[
         columns: storage::CLAIM,
         cells: storage::claim,
         default: defaults::claim,
+        prepare: defaults::prepare_pending,
         returns_deleted: true,
         ..core("persistentvolumeclaims", "persistentvolumeclaim", "PersistentVolumeClaim")
     },
@@ -44,6 +46,7 @@ pub static PLAIN: &[Kind] = &[
         columns: storage::VOLUME,
         cells: storage::volume,
         default: defaults::volume,
+        prepare: defaults::prepare_pending,
         returns_deleted: true,
         ..core("persistentvolumes", "persistentvolume", "PersistentVolume")
     },
@@ -133,6 +136,7 @@ pub static PLAIN: &[Kind] = &[
     },
     Kind {
         version: "v2",
+        default: defaults::autoscaler,
         short_names: &["hpa"],
         categories: &["all"],
         subresources: &[Status],
@@ -219,6 +223,7 @@ pub static PLAIN: &[Kind] = &[
     },
     Kind {
         scope: Scope::Cluster,
+        default: defaults::binding,
         check_name: crate::names::path_segment,
         ..row(RBAC, "clusterrolebindings", "clusterrolebinding", "ClusterRoleBinding")
     },
@@ -228,6 +233,7 @@ pub static PLAIN: &[Kind] = &[
         ..row(RBAC, "clusterroles", "clusterrole", "ClusterRole")
     },
     Kind {
+        default: defaults::binding,
         check_name: crate::names::path_segment,
         ..row(RBAC, "rolebindings", "rolebinding", "RoleBinding")
     },

@@ -88,6 +88,9 @@ pub(super) fn stateful(value: &mut Value) {
     let retention = spec.make("persistentVolumeClaimRetentionPolicy", object);
     texts(retention, &[("whenDeleted", "Retain".into()), ("whenScaled", "Retain".into())]);
     for claim in spec.list_mut("volumeClaimTemplates") {
+        claim.or_set("apiVersion", "v1");
+        claim.or_set("kind", "PersistentVolumeClaim");
+        claim.make("status", object).or_set("phase", "Pending");
         self::claim(claim);
     }
     template(spec);
@@ -177,8 +180,14 @@ pub(super) fn service(value: &mut Value) {
     }
 }
 
+/// A new claim or volume waits for its other half.
+pub(super) fn prepare_pending(value: &mut Value, old: Option<&Value>, _: Option<Subresource>) {
+    if old.is_none() {
+        value.make("status", object).or_set("phase", "Pending");
+    }
+}
+
 pub(super) fn claim(value: &mut Value) {
-    value.make("status", object).or_set("phase", "Pending");
     let spec = value.make("spec", object);
     spec.or_set("volumeMode", "Filesystem");
     for field in ["limits", "requests"] {
@@ -189,7 +198,6 @@ pub(super) fn claim(value: &mut Value) {
 }
 
 pub(super) fn volume(value: &mut Value) {
-    value.make("status", object).or_set("phase", "Pending");
     let spec = value.make("spec", object);
     texts(spec, &[("persistentVolumeReclaimPolicy", "Retain".into()), ("volumeMode", "Filesystem".into())]);
     if let Some(capacity) = spec.get_mut("capacity") {
@@ -197,6 +205,32 @@ pub(super) fn volume(value: &mut Value) {
     }
     if let Some(path) = spec.get_mut("hostPath") {
         path.make("type", || "".into());
+    }
+}
+
+pub(super) fn endpoints(value: &mut Value) {
+    for port in value.list_mut("subsets").iter_mut().flat_map(|subset| subset.list_mut("ports")) {
+        port.or_set("protocol", "TCP");
+    }
+}
+
+pub(super) fn autoscaler(value: &mut Value) {
+    let spec = value.make("spec", object);
+    numbers(spec, &[("minReplicas", 1)]);
+    let utilization = json!({ "type": "Utilization", "averageUtilization": 80 });
+    spec.make(
+        "metrics",
+        || json!([{ "type": "Resource", "resource": { "name": "cpu", "target": utilization } }]),
+    );
+}
+
+/// Who a role is for: accounts have no group, users and groups are RBAC's own.
+pub(super) fn binding(value: &mut Value) {
+    value.make("roleRef", object).or_set("apiGroup", "rbac.authorization.k8s.io");
+    for subject in value.list_mut("subjects") {
+        if matches!(subject.text(&["kind"]), "User" | "Group") {
+            subject.or_set("apiGroup", "rbac.authorization.k8s.io");
+        }
     }
 }
 
