@@ -61,6 +61,10 @@ fn wrong_patches(session: &Session<'_>) {
         "Error from server (BadRequest): json: cannot unmarshal string into Go value of type map[string]interface {}\n",
     );
     session.refuses(
+        &with(&["-p", r#"{"data":{"new":1}}"#]),
+        "The request is invalid: patch: Invalid value: \"map[data:map[new:1]]\": cannot convert int64 to string\n",
+    );
+    session.refuses(
         &["patch", "configmap", "absent", "-p", "{}"],
         "Error from server (NotFound): configmaps \"absent\" not found\n",
     );

@@ -13,7 +13,6 @@ mod node;
 mod plain;
 mod pod;
 mod priority_class;
-pub(crate) mod quantity;
 mod resource_quota;
 pub(crate) mod resources;
 mod runtime_class;
@@ -36,6 +35,8 @@ pub use resource_quota::RESOURCE_QUOTA;
 pub use runtime_class::RUNTIME_CLASS;
 pub use secret::SECRET;
 pub use service_account::SERVICE_ACCOUNT;
+
+pub(crate) use vaquita_schema::quantity;
 
 use crate::Kind;
 

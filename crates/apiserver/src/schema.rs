@@ -33,8 +33,11 @@ pub(crate) fn patched(
     if value["kind"] != kind.name || value["apiVersion"] != kind.api_version() {
         return Err(unfit(shown, "the kind of an object cannot be changed"));
     }
-    let warnings = vaquita_schema::decode::check(&mut value, ty, strictness)
-        .map_err(|error| unfit(shown, &error.to_string()))?;
+    let check = match patch {
+        Patch::Strategic(_) => vaquita_schema::decode::convert,
+        _ => vaquita_schema::decode::check,
+    };
+    let warnings = check(&mut value, ty, strictness).map_err(|error| unfit(shown, &error.to_string()))?;
     Ok((value, warnings))
 }
 

@@ -7,6 +7,8 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use object::By;
+
 use crate::scan::{self, quoted};
 use crate::{Error, Kind, Type};
 
@@ -48,7 +50,7 @@ pub struct Decoded {
 pub fn json(bytes: &[u8], ty: &Type, strictness: Strictness) -> Result<Decoded, Error> {
     sized(bytes)?;
     scan::valid(bytes)?;
-    object::decode(bytes, ty, strictness, Vec::new())
+    object::decode(bytes, ty, strictness, By::Json, Vec::new())
 }
 
 /// Reads an object of a type from the first document of a YAML text.
@@ -59,7 +61,7 @@ pub fn yaml(bytes: &[u8], ty: &Type, strictness: Strictness) -> Result<Decoded, 
     sized(bytes)?;
     let (json, duplicates) = yaml::to_json(bytes)?;
     let first = yaml::told(&duplicates);
-    object::decode(&json, ty, strictness, first.into_iter().collect())
+    object::decode(&json, ty, strictness, By::Json, first.into_iter().collect())
 }
 
 /// The first document of a YAML text as JSON. Of duplicate keys the last counts.
@@ -76,8 +78,22 @@ pub fn yaml_to_json(bytes: &[u8]) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// As [`json`].
 pub fn check(value: &mut Value, ty: &Type, strictness: Strictness) -> Result<Vec<String>, Error> {
+    check_by(value, ty, strictness, By::Json)
+}
+
+/// As [`check`], for what a strategic merge patch made: Kubernetes has other words for wrong types there.
+///
+/// # Errors
+/// As [`json`].
+pub fn convert(value: &mut Value, ty: &Type, strictness: Strictness) -> Result<Vec<String>, Error> {
+    check_by(value, ty, strictness, By::Conversion)
+}
+
+fn check_by(value: &mut Value, ty: &Type, strictness: Strictness, by: By) -> Result<Vec<String>, Error> {
     let text = serde_json::to_vec(value).map_err(|error| Error::new(Kind::Malformed, error))?;
-    let decoded = json(&text, ty, strictness)?;
+    sized(&text)?;
+    scan::valid(&text)?;
+    let decoded = object::decode(&text, ty, strictness, by, Vec::new())?;
     *value = decoded.value;
     if let Value::Object(object) = value {
         for (name, raw) in decoded.raw {

@@ -14,15 +14,27 @@ use crate::{Error, Kind, Type, time};
 /// Go reports no more than these.
 const MAX_STRICT_ERRORS: usize = 100;
 
+/// Which of Kubernetes' two readers is followed. They take the same but for whole numbers with a fraction of zero, and
+/// have words of their own for values of wrong types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// The one for what a strategic merge patch made.
+    Conversion,
+    /// The one for JSON.
+    Json,
+}
+
 /// Reads well formed text; `found` are strict errors that are known already.
 pub(super) fn decode(
     bytes: &[u8],
     ty: &Type,
     strictness: Strictness,
+    by: By,
     found: Vec<String>,
 ) -> Result<Decoded, Error> {
     let mut decoder = Decoder {
         reader: Reader::new(bytes),
+        by,
         strict: strictness != Strictness::Ignore,
         strict_path: String::new(),
         found,
@@ -59,6 +71,7 @@ pub(super) fn named(first: u8) -> &'static str {
 
 struct Decoder<'a> {
     reader: Reader<'a>,
+    by: By,
     strict: bool,
     /// `spec.containers[0]`.
     strict_path: String,
@@ -181,8 +194,9 @@ impl Decoder<'_> {
             }
             _ => {}
         }
-        self.reader.skip();
-        self.mismatch(named(first), &go());
+        let text = self.reader.skip();
+        let whole = first != b'[' && first != b'{' && text.iter().all(|byte| !b".eE".contains(byte));
+        self.mismatch(named(first), whole, shape, &go());
         Ok(None)
     }
 
@@ -235,8 +249,15 @@ impl Decoder<'_> {
             Shape::Int64 => text.parse::<i64>().ok().map(Number::from),
             _ => text.parse::<f64>().ok().and_then(Number::from_f64),
         };
+        if number.is_none() && self.by == By::Conversion {
+            #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+            let whole = |float: &f64| (float.fract() == 0.0 && float.abs() < 2e9).then_some(*float as i32);
+            if let Some(whole) = text.parse::<f64>().ok().as_ref().and_then(whole) {
+                return Some(Value::from(whole));
+            }
+        }
         if number.is_none() {
-            self.mismatch(&format!("number {text}"), &go());
+            self.mismatch(&format!("number {text}"), false, shape, &go());
         }
         number.map(Value::Number)
     }
@@ -319,9 +340,13 @@ impl Decoder<'_> {
         }
     }
 
-    fn mismatch(&mut self, what: &str, go: &str) {
+    /// `whole`: a number without a fraction.
+    fn mismatch(&mut self, what: &str, whole: bool, shape: &Shape, go: &str) {
         if self.saved.is_none() {
-            self.saved = Some(self.unmarshal(what, go));
+            self.saved = Some(match self.by {
+                By::Json => self.unmarshal(what, go),
+                By::Conversion => unconvertible(what, whole, shape, go),
+            });
         }
     }
 
@@ -336,6 +361,25 @@ impl Decoder<'_> {
 
     fn unmarshal(&self, what: &str, go: &str) -> String {
         format!("json: cannot unmarshal {what} into Go struct field {}.{} of type {go}", self.ty, self.path)
+    }
+}
+
+/// What Kubernetes' conversion says of a value of a wrong type.
+fn unconvertible(what: &str, whole: bool, shape: &Shape, go: &str) -> String {
+    let kind = match what {
+        "array" => "slice",
+        "object" => "map",
+        "bool" | "string" => what,
+        _ if whole => "int64",
+        _ => "float64",
+    };
+    match shape {
+        Shape::List(_) | Shape::Bytes => format!("cannot restore slice from {kind}"),
+        Shape::Map(_) => format!("cannot restore map from {kind}"),
+        Shape::Object(_) => format!("cannot restore struct from: {kind}"),
+        Shape::Int32 | Shape::Int64 if kind == "float64" => format!("cannot convert float64 to {go}"),
+        Shape::String if kind == "int64" => format!("cannot convert int64 to {go}"),
+        other => format!("unrecognized type: {}", other.go()),
     }
 }
 

@@ -225,6 +225,28 @@ fn an_object_made_otherwise_is_checked() {
     assert_eq!(value, json!({"metadata": {"name": "a"}, "data": {"x": []}, "revision": 1}));
 }
 
+#[test]
+fn a_strategic_patch_has_words_of_its_own_for_wrong_types() {
+    let ty = type_of("apps", "v1", "Deployment").unwrap();
+    for (spec, why) in [
+        (json!({"replicas": "3"}), "unrecognized type: int32"),
+        (json!({"replicas": 1.5}), "cannot convert float64 to int32"),
+        (json!({"paused": "yes"}), "unrecognized type: bool"),
+        (json!({"selector": "x"}), "cannot restore struct from: string"),
+        (json!({"selector": {"matchLabels": {"a": 1}}}), "cannot convert int64 to string"),
+        (json!({"selector": {"matchLabels": [1]}}), "cannot restore map from slice"),
+        (json!({"strategy": {"type": 1}}), "cannot convert int64 to v1.DeploymentStrategyType"),
+        (json!({"template": {"spec": {"containers": {}}}}), "cannot restore slice from map"),
+    ] {
+        let mut value = json!({ "spec": spec });
+        let error = convert(&mut value, ty, Strictness::Warn).unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.kind()), (why, Kind::Type), "{value}");
+    }
+    let mut value = json!({"spec": {"replicas": 2.0}});
+    convert(&mut value, ty, Strictness::Strict).unwrap();
+    assert_eq!(value["spec"]["replicas"], 2);
+}
+
 proptest::proptest! {
     #[test]
     fn whatever_comes_is_read_or_refused(bytes in proptest::collection::vec(0_u8.., 0..64)) {

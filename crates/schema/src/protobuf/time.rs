@@ -23,7 +23,8 @@ fn timestamp(message: &[u8]) -> Result<Option<(i64, u32)>, Error> {
             (number, value) => unknown(number, value, "Timestamp")?,
         }
     }
-    let out_of_range = || malformed(format!("the time {seconds} s and {nanos} ns after 1970 is out of range"));
+    let out_of_range =
+        || malformed(format!("the time {seconds} s and {nanos} ns after 1970 is out of range"));
     let nanos = u32::try_from(nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(out_of_range)?;
     // 0001-01-01 to 9999-12-31, as far as a Timestamp may reach.
     if !(-62_135_596_800..=253_402_300_799).contains(&seconds) {
