@@ -272,6 +272,7 @@ impl Driver {
             }
             Input::Exited { id, .. } | Input::StartFailed { id, .. } => {
                 self.ending.remove(id);
+                self.since.remove(id);
             }
             Input::Created { slot, id, .. } => self.follow(*slot, id),
             _ => {}
@@ -332,6 +333,7 @@ impl Driver {
 
     /// Removes what is left of earlier times: dead containers that are not kept, and empty dead sandboxes.
     fn collect(&mut self, look: &Seen) {
+        self.garbage.retain(|id| look.containers.contains_key(id) || look.sandboxes.contains_key(id));
         let dead = look.containers.iter().filter(|(_, ended)| **ended).map(|(id, _)| id);
         let containers: Vec<String> = dead
             .filter(|id| !self.worker.keeps(id) && !self.ending.contains(*id) && !self.garbage.contains(*id))

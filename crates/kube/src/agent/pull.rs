@@ -67,7 +67,8 @@ pub(super) async fn ensure(
     tell(EventKind::PullStarted { container: container.name.clone(), image: container.image.clone() });
     let id = tokio::select! {
         result = pull(cri, context, &name) => result.map_err(failure)?,
-        never = report(cri, &name, &container.image, &tell) => match never {},
+        // Nobody watches the pulls of a cluster's pods.
+        never = report(cri, &name, &container.image, &tell), if !context.kept => match never {},
     };
     tell(EventKind::Pulled {
         container: container.name.clone(),

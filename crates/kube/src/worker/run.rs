@@ -321,7 +321,11 @@ impl Worker {
             return None;
         }
         match &member.state {
-            State::BackOff { until } | State::CreateBackOff { until, .. } => Some(*until),
+            State::BackOff { until } => {
+                let shown = self.start_error_ends(member).filter(|at| *at > self.stepped && at < until);
+                Some(shown.unwrap_or(*until))
+            }
+            State::CreateBackOff { until, .. } => Some(*until),
             // First the reason changes.
             State::PullBackOff { settles, told: false, .. } => Some(*settles),
             State::PullBackOff { until, .. } => Some(*until),

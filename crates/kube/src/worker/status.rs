@@ -1,6 +1,6 @@
 //! What the state machine looks like from outside: v1 PodStatus, and the events of its changes.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::member::{Ended, Member, Role, State};
 use super::stop::Cause;
@@ -269,7 +269,11 @@ impl Worker {
             last_state: ContainerState { terminated: last.map(terminated), ..ContainerState::default() },
             state,
             ready,
-            restart_count: member.attempt,
+            restart_count: match &member.last {
+                // The next run counts when there is a container of it.
+                Some(last) if self.between_runs(member) => last.attempt,
+                _ => member.attempt,
+            },
             image: match member.identity.image.as_str() {
                 "" => member.spec.image.clone(),
                 image => image.to_owned(),
@@ -293,6 +297,24 @@ impl Worker {
                 .filter(|_| self.kept)
                 .map(|linux| ContainerUser { linux: Some(linux) }),
         }
+    }
+
+    /// Whether a container has ended, and there is none of its next run yet.
+    fn between_runs(&self, member: &Member) -> bool {
+        let next = matches!(member.state, State::Waiting | State::Pulling | State::Creating);
+        self.kept && next && member.last.is_some()
+    }
+
+    /// Why a container could not be started, as long as that is what it shows.
+    fn start_error<'a>(&self, member: &'a Member, now: Timestamp) -> Option<&'a str> {
+        let last = member.last.as_ref().filter(|last| self.kept && last.exit.reason == START_ERROR)?;
+        (now < last.exit.finished_at + START_ERROR_SHOWS).then_some(last.exit.message.as_str())
+    }
+
+    /// When a container that could not be started reads as one that waits to be.
+    pub(super) fn start_error_ends(&self, member: &Member) -> Option<Timestamp> {
+        let last = member.last.as_ref().filter(|last| self.kept && last.exit.reason == START_ERROR)?;
+        Some(last.exit.finished_at + START_ERROR_SHOWS)
     }
 
     fn back_off_message(&self, member: &Member, until: Timestamp, now: Timestamp) -> String {
@@ -327,7 +349,15 @@ impl Worker {
                 let running = ContainerStateRunning { started_at: Some(running.started_at) };
                 (ContainerState { running: Some(running), ..ContainerState::default() }, last)
             }
+            State::Waiting | State::BackOff { .. } if self.start_error(member, now).is_some() => {
+                let message = self.start_error(member, now).unwrap_or_default().to_owned();
+                (waiting("RunContainerError", message), last)
+            }
             State::Ended if last.is_some() => {
+                let state = ContainerState { terminated: last.map(terminated), ..ContainerState::default() };
+                (state, member.previous.as_ref())
+            }
+            _ if self.between_runs(member) => {
                 let state = ContainerState { terminated: last.map(terminated), ..ContainerState::default() };
                 (state, member.previous.as_ref())
             }
@@ -358,6 +388,12 @@ impl Worker {
         }
     }
 }
+
+/// The reason of a run that did not begin.
+const START_ERROR: &str = "StartError";
+
+/// How long a container that could not be started reads RunContainerError: until kubelet would look again.
+const START_ERROR_SHOWS: SignedDuration = SignedDuration::from_secs(10);
 
 /// Mounts of volumes as they were asked for; whether submounts are read-only is told where that was asked for, too.
 fn volume_mounts(spec: &Container) -> Vec<VolumeMountStatus> {

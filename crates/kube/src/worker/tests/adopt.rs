@@ -135,3 +135,24 @@ fn a_stop_ends_what_was_adopted() {
     assert!(sim.worker.finished());
     assert_eq!(sim.times("stop a"), ["10.0 stop a 5"]);
 }
+
+#[test]
+fn what_a_container_reads_between_its_runs() {
+    let spec = "restartPolicy: Always\ncontainers: [{name: a, image: x}, {name: b, image: x}]";
+    let broken = Script { broken: true, ..Script::default() };
+    let mut sim = sim(spec, [("a", Script::runs(&[(2.0, 1), (60.0, 0)])), ("b", broken)], 2.45);
+    let a = sim.container("a");
+    assert_eq!(
+        (a.restart_count, a.state.terminated.map(|end| end.exit_code)),
+        (0, Some(1)),
+        "until the next one is there"
+    );
+    assert_eq!(sim.waiting("b"), "RunContainerError");
+    sim.run_until(3.0);
+    assert_eq!((sim.container("a").restart_count, sim.container("a").state.running.is_some()), (1, true));
+    sim.run_until(10.4);
+    assert_eq!((sim.waiting("b"), sim.container("b").restart_count), ("RunContainerError".to_owned(), 1));
+    assert!(sim.worker.wake_at().is_some());
+    sim.run_until(22.0);
+    assert_eq!((sim.waiting("b"), sim.container("b").restart_count), ("CrashLoopBackOff".to_owned(), 2));
+}
