@@ -12,5 +12,6 @@ mod manifests;
 mod pods;
 mod policy;
 mod tutorial;
+mod volumes;
 
 pub(crate) use harness::{Cluster, Kubectl};

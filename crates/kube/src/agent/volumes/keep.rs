@@ -76,11 +76,10 @@ pub(in crate::agent) async fn keep(
                 let _ = told.send(event);
             }
         }
-        let wait = wait(&hands.volumes, !found.is_empty());
         complaints = found;
         let woken = async {
             tokio::select! {
-                () = sleep(wait) => {}
+                () = due(&hands.volumes, !complaints.is_empty()) => {}
                 () = hands.volumes.tokens.renewed() => {}
                 // Whose sender is gone never changes again.
                 () = async { if changed.changed().await.is_err() { std::future::pending().await } } => {}
@@ -110,22 +109,27 @@ impl Keeper {
     }
 }
 
-/// How long nothing has to be done if nothing changes.
-fn wait(keeper: &Keeper, has_failed: bool) -> Option<Duration> {
-    let due = keeper.tokens.due().map(|due| {
-        let left = due.duration_since(Timestamp::now());
-        Duration::try_from(left).unwrap_or_default().min(LOOK)
-    });
-    match has_failed {
-        true => Some(due.unwrap_or(RETRY).min(RETRY)),
-        false => due,
-    }
-}
-
-async fn sleep(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
+/// Returns when something has to be done though nothing has changed: a token is to be renewed, or what went wrong tried again.
+async fn due(keeper: &Keeper, has_failed: bool) {
+    let renew = async {
+        while let Some(due) = keeper.tokens.due() {
+            let left = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK)).await;
+        }
+        std::future::pending().await
+    };
+    let retry = async {
+        match has_failed {
+            true => tokio::time::sleep(RETRY).await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = renew => {}
+        () = retry => {}
     }
 }
 
