@@ -13,6 +13,7 @@ use Subresource::{Proxy, Scale, Status};
 /// Kinds of which there are none, but which clients look for: `kubectl cluster-info` asks for the services of the cluster.
 pub static EMPTY: &[Kind] = &[Kind {
     short_names: &["svc"],
+    categories: &["all"],
     verbs: &[Verb::Get, Verb::List, Verb::Watch],
     columns: cells::SERVICE,
     cells: cells::service,

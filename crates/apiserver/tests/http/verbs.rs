@@ -205,3 +205,55 @@ async fn subresources_write_their_part_alone() {
     assert_eq!((code, &gone["kind"]), (200, &json!("Pod")));
     assert_eq!(home.json("GET", "/api/v1/namespaces/default/pods/p", &Value::Null).await.0, 404);
 }
+
+#[tokio::test]
+async fn options_of_deletions_come_as_protobuf_too() {
+    let home = Home::start(false).await;
+    home.json("POST", MAPS, &map("a")).await;
+    // runtime.Unknown { typeMeta { v1, DeleteOptions }, raw: DeleteOptions { preconditions { uid: x } } }
+    let raw = b"\x12\x03\x0a\x01x";
+    let mut body = b"k8s\0\x0a\x13\x0a\x02v1\x12\x0dDeleteOptions\x12".to_vec();
+    body.push(raw.len() as u8);
+    body.extend_from_slice(raw);
+    let form = "application/vnd.kubernetes.protobuf";
+    let (code, status) = read(home.send("DELETE", &format!("{MAPS}/a"), ("", form), body).await).await;
+    assert_eq!(code, 409, "{status}");
+    assert!(
+        status["message"].as_str().unwrap().contains("the UID in the precondition (x) does not match"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn events_are_the_same_in_both_groups() {
+    let home = Home::start(false).await;
+    let event = json!({
+        "metadata": {"name": "e", "namespace": "default"},
+        "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
+        "reason": "Started", "message": "Container started", "type": "Normal", "count": 2,
+        "firstTimestamp": "2026-11-21T20:00:00Z", "lastTimestamp": "2026-11-21T20:00:00Z",
+        "source": {"component": "kubelet"},
+    });
+    let (code, made) = home.json("POST", "/api/v1/namespaces/default/events", &event).await;
+    assert_eq!(code, 201, "{made}");
+    let other = home.get("/apis/events.k8s.io/v1/namespaces/default/events/e").await;
+    assert_eq!(
+        (&other["apiVersion"], &other["note"]),
+        (&json!("events.k8s.io/v1"), &json!("Container started"))
+    );
+    assert_eq!((&other["regarding"]["name"], &other["deprecatedCount"]), (&json!("p"), &json!(2)));
+    assert_eq!(other["metadata"], made["metadata"]);
+    let list = home.get("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp").await;
+    assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("EventList"), 1));
+    let list = home.get("/api/v1/events?fieldSelector=involvedObject.name%3Dp,source%3Dkubelet").await;
+    assert_eq!(list["items"][0]["involvedObject"]["name"], "p");
+    let (code, changed) = home
+        .json(
+            "PATCH",
+            "/apis/events.k8s.io/v1/namespaces/default/events/e",
+            &json!({"metadata": {"labels": {"a": "b"}}}),
+        )
+        .await;
+    assert_eq!(code, 200, "{changed}");
+    assert_eq!(home.get("/api/v1/namespaces/default/events/e").await["metadata"]["labels"]["a"], "b");
+}
