@@ -94,7 +94,7 @@ fn finish(
     let mut errors = metadata::validate(kind, value);
     errors.extend((kind.validate)(value, None, None));
     if !errors.is_empty() {
-        return Err(Status::invalid(kind, name, &errors));
+        return Err(Status::invalid(kind.storage(), name, &errors));
     }
     write.warnings.extend((kind.warnings)(value, None));
     admission::check(cluster, &attributes, value)?;

@@ -148,7 +148,11 @@ pub(super) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let prefix = text(object, "generateName");
     if !prefix.is_empty() {
         // The prefix may end in what a name may not end in.
-        let wrong = (kind.check_name)(&format!("{}x", &prefix[..prefix.len().min(58)]));
+        let mut end = prefix.len().min(58);
+        while !prefix.is_char_boundary(end) {
+            end -= 1;
+        }
+        let wrong = (kind.check_name)(&format!("{}x", &prefix[..end]));
         errors.extend(wrong.into_iter().map(|why| FieldError::invalid("metadata.generateName", prefix, why)));
     }
     let name = text(object, "name");
@@ -290,6 +294,8 @@ mod tests {
             validate(&CONFIG_MAP, &object).iter().map(ToString::to_string).collect()
         };
         assert_eq!(told(json!({"name": "a", "namespace": "b"})), Vec::<String>::new());
+        // Three bytes each: the place where a prefix is cut may be amid one.
+        assert_eq!(told(json!({"name": "a", "namespace": "b", "generateName": "€".repeat(40)})).len(), 1);
         assert_eq!(
             told(json!({})),
             [

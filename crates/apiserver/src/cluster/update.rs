@@ -174,7 +174,7 @@ impl Target<'_> {
         errors.extend(metadata::validate_update(value, old));
         errors.extend((kind.validate)(value, Some(old), self.subresource));
         if !errors.is_empty() {
-            return Err(Status::invalid(kind, name, &errors));
+            return Err(Status::invalid(kind.storage(), name, &errors));
         }
         if self.subresource.is_none() {
             self.write.warnings.extend((kind.warnings)(value, Some(old)));

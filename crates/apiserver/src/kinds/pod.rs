@@ -80,6 +80,12 @@ fn prepare(pod: &mut Value, old: Option<&Value>, subresource: Option<Subresource
             matching::match_labels(pod);
         }
         (Some(old), Some(Subresource::Status)) => keep_in_status(pod, old),
+        (Some(old), Some(Subresource::EphemeralContainers | Subresource::Resize)) => {
+            let metadata = pod.make("metadata", object);
+            for field in ["annotations", "finalizers", "labels", "ownerReferences"] {
+                super::at::keep(metadata, old.dig(&["metadata"]), field);
+            }
+        }
         _ => {}
     }
 }
@@ -215,6 +221,17 @@ mod tests {
             json!({ "metadata": { "ownerReferences": [1] }, "status": { "phase": "Running", "qosClass": "BestEffort",
                 "observedGeneration": 2, "conditions": [{ "type": "Ready", "observedGeneration": 2 }] } })
         );
+    }
+
+    #[test]
+    fn debugging_changes_no_labels() {
+        let old = json!({ "metadata": { "name": "a", "labels": { "a": "b" } } });
+        for subresource in [Subresource::EphemeralContainers, Subresource::Resize] {
+            let mut new =
+                json!({ "metadata": { "name": "a", "labels": { "c": "d" }, "finalizers": ["e/f"] } });
+            prepare(&mut new, Some(&old), Some(subresource));
+            assert_eq!(new, old);
+        }
     }
 
     #[test]
