@@ -2,6 +2,7 @@
 //!
 //! The kubectls are Debian's, of two releases (`hack/kubectl` fetches them). What is said to people is compared as they see it.
 
+mod attach;
 mod change;
 mod clients;
 mod create;
