@@ -127,7 +127,7 @@ async fn every_namespace_has_an_account_and_the_root_certificate() {
         .await;
     }
     home.until(&CONFIG_MAP, "kube-system", "extension-apiserver-authentication", |map| {
-        map.is_some_and(|map| map["data"] == json!({ "client-ca-file": "the root" }))
+        map.is_some_and(|map| map["data"]["client-ca-file"] == "the root")
     })
     .await;
     home.delete(&SERVICE_ACCOUNT, "a", "default", Propagation::Background).await;

@@ -77,23 +77,34 @@ impl Worker {
         }
         let (annotation, description) = DESCRIPTION;
         let annotations = json!({ annotation: description });
-        self.publish(namespace, ROOT_CA, "ca.crt", annotations).await?;
-        let (system, name, field) = CLIENTS_CA;
-        if namespace == system {
-            self.publish(namespace, name, field, json!({})).await?;
+        self.publish(namespace, ROOT_CA, annotations, json!({ "ca.crt": &*self.root_ca })).await?;
+        if namespace == CLIENTS_CA.0 {
+            self.publish(namespace, CLIENTS_CA.1, json!({}), self.authentication()).await?;
         }
         Ok(())
     }
 
-    /// Brings the certificate into a ConfigMap, and whatever else was put there out of it.
+    /// How components know their clients: by certificates, and by the headers of a proxy, of which there is none here.
+    fn authentication(&self) -> Value {
+        json!({
+            "client-ca-file": &*self.root_ca,
+            "requestheader-allowed-names": r#"["front-proxy-client"]"#,
+            "requestheader-client-ca-file": &*self.root_ca,
+            "requestheader-extra-headers-prefix": r#"["X-Remote-Extra-"]"#,
+            "requestheader-group-headers": r#"["X-Remote-Group"]"#,
+            "requestheader-uid-headers": r#"["X-Remote-Uid"]"#,
+            "requestheader-username-headers": r#"["X-Remote-User"]"#,
+        })
+    }
+
+    /// Brings data into a ConfigMap, and whatever else was put there out of it.
     async fn publish(
         &self,
         namespace: &str,
         name: &str,
-        field: &str,
         annotations: Value,
+        data: Value,
     ) -> Result<(), Status> {
-        let data = json!({ field: &*self.root_ca });
         if self.cluster.get(&CONFIG_MAP, namespace, name).is_err() {
             let map = json!({ "metadata": { "name": name, "annotations": annotations }, "data": data });
             return there(self.cluster.create(&CONFIG_MAP, namespace, map, &self.write).await);
