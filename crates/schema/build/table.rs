@@ -1,6 +1,6 @@
 //! From `types.txt` to the blob that the crate embeds.
 //!
-//! `types.txt` is written by `hack/kube-types.py`. Its lines:
+//! `types.txt` is written by `hack/kube-types`. Its lines:
 //!
 //! ```text
 //! package NAME GROUP VERSION       the types that follow are NAME.Type; GROUP is - for the core group
