@@ -7,11 +7,7 @@ use super::{Cluster, Kubectl};
 use crate::support::succeed;
 
 const CONFIG: &str =
-<<<<<<< HEAD
     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: app}\ndata: {color: blue, size: '1'}\n";
-=======
-    "{apiVersion: v1, kind: ConfigMap, metadata: {name: app}, data: {color: blue, size: '1'}}";
->>>>>>> b43e020 (Test that components can be attached and that deletions cascade, by kubectl)
 
 #[test]
 fn parts_are_changed_by_patches_labels_and_annotations() {
