@@ -14,5 +14,6 @@ mod pods;
 mod policy;
 mod tutorial;
 mod volumes;
+mod up;
 
 pub(crate) use harness::{Cluster, Kubectl};
