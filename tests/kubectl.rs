@@ -9,6 +9,7 @@ mod create;
 mod harness;
 mod hostile;
 mod look;
+mod node;
 mod manifests;
 mod pods;
 mod policy;
