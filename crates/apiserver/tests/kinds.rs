@@ -89,3 +89,72 @@ fn merge(object: &mut Value, change: &Value) {
         }
     }
 }
+
+/// Decoding refuses values of wrong types, but objects that this process makes are not decoded.
+#[test]
+fn nothing_panics_on_strange_values() {
+    let strange = [
+        json!(null),
+        json!(""),
+        json!(-1),
+        json!(true),
+        json!([]),
+        json!({}),
+        json!([null, 1, {}]),
+        json!({"a": null}),
+    ];
+    for case in cases(include_str!("kinds/completed.json")) {
+        for object in [&case["object"], &case["result"]] {
+            let mut places = Vec::new();
+            walk(object, String::new(), &mut places);
+            for place in places.iter().filter(|place| !matches!(place.as_str(), "/kind" | "/apiVersion")) {
+                for value in &strange {
+                    let mut changed = object.clone();
+                    *changed.pointer_mut(place).unwrap() = value.clone();
+                    all(&changed, object);
+                }
+            }
+        }
+    }
+}
+
+fn walk(value: &Value, place: String, places: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                walk(value, format!("{place}/{}", name.replace('~', "~0").replace('/', "~1")), places);
+            }
+        }
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                walk(value, format!("{place}/{index}"), places);
+            }
+        }
+        _ => {}
+    }
+    if !place.is_empty() {
+        places.push(place);
+    }
+}
+
+/// Everything that a kind does with an object.
+fn all(object: &Value, other: &Value) {
+    let kind = kind(object);
+    let writes =
+        [None, Some(Subresource::Status), Some(Subresource::Resize), Some(Subresource::EphemeralContainers)];
+    for (old, subresource) in writes.into_iter().flat_map(|write| [(None, write), (Some(other), write)]) {
+        let mut new = object.clone();
+        complete(&mut new, old, subresource);
+        let _ = (kind.validate)(&new, old, subresource);
+        if let Some(old) = old {
+            let _ = (kind.validate)(old, Some(object), subresource);
+        }
+    }
+    let _ = (kind.cells)(object, jiff::Timestamp::UNIX_EPOCH);
+    let _ = (kind.warnings)(object, None);
+    let _ = (kind.held)(object);
+    (kind.terminate)(&mut object.clone());
+    if let Some(grace) = kind.grace {
+        let _ = grace(object, None);
+    }
+}

@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 use super::{Admission, Attributes, Operation, forbidden};
-use crate::kinds::at::{Read, object};
+use crate::kinds::at::Read;
 use crate::kinds::quantity::Quantity;
 use crate::kinds::resources::{Amounts, pod as pod_amounts};
 use crate::kinds::{LIMIT_RANGE, POD, thousandths};
@@ -43,7 +43,7 @@ fn mutate(cluster: &Cluster, attributes: &Attributes<'_>, pod: &mut Value) -> Re
     }
     if !told.is_empty() {
         let text = format!("LimitRanger plugin set: {}", told.join("; "));
-        pod.make("metadata", object).make("annotations", object)[ANNOTATION] = text.into();
+        pod.object("metadata").object("annotations")[ANNOTATION] = text.into();
     }
     Ok(())
 }
@@ -55,7 +55,7 @@ fn complete(container: &mut Value, limit: &Value, what: &str, told: &mut Vec<Str
         let mut set = Vec::new();
         for (resource, amount) in limit.dig(&[from]).as_object().into_iter().flatten() {
             if container.dig(&["resources", list, resource]).is_null() {
-                container.make("resources", object).make(list, object)[resource] = amount.clone();
+                container.object("resources").object(list)[resource] = amount.clone();
                 set.push(resource.as_str());
             }
         }

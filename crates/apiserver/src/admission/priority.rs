@@ -16,7 +16,7 @@ fn mutate(cluster: &Cluster, attributes: &Attributes<'_>, pod: &mut Value) -> Re
         for field in ["priority", "preemptionPolicy"] {
             let before = old.dig(&["spec", field]);
             if !before.is_null() {
-                pod["spec"].make(field, || before.clone());
+                pod.object("spec").make(field, || before.clone());
             }
         }
     }
@@ -42,7 +42,7 @@ fn mutate(cluster: &Cluster, attributes: &Attributes<'_>, pod: &mut Value) -> Re
         );
         return Err(forbidden(attributes, pod, &why));
     }
-    let spec = &mut pod["spec"];
+    let spec = pod.object("spec");
     spec["priority"] = priority.into();
     if let Some(class) = class {
         spec["priorityClassName"] = class["metadata"]["name"].clone();

@@ -1,7 +1,7 @@
 use serde_json::Value;
 
 use super::{Admission, Attributes, Operation, forbidden};
-use crate::kinds::at::{Read, list, object};
+use crate::kinds::at::{Read, list};
 use crate::kinds::resources::Amounts;
 use crate::kinds::{POD, RUNTIME_CLASS};
 use crate::{Cluster, Status};
@@ -34,7 +34,7 @@ fn mutate(cluster: &Cluster, attributes: &Attributes<'_>, pod: &mut Value) -> Re
             let why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
             return Err(forbidden(attributes, pod, why));
         }
-        pod["spec"]["overhead"] = fixed.clone();
+        pod.object("spec")["overhead"] = fixed.clone();
     }
     for (key, value) in class.dig(&["scheduling", "nodeSelector"]).as_object().into_iter().flatten() {
         let own = pod.dig(&["spec", "nodeSelector", key]).as_str().map(str::to_owned);
@@ -45,10 +45,10 @@ fn mutate(cluster: &Cluster, attributes: &Attributes<'_>, pod: &mut Value) -> Re
             );
             return Err(forbidden(attributes, pod, &why));
         }
-        pod["spec"].make("nodeSelector", object)[key] = value.clone();
+        pod.object("spec").object("nodeSelector")[key] = value.clone();
     }
     for toleration in class.list(&["scheduling", "tolerations"]) {
-        if let Some(own) = pod["spec"].make("tolerations", list).as_array_mut()
+        if let Some(own) = pod.object("spec").make("tolerations", list).as_array_mut()
             && !own.contains(toleration)
         {
             own.push(toleration.clone());

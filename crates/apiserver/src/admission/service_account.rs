@@ -41,11 +41,11 @@ fn mutate(cluster: &Cluster, attributes: &Attributes<'_>, pod: &mut Value) -> Re
         return Ok(());
     }
     if pod.text(&["spec", "serviceAccountName"]).is_empty() {
-        pod["spec"]["serviceAccountName"] = "default".into();
+        pod.object("spec")["serviceAccountName"] = "default".into();
     }
-    pod["spec"]["serviceAccount"] = pod["spec"]["serviceAccountName"].clone();
+    pod.object("spec")["serviceAccount"] = pod["spec"]["serviceAccountName"].clone();
     let account = account(cluster, attributes, pod)?;
-    let spec = &mut pod["spec"];
+    let spec = pod.object("spec");
     let automount = ["automountServiceAccountToken"];
     let wanted = spec.dig(&automount).as_bool().or_else(|| account.dig(&automount).as_bool());
     if wanted.unwrap_or(true) {

@@ -22,7 +22,7 @@ fn mutate(_: &Cluster, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(
             let (own, effect) = (one.text(&["key"]), one.text(&["effect"]));
             (own.is_empty() || own == key) && matches!(effect, "" | "NoExecute")
         });
-        if !stands && let Some(all) = pod["spec"].make("tolerations", list).as_array_mut() {
+        if !stands && let Some(all) = pod.object("spec").make("tolerations", list).as_array_mut() {
             let five_minutes = 300;
             all.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": five_minutes }));
         }

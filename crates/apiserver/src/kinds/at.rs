@@ -115,6 +115,8 @@ pub(crate) trait Read {
     fn list(&self, path: &[&str]) -> &[Value];
     /// The field of a map, made if it is absent or null.
     fn make(&mut self, name: &str, value: impl FnOnce() -> Value) -> &mut Value;
+    /// The field of a map, which is made an object if it is none.
+    fn object(&mut self, name: &str) -> &mut Value;
     /// Sets a field if it is absent, null or empty text.
     fn or_set(&mut self, name: &str, value: impl Into<Value>);
     /// Sets a field if it is absent, null or 0.
@@ -151,6 +153,14 @@ impl Read for Value {
         let field = &mut self[name];
         if field.is_null() {
             *field = value();
+        }
+        field
+    }
+
+    fn object(&mut self, name: &str) -> &mut Self {
+        let field = self.make(name, object);
+        if !field.is_object() {
+            *field = object();
         }
         field
     }
@@ -194,8 +204,8 @@ pub(crate) fn remove(value: &mut Value, name: &str) {
 
 /// Gives `new` the field of `old`, or none if `old` has none.
 pub(crate) fn keep(new: &mut Value, old: &Value, name: &str) {
-    match old.get(name) {
-        Some(value) => new[name] = value.clone(),
-        None => remove(new, name),
+    match (old.get(name), new.as_object_mut()) {
+        (Some(value), Some(fields)) => drop(fields.insert(name.to_owned(), value.clone())),
+        _ => remove(new, name),
     }
 }

@@ -16,7 +16,7 @@ pub static EVENT: Kind = Kind {
     cells,
     default: |event| {
         for field in ["involvedObject", "source"] {
-            event.make(field, object);
+            event.object(field);
         }
         for field in ["reportingComponent", "reportingInstance"] {
             event.make(field, || "".into());
@@ -49,7 +49,7 @@ pub static EVENT_V1: Kind = Kind {
         cells(&stored, now)
     },
     default: |event| {
-        event.make("regarding", object);
+        event.object("regarding");
     },
     validate: strict,
     selectable: &[

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::at::{At, Read, object};
+use super::at::{At, Read};
 use super::errors::Errors;
 use super::quantity::Quantity;
 use super::resources::{Of, name, overcommit, round};
@@ -36,7 +36,7 @@ fn default(range: &mut Value) {
         // from the minimum.
         for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")] {
             for (name, amount) in limit.dig(&[from]).as_object().cloned().into_iter().flatten() {
-                limit.make(to, object).make(&name, || amount);
+                limit.object(to).make(&name, || amount);
             }
         }
     }

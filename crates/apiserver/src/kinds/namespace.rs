@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::at::{At, Read, keep, list, object};
+use super::at::{At, Read, keep, list};
 use super::errors::Errors;
 use super::labels::finalizer_name;
 use crate::{Column, FieldError, Kind, Scope, Subresource, Verb, names, time};
@@ -22,7 +22,7 @@ pub static NAMESPACE: Kind = Kind {
     validate,
     check_name: names::label,
     selectable: &["status.phase"],
-    terminate: |namespace| namespace.make("status", object)["phase"] = "Terminating".into(),
+    terminate: |namespace| namespace.object("status")["phase"] = "Terminating".into(),
     held: |namespace| !namespace.list(&["spec", "finalizers"]).is_empty(),
     returns_deleted: true,
     ..Kind::PLAIN
@@ -40,7 +40,7 @@ fn cells(namespace: &Value, now: Timestamp) -> Vec<Value> {
 fn named(namespace: &mut Value) {
     let name = namespace.text(&["metadata", "name"]).to_owned();
     if !name.is_empty() {
-        namespace["metadata"].make("labels", object)["kubernetes.io/metadata.name"] = name.into();
+        namespace.object("metadata").object("labels")["kubernetes.io/metadata.name"] = name.into();
     }
 }
 
@@ -49,14 +49,14 @@ fn prepare(namespace: &mut Value, old: Option<&Value>, subresource: Option<Subre
     match (old, subresource) {
         (None, _) => {
             namespace["status"] = json!({ "phase": "Active" });
-            let finalizers = namespace.make("spec", object).make("finalizers", list);
+            let finalizers = namespace.object("spec").make("finalizers", list);
             if let Some(names) = finalizers.as_array_mut()
                 && !names.iter().any(|name| name == "kubernetes")
             {
                 names.push("kubernetes".into());
             }
         }
-        (Some(old), None) => keep(namespace.make("spec", object), old.dig(&["spec"]), "finalizers"),
+        (Some(old), None) => keep(namespace.object("spec"), old.dig(&["spec"]), "finalizers"),
         _ => {}
     }
 }

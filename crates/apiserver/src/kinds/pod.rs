@@ -17,7 +17,7 @@ mod warnings;
 
 use serde_json::{Value, json};
 
-use super::at::{At, Read, object};
+use super::at::{At, Read};
 use super::errors::Errors;
 use super::labels;
 use super::resources::qos;
@@ -81,7 +81,7 @@ fn prepare(pod: &mut Value, old: Option<&Value>, subresource: Option<Subresource
         }
         (Some(old), Some(Subresource::Status)) => keep_in_status(pod, old),
         (Some(old), Some(Subresource::EphemeralContainers | Subresource::Resize)) => {
-            let metadata = pod.make("metadata", object);
+            let metadata = pod.object("metadata");
             for field in ["annotations", "finalizers", "labels", "ownerReferences"] {
                 super::at::keep(metadata, old.dig(&["metadata"]), field);
             }
@@ -92,10 +92,10 @@ fn prepare(pod: &mut Value, old: Option<&Value>, subresource: Option<Subresource
 
 /// What a writer of the status does not know or may not change.
 fn keep_in_status(pod: &mut Value, old: &Value) {
-    super::at::keep(pod.make("metadata", object), old.dig(&["metadata"]), "ownerReferences");
+    super::at::keep(pod.object("metadata"), old.dig(&["metadata"]), "ownerReferences");
     let class = old.text(&["status", "qosClass"]).to_owned();
     let generation = old.number(&["status", "observedGeneration"]);
-    let status = pod.make("status", object);
+    let status = pod.object("status");
     if !class.is_empty() {
         status.or_set("qosClass", class);
     }

@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::at::{At, Read, object};
+use super::at::{At, Read};
 use super::errors::Errors;
 use super::quantity::Quantity;
 use super::resources::{Of, list, quota_standard, round};
@@ -18,7 +18,7 @@ pub static RESOURCE_QUOTA: Kind = Kind {
     cells,
     prepare: |quota, old, _| {
         if old.is_none() {
-            quota.make("status", object);
+            quota.object("status");
         }
     },
     default: |quota| {

@@ -3,7 +3,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::at::{At, Read, object, remove};
+use super::at::{At, Read, remove};
 use super::config_map::{MOST, config_key, decoded, unchanged};
 use super::errors::Errors;
 use crate::{Column, FieldError, Kind, Subresource, time};
@@ -36,7 +36,7 @@ fn default(secret: &mut Value) {
     let texts = secret.dig(&["stringData"]).as_object().cloned().unwrap_or_default();
     remove(secret, "stringData");
     for (key, text) in texts {
-        secret.make("data", object)[key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
+        secret.object("data")[key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
     }
 }
 

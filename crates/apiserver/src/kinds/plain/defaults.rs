@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::Subresource;
-use crate::kinds::at::{Read, list, object};
+use crate::kinds::at::{Read, list};
 use crate::kinds::default_pod_spec;
 use crate::kinds::resources::round;
 
 /// A template of pods, which is completed as pods are.
 fn template(spec: &mut Value) {
-    default_pod_spec(spec.make("template", object).make("spec", object));
+    default_pod_spec(spec.object("template").object("spec"));
 }
 
 fn texts(value: &mut Value, fields: &[(&str, Value)]) {
@@ -33,28 +33,28 @@ pub(super) fn pod_template(value: &mut Value) {
 
 pub(super) fn controller(value: &mut Value) {
     let labels = value.dig(&["spec", "template", "metadata", "labels"]).clone();
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     numbers(spec, &[("replicas", 1)]);
     if labels.is_object() {
         spec.make("selector", || labels.clone());
-        value.make("metadata", object).make("labels", || labels);
+        value.object("metadata").make("labels", || labels);
     }
-    template(value.make("spec", object));
+    template(value.object("spec"));
 }
 
 pub(super) fn replicas(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     numbers(spec, &[("replicas", 1)]);
     template(spec);
 }
 
 pub(super) fn deployment(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     numbers(spec, &[("replicas", 1), ("revisionHistoryLimit", 10), ("progressDeadlineSeconds", 600)]);
-    let strategy = spec.make("strategy", object);
+    let strategy = spec.object("strategy");
     strategy.or_set("type", "RollingUpdate");
     if strategy.text(&["type"]) == "RollingUpdate" {
-        let rolling = strategy.make("rollingUpdate", object);
+        let rolling = strategy.object("rollingUpdate");
         for field in ["maxUnavailable", "maxSurge"] {
             rolling.make(field, || "25%".into());
         }
@@ -63,34 +63,34 @@ pub(super) fn deployment(value: &mut Value) {
 }
 
 pub(super) fn daemons(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     numbers(spec, &[("revisionHistoryLimit", 10)]);
-    let strategy = spec.make("updateStrategy", object);
+    let strategy = spec.object("updateStrategy");
     strategy.or_set("type", "RollingUpdate");
     if strategy.text(&["type"]) == "RollingUpdate" {
-        numbers(strategy.make("rollingUpdate", object), &[("maxUnavailable", 1), ("maxSurge", 0)]);
+        numbers(strategy.object("rollingUpdate"), &[("maxUnavailable", 1), ("maxSurge", 0)]);
     }
     template(spec);
 }
 
 pub(super) fn stateful(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     texts(spec, &[("podManagementPolicy", "OrderedReady".into())]);
     numbers(spec, &[("replicas", 1), ("revisionHistoryLimit", 10)]);
-    let strategy = spec.make("updateStrategy", object);
+    let strategy = spec.object("updateStrategy");
     if strategy.text(&["type"]).is_empty() {
         strategy.or_set("type", "RollingUpdate");
-        strategy.make("rollingUpdate", object);
+        strategy.object("rollingUpdate");
     }
     if let Some(rolling) = strategy.get_mut("rollingUpdate").filter(|rolling| rolling.is_object()) {
         numbers(rolling, &[("partition", 0)]);
     }
-    let retention = spec.make("persistentVolumeClaimRetentionPolicy", object);
+    let retention = spec.object("persistentVolumeClaimRetentionPolicy");
     texts(retention, &[("whenDeleted", "Retain".into()), ("whenScaled", "Retain".into())]);
     for claim in spec.list_mut("volumeClaimTemplates") {
         claim.or_set("apiVersion", "v1");
         claim.or_set("kind", "PersistentVolumeClaim");
-        claim.make("status", object).or_set("phase", "Pending");
+        claim.object("status").or_set("phase", "Pending");
         self::claim(claim);
     }
     template(spec);
@@ -118,9 +118,9 @@ fn job_spec(spec: &mut Value) {
 pub(super) fn job(value: &mut Value) {
     let labels = value.dig(&["spec", "template", "metadata", "labels"]).clone();
     if labels.is_object() {
-        value.make("metadata", object).make("labels", || labels);
+        value.object("metadata").make("labels", || labels);
     }
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     job_spec(spec);
     template(spec);
 }
@@ -132,8 +132,8 @@ pub(super) fn prepare_job(value: &mut Value, old: Option<&Value>, _: Option<Subr
     }
     let (uid, name) =
         (value.text(&["metadata", "uid"]).to_owned(), value.text(&["metadata", "name"]).to_owned());
-    let spec = value.make("spec", object);
-    let labels = spec.make("template", object).make("metadata", object).make("labels", object);
+    let spec = value.object("spec");
+    let labels = spec.object("template").object("metadata").object("labels");
     for (key, text) in [
         ("controller-uid", &uid),
         ("batch.kubernetes.io/controller-uid", &uid),
@@ -142,22 +142,22 @@ pub(super) fn prepare_job(value: &mut Value, old: Option<&Value>, _: Option<Subr
     ] {
         labels.make(key, || text.as_str().into());
     }
-    let selector = spec.make("selector", object).make("matchLabels", object);
+    let selector = spec.object("selector").object("matchLabels");
     selector.make("batch.kubernetes.io/controller-uid", || uid.into());
 }
 
 pub(super) fn cron_job(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     texts(spec, &[("concurrencyPolicy", "Allow".into()), ("suspend", false.into())]);
     numbers(spec, &[("successfulJobsHistoryLimit", 3), ("failedJobsHistoryLimit", 1)]);
-    template(spec.make("jobTemplate", object).make("spec", object));
+    template(spec.object("jobTemplate").object("spec"));
 }
 
 pub(super) fn service(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     texts(spec, &[("sessionAffinity", "None".into()), ("type", "ClusterIP".into())]);
     if spec.text(&["sessionAffinity"]) == "ClientIP" {
-        let config = spec.make("sessionAffinityConfig", object).make("clientIP", object);
+        let config = spec.object("sessionAffinityConfig").object("clientIP");
         numbers(config, &[("timeoutSeconds", 10800)]);
     }
     for port in spec.list_mut("ports") {
@@ -183,22 +183,22 @@ pub(super) fn service(value: &mut Value) {
 /// A new claim or volume waits for its other half.
 pub(super) fn prepare_pending(value: &mut Value, old: Option<&Value>, _: Option<Subresource>) {
     if old.is_none() {
-        value.make("status", object).or_set("phase", "Pending");
+        value.object("status").or_set("phase", "Pending");
     }
 }
 
 pub(super) fn claim(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     spec.or_set("volumeMode", "Filesystem");
     for field in ["limits", "requests"] {
-        if let Some(amounts) = spec.make("resources", object).get_mut(field) {
+        if let Some(amounts) = spec.object("resources").get_mut(field) {
             round(amounts);
         }
     }
 }
 
 pub(super) fn volume(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     texts(spec, &[("persistentVolumeReclaimPolicy", "Retain".into()), ("volumeMode", "Filesystem".into())]);
     if let Some(capacity) = spec.get_mut("capacity") {
         round(capacity);
@@ -215,7 +215,7 @@ pub(super) fn endpoints(value: &mut Value) {
 }
 
 pub(super) fn autoscaler(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     numbers(spec, &[("minReplicas", 1)]);
     let utilization = json!({ "type": "Utilization", "averageUtilization": 80 });
     spec.make(
@@ -226,7 +226,7 @@ pub(super) fn autoscaler(value: &mut Value) {
 
 /// Who a role is for: accounts have no group, users and groups are RBAC's own.
 pub(super) fn binding(value: &mut Value) {
-    value.make("roleRef", object).or_set("apiGroup", "rbac.authorization.k8s.io");
+    value.object("roleRef").or_set("apiGroup", "rbac.authorization.k8s.io");
     for subject in value.list_mut("subjects") {
         if matches!(subject.text(&["kind"]), "User" | "Group") {
             subject.or_set("apiGroup", "rbac.authorization.k8s.io");
@@ -239,7 +239,7 @@ pub(super) fn storage_class(value: &mut Value) {
 }
 
 pub(super) fn csi_driver(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     texts(
         spec,
         &[
@@ -255,7 +255,7 @@ pub(super) fn csi_driver(value: &mut Value) {
 }
 
 pub(super) fn network_policy(value: &mut Value) {
-    let spec = value.make("spec", object);
+    let spec = value.object("spec");
     let both = !spec.list(&["egress"]).is_empty();
     spec.make("policyTypes", || if both { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
     for field in ["ingress", "egress"] {

@@ -8,7 +8,7 @@ use crate::kinds::resources::{containers, round};
 
 /// Completes a pod.
 pub(super) fn pod(pod: &mut Value) {
-    let spec = pod.make("spec", object);
+    let spec = pod.object("spec");
     for kind in ["containers", "initContainers"] {
         for container in spec.list_mut(kind) {
             requests_from_limits(container);
@@ -34,7 +34,7 @@ pub(crate) fn spec(spec: &mut Value) {
     spec.or_set("dnsPolicy", "ClusterFirst");
     spec.or_set("restartPolicy", "Always");
     spec.or_set("schedulerName", "default-scheduler");
-    spec.make("securityContext", object);
+    spec.object("securityContext");
     match spec.dig(&["terminationGracePeriodSeconds"]).as_i64() {
         None => spec["terminationGracePeriodSeconds"] = 30.into(),
         Some(..0) => spec["terminationGracePeriodSeconds"] = 1.into(),
@@ -68,7 +68,7 @@ pub(crate) fn spec(spec: &mut Value) {
 fn requests_from_limits(container: &mut Value) {
     let limits = container.dig(&["resources", "limits"]).clone();
     let Value::Object(limits) = limits else { return };
-    let requests = container["resources"].make("requests", object);
+    let requests = container.object("resources").object("requests");
     for (name, amount) in limits {
         requests.make(&name, || amount);
     }
@@ -85,7 +85,7 @@ fn whole_pod(spec: &mut Value) {
     }
     for (name, amount) in containers(spec, "limits").0 {
         if name.starts_with("hugepages-") && spec.dig(&["resources", "requests", &name]).is_null() {
-            spec["resources"].make("limits", object).make(&name, || amount.to_string().into());
+            spec.object("resources").object("limits").make(&name, || amount.to_string().into());
         }
     }
     if !own(spec, "limits") {
@@ -93,7 +93,7 @@ fn whole_pod(spec: &mut Value) {
     }
     let limits = spec.dig(&["resources", "limits"]).clone();
     let needed = containers(spec, "requests").0;
-    let requests = spec["resources"].make("requests", object);
+    let requests = spec.object("resources").object("requests");
     for (name, amount) in needed {
         if matches!(name.as_str(), "cpu" | "memory") {
             requests.make(&name, || amount.to_string().into());
@@ -109,7 +109,7 @@ fn whole_pod(spec: &mut Value) {
 /// Completes a container of any sort.
 fn container(container: &mut Value) {
     let policy = pull_policy(container.text(&["image"]));
-    container.make("resources", object);
+    container.object("resources");
     container.or_set("terminationMessagePath", "/dev/termination-log");
     container.or_set("terminationMessagePolicy", "File");
     container.or_set("imagePullPolicy", policy);
@@ -128,7 +128,7 @@ fn container(container: &mut Value) {
         }
     }
     for field in ["limits", "requests"] {
-        if let Some(amounts) = container["resources"].get_mut(field) {
+        if let Some(amounts) = container.object("resources").get_mut(field) {
             round(amounts);
         }
     }
@@ -214,10 +214,10 @@ fn volume(volume: &mut Value) {
             "emptyDir" => amount(source, "sizeLimit"),
             "ephemeral" => {
                 if let Some(claim) = source.get_mut("volumeClaimTemplate") {
-                    let spec = claim.make("spec", object);
+                    let spec = claim.object("spec");
                     spec.or_set("volumeMode", "Filesystem");
                     for field in ["limits", "requests"] {
-                        if let Some(amounts) = spec.make("resources", object).get_mut(field) {
+                        if let Some(amounts) = spec.object("resources").get_mut(field) {
                             round(amounts);
                         }
                     }

@@ -34,7 +34,8 @@ fn select(term: &mut Value, labels: &Value) {
         for key in term.list(&[list]).to_vec() {
             let value = labels.dig(&[key.text(&[])]);
             if value.is_string()
-                && let Some(rules) = term["labelSelector"].make("matchExpressions", new_list).as_array_mut()
+                && let Some(rules) =
+                    term.object("labelSelector").make("matchExpressions", new_list).as_array_mut()
             {
                 rules.push(json!({ "key": key, "operator": operator, "values": [value] }));
             }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::spec::ip;
-use crate::kinds::at::{At, Read, keep, object};
+use crate::kinds::at::{At, Read, keep};
 use crate::kinds::errors::{Errors, same};
 use crate::kinds::resources::qos;
 use crate::names;
@@ -85,7 +85,7 @@ fn munged(errors: &mut Errors, spec: &At<'_>, before: &Value) -> Value {
     let node = spec.at("affinity").at("nodeAffinity");
     if !same(node.value(), before.dig(&["affinity", "nodeAffinity"])) {
         node_affinity(errors, &node, before.dig(&["affinity", "nodeAffinity"]));
-        keep(munged.make("affinity", object), before.dig(&["affinity"]), "nodeAffinity");
+        keep(munged.object("affinity"), before.dig(&["affinity"]), "nodeAffinity");
     }
     munged
 }
