@@ -1,7 +1,8 @@
 //! The Kubernetes v1 objects that vaquita understands, as serde structs.
 //!
 //! Names, meaning and JSON form are those of the [Kubernetes API reference]. A field that Kubernetes knows and
-//! that is missing here is not supported yet; [`crate::manifest`] refuses it by name.
+//! that is missing here is not supported yet; [`crate::manifest`] refuses it by name. Objects of an API server, which has
+//! checked them, are read by `from_value`, which passes over what means nothing to a node.
 //!
 //! [Kubernetes API reference]: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
 

@@ -134,7 +134,8 @@ impl Hands {
         loop {
             let result = self.create_once(attempts.again(), request.clone(), &container.name, attempt).await;
             if let Some(result) = attempts.settle(result).await {
-                return result.map_err(|error| ("CreateContainerError", error));
+                return result
+                    .map_err(|error| ("CreateContainerError", self.plain(error, "CreateContainer")));
             }
         }
     }
@@ -260,10 +261,18 @@ impl Hands {
         Err(Exit {
             code,
             reason: reason.unwrap_or_else(|| "StartError".to_owned()),
-            message: error.to_string(),
+            message: self.plain(error, "StartContainer").to_string(),
             started_at: None,
             finished_at: now,
         })
+    }
+
+    /// An error of a call as it is told: with a cluster the event's own words say what was being done.
+    fn plain(&self, error: Error, call: &str) -> Error {
+        match error.to_string().strip_prefix(call).and_then(|rest| rest.strip_prefix(": ")) {
+            Some(rest) if self.context.kept => Error::new(error.kind(), rest),
+            _ => error,
+        }
     }
 
     /// Lets a running container take what its specification says, and the pod's group with it.

@@ -301,6 +301,38 @@ async fn one_dead_container_of_each_is_kept_and_no_empty_sandbox() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_fails_is_told_in_kubelets_words() {
+    let fake = Fake::new();
+    fake.behave("a", Behaviour { start_error: "no such program", ..Behaviour::default() });
+    fake.fail_pulls("gone:1", 1);
+    let spec = json!({"imagePullSecrets": [{"name": "reg"}], "containers": [
+        {"name": "a", "image": "x"},
+        {"name": "b", "image": "gone:1"},
+        {"name": "c", "image": "x", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "conf", "key": "k"}}}]},
+    ]});
+    let mut node = Node::new(fake, spec).await;
+    let reason = |status: &PodStatus, index: usize| {
+        let waiting = status.container_statuses.get(index).and_then(|one| one.state.waiting.clone());
+        waiting.map(|waiting| waiting.reason).unwrap_or_default()
+    };
+    let wanted = ["RunContainerError", "ErrImagePull", "CreateContainerConfigError"];
+    node.until(|status| (0..3).map(|index| reason(status, index)).eq(wanted)).await;
+    node.until(|status| reason(status, 1) == "ImagePullBackOff").await;
+    let events = node.end().await;
+    for event in [
+        "FailedToRetrieveImagePullSecret  Unable to retrieve some image pull secrets (reg); attempting to pull the image may not succeed.",
+        "Failed spec.containers{a} Error: no such program",
+        "Failed spec.containers{b} Failed to pull image \"gone:1\": no such image",
+        "Failed spec.containers{b} Error: ErrImagePull",
+        "BackOff spec.containers{b} Back-off pulling image \"gone:1\"",
+        "Failed spec.containers{b} Error: ImagePullBackOff",
+        "Failed spec.containers{c} Error: configmap \"conf\" not found",
+    ] {
+        assert!(events.iter().any(|told| told == event), "{event} in {events:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn long_logs_are_rotated() {
     let mut node = Node::new(Fake::new(), json!({"containers": [{"name": "a", "image": "x"}]})).await;
     node.ready().await;
