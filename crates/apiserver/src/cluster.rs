@@ -206,7 +206,7 @@ impl Cluster {
     /// Deletes what matches; what was deleted.
     ///
     /// # Errors
-    /// The first failure; what was deleted before stays deleted.
+    /// One of the failures; what was deleted stays deleted.
     pub async fn delete_collection(
         &self,
         kind: &'static Kind,
@@ -215,15 +215,7 @@ impl Cluster {
         options: &DeleteOptions,
         write: &Write,
     ) -> Result<Vec<Object>, Status> {
-        let mut gone = Vec::new();
-        for object in self.list(kind, namespace, list)?.items {
-            match self.delete(kind, object.namespace(), object.name(), options, write).await {
-                Ok(Deletion::Gone(object) | Deletion::Pending(object)) => gone.push(object),
-                Err(status) if status.code == 404 => {}
-                Err(status) => return Err(status),
-            }
-        }
-        Ok(gone)
+        delete::collection(self, self.list(kind, namespace, list)?.items, options, write).await
     }
 }
 

@@ -60,6 +60,18 @@ impl Object {
         Draft { value, raw }
     }
 
+    /// The object's metadata, with the version; the rest is not parsed.
+    #[must_use]
+    pub fn metadata(&self) -> Value {
+        let mut value = metadata(&self.body);
+        if self.revision > 0
+            && let Some(fields) = value.as_object_mut()
+        {
+            fields.insert("resourceVersion".to_owned(), self.revision.to_string().into());
+        }
+        value
+    }
+
     /// Bytes of the stored text.
     #[expect(clippy::len_without_is_empty, reason = "no object is empty")]
     #[must_use]
@@ -99,7 +111,7 @@ impl Object {
     }
 
     /// The object as an item of a list: without kind and apiVersion.
-    pub fn item(&self, out: &mut Vec<u8>) {
+    pub(crate) fn item(&self, out: &mut Vec<u8>) {
         out.push(b'{');
         self.splice(out);
     }
@@ -207,6 +219,7 @@ mod tests {
         assert_eq!(object.value(), serde_json::from_slice::<Value>(&object.text()).unwrap());
         assert_eq!((object.name(), object.namespace()), ("x", "d"));
         assert_eq!(metadata(&object.body), json!({"name": "x"}));
+        assert_eq!(object.metadata(), object.value()["metadata"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use tokio::task::JoinSet;
 use vaquita_store::Expect;
 
 use super::{Cluster, Deletion, create, failed, metadata};
@@ -9,6 +10,8 @@ use crate::{DeleteOptions, Draft, Kind, Object, Propagation, Status, Write, time
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 const TRIES: usize = 16;
+/// Deletions of a collection that wait for the disk at the same time.
+const TOGETHER: usize = 64;
 
 pub(super) async fn delete(
     cluster: &Cluster,
@@ -46,6 +49,37 @@ pub(super) async fn delete(
             other => return other.map_err(|error| failed(kind, name, &error)),
         }
     }
+}
+
+/// Deletes objects, some at the same time: the store makes together durable what comes together.
+pub(super) async fn collection(
+    cluster: &Cluster,
+    objects: Vec<Object>,
+    options: &DeleteOptions,
+    write: &Write,
+) -> Result<Vec<Object>, Status> {
+    let mut waiting = objects.into_iter();
+    let mut running = JoinSet::new();
+    let mut gone = Vec::new();
+    loop {
+        while running.len() < TOGETHER
+            && let Some(object) = waiting.next()
+        {
+            let (cluster, options, write) = (cluster.clone(), options.clone(), write.clone());
+            running.spawn(async move {
+                delete(&cluster, object.kind, object.namespace(), object.name(), &options, &write).await
+            });
+        }
+        match running.join_next().await {
+            None => break,
+            Some(Ok(Ok(Deletion::Gone(object) | Deletion::Pending(object)))) => gone.push(object),
+            Some(Ok(Err(status))) if status.code == 404 => {}
+            Some(Ok(Err(status))) => return Err(status),
+            Some(Err(error)) => return Err(Status::internal(error)),
+        }
+    }
+    gone.sort_by(|one, other| one.key.cmp(&other.key));
+    Ok(gone)
 }
 
 /// What a request to delete does to the object.

@@ -72,7 +72,7 @@ pub(crate) fn object(code: u16, object: &Object, shape: Shape) -> Response<Body>
         Form::Objects => object.text(),
         Form::Metadata(version) => {
             let mut out = Vec::new();
-            table::write(&table::metadata(object.value()["metadata"].take(), version), &mut out);
+            table::write(&table::metadata(object.metadata(), version), &mut out);
             out
         }
         Form::Table(version) => {
@@ -193,7 +193,7 @@ impl Pieces {
         match self.shape.form {
             Form::Objects => object.item(&mut self.buffer),
             Form::Metadata(version) => {
-                let metadata = table::metadata(object.value()["metadata"].take(), version);
+                let metadata = table::metadata(object.metadata(), version);
                 table::write(&metadata, &mut self.buffer);
             }
             Form::Table(version) => {

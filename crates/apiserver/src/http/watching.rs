@@ -74,7 +74,7 @@ impl Writer {
         match self.shape.form {
             Form::Objects => out.extend_from_slice(&object.text()),
             Form::Metadata(version) => {
-                table::write(&table::metadata(object.value()["metadata"].take(), version), out);
+                table::write(&table::metadata(object.metadata(), version), out);
             }
             Form::Table(version) => {
                 self.head(object.revision, version, out);
