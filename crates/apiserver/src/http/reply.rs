@@ -14,6 +14,7 @@ use http::{Response, StatusCode};
 use hyper::body::Frame;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::Body;
 use super::negotiate::Form;
@@ -23,6 +24,10 @@ use crate::{Kind, List, Object, Status};
 
 /// Bytes that are made before they are sent.
 const PIECE: usize = 64 << 10;
+
+/// KiB of objects that lists may keep from being forgotten while clients read them.
+const SENDING: u32 = 512 << 10;
+static SENT: Semaphore = Semaphore::const_new(SENDING as usize);
 
 /// Answers from this size on are compressed for clients that take it, as by Kubernetes.
 const COMPRESSED: usize = 128 << 10;
@@ -87,21 +92,28 @@ pub(crate) fn object(code: u16, object: &Object, shape: Shape) -> Response<Body>
 }
 
 /// A list, made while it is sent.
-pub(crate) fn list(kind: &'static Kind, list: List, shape: Shape) -> Response<Body> {
+///
+/// # Errors
+/// 429 when too many others read theirs too slowly.
+pub(crate) fn list(kind: &'static Kind, list: List, shape: Shape) -> Result<Response<Body>, Status> {
     let size: usize = list.items.iter().map(Object::len).sum();
     let mut pieces = Pieces::new(kind, list, shape);
     if size < PIECE {
         let whole: Vec<u8> = pieces.flatten().collect();
-        return bytes(200, "application/json", whole);
+        return Ok(bytes(200, "application/json", whole));
     }
+    let share = u32::try_from(size >> 10).unwrap_or(u32::MAX).min(SENDING);
+    let share = SENT.try_acquire_many(share);
+    pieces.share =
+        Some(share.map_err(|_| Status::too_many_requests("Too many requests, please try again later.", 1))?);
     if shape.gzip && size >= COMPRESSED {
         pieces.gzip = Some(GzEncoder::new(Vec::new(), Compression::fast()));
         let mut response = with(200, "application/json", Body::new(Stream(pieces)));
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         response.headers_mut().append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-        return response;
+        return Ok(response);
     }
-    with(200, "application/json", Body::new(Stream(pieces)))
+    Ok(with(200, "application/json", Body::new(Stream(pieces))))
 }
 
 /// An answer with a body.
@@ -164,6 +176,8 @@ struct Pieces {
     first: bool,
     done: bool,
     gzip: Option<GzEncoder<Vec<u8>>>,
+    /// Given back when all is sent, or nobody reads any more.
+    share: Option<SemaphorePermit<'static>>,
 }
 
 impl Pieces {
@@ -183,6 +197,7 @@ impl Pieces {
             first: true,
             done: false,
             gzip: None,
+            share: None,
         }
     }
 

@@ -207,7 +207,7 @@ impl Call<'_> {
         let shape = self.shape(headers)?;
         let options = self.query.list()?;
         let list = self.api.cluster.list(kind, self.namespace(), &options)?;
-        Ok(reply::list(kind, list, shape))
+        reply::list(kind, list, shape)
     }
 
     fn watch(&self, kind: &'static Kind, headers: &HeaderMap) -> Result<Response<Body>, Status> {
@@ -329,7 +329,7 @@ impl Call<'_> {
             continued: String::new(),
             remaining: None,
         };
-        Ok(reply::list(kind, list, shape))
+        reply::list(kind, list, shape)
     }
 
     async fn bind(
