@@ -281,6 +281,9 @@ impl Driver {
     }
 
     fn order(&mut self, order: Order) {
+        if !matches!(order, Order::Update(_)) {
+            self.hands.volumes.give_up();
+        }
         let input = match order {
             Order::Update(pod) => return self.update(*pod),
             Order::Evict { reason, message } => Input::Evict { reason, message },

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::tokens::Tokens;
 use super::{make_all, nfs, payload, write};
@@ -29,6 +30,8 @@ pub(in crate::agent) struct Keeper {
     tokens: Tokens,
     /// One at a time writes the files.
     writing: Mutex<()>,
+    /// The pod ends: nothing is waited for any more.
+    given_up: CancellationToken,
 }
 
 /// Makes all volumes of a pod that are not there yet.
@@ -47,9 +50,10 @@ pub(in crate::agent) async fn prepare(hands: &Hands) -> Result<()> {
     for volume in &hands.context.pod.spec.volumes {
         if let Some(source) = &volume.nfs {
             let target = hands.context.volume(&volume.name);
-            nfs::mount(&hands.context.config.helpers, source, &target)
-                .await
-                .map_err(|error| error.of_volume(&volume.name))?;
+            let mounted = nfs::mount(&hands.context.config.helpers, source, &target);
+            let given_up = || Err(Error::failed("the pod ends before its server has answered"));
+            let mounted = hands.volumes.given_up.run_until_cancelled(mounted).await;
+            mounted.unwrap_or_else(given_up).map_err(|error| error.of_volume(&volume.name))?;
         }
     }
     Ok(())
@@ -98,6 +102,11 @@ pub(in crate::agent) async fn keep(
 }
 
 impl Keeper {
+    /// Ends waiting for servers that do not answer: the pod is to end.
+    pub(in crate::agent) fn give_up(&self) {
+        self.given_up.cancel();
+    }
+
     /// See [`super::remove_all`]. What is being written is waited for.
     pub(in crate::agent) fn remove_all(&self, root: &Path, uid: &str) -> Vec<String> {
         let _alone = self.alone();

@@ -56,12 +56,17 @@ async fn mount_within(
     }
     command.env_clear().env("PATH", "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin").env("LC_ALL", "C");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
-    // Whoever gives up on the pod gives up on this.
     command.process_group(0).kill_on_drop(true);
     let failed = |text: String| Error::new(Kind::Failed, format!("mount {what}: {text}"));
     let mut child = command.spawn().map_err(|error| failed(format!("{}: {error}", helper.display())))?;
+    // Whoever gives up on the pod gives up on this, and on what it has started.
+    let mut group = Group::of(&child);
     let words = Words::of(&mut child);
     let ended = tokio::time::timeout(limit, child.wait()).await;
+    if ended.is_ok() {
+        // Its number may be another's now.
+        group.0 = None;
+    }
     let words = words.text().await;
     match ended {
         Ok(Ok(status)) if status.success() => match is_mounted(target)? {
@@ -71,7 +76,9 @@ async fn mount_within(
         Ok(Ok(status)) => Err(failed(format!("{HELPER}: {status}{words}"))),
         Ok(Err(error)) => Err(failed(format!("wait for {HELPER}: {error}"))),
         Err(_) => {
-            end(&mut child).await;
+            drop(group);
+            // One that hangs in the kernel is waited for in the background.
+            let _ = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
             // It may have come to it in the last moment.
             let late = target.to_owned();
             let _ = tokio::task::spawn_blocking(move || unmount(&late)).await;
@@ -130,14 +137,21 @@ fn is_mounted(path: &Path) -> Result<bool> {
     Ok(all.iter().any(|mount| mount.mount_point == path))
 }
 
-/// Kills a helper with all that it has started, as far as the kernel lets go of it.
-async fn end(child: &mut Child) {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+/// A helper and all that it has started: killed when dropped, as far as the kernel lets go of it.
+struct Group(Option<rustix::process::Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw))
     }
-    // One that hangs in the kernel is waited for in the background.
-    let _ = tokio::time::timeout(Duration::from_secs(1), child.wait()).await;
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
 }
 
 /// What a helper says, read while it runs so that it is never held up.

@@ -302,3 +302,46 @@ volumes: [{name: access, projected: {sources: [{serviceAccountToken: {path: toke
     assert!(took >= Duration::from_secs(3), "at 80 % of its life: {took:?}");
     pod.end().await;
 }
+
+#[tokio::test]
+async fn a_pod_that_ends_waits_for_no_server() {
+    vaquita_testing::require_root();
+    let mut fixture =
+        Fixture::new("containers: [{name: a, image: x}]\nvolumes: [{name: v, nfs: {server: s, path: /}}]");
+    let helpers = vaquita_testing::temp_dir();
+    let helper = helpers.path().join("mount.nfs");
+    std::fs::write(&helper, "#!/bin/sh\nsleep 1000 & echo $! >\"$2.pid\"\nwait\n").unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut config = crate::agent::Config::clone(&fixture.context.config);
+    config.helpers = vec![helpers.path().to_owned()];
+    fixture.context.config = Arc::new(config);
+    let (tell, _told) = mpsc::unbounded_channel();
+    let hands = Hands {
+        cri: cri::Cri::new(Client::connect(Path::new("/nowhere")).unwrap(), tell),
+        context: Arc::new(fixture.context.clone()),
+        objects: Cluster::new(),
+        volumes: Arc::default(),
+    };
+    let preparing = tokio::spawn({
+        let hands = hands.clone();
+        async move { prepare(&hands).await }
+    });
+    let noted = fixture.path("v.pid");
+    let pid = loop {
+        match std::fs::read_to_string(&noted).map(|text| text.trim().parse::<i32>()) {
+            Ok(Ok(pid)) => break pid,
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    hands.volumes.give_up();
+    let error = tokio::time::timeout(Duration::from_secs(10), preparing).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "volume v: the pod ends before its server has answered");
+    // What the helper has started is killed too; who adopts it may not have waited for it yet.
+    let is_alive = || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
+    };
+    while is_alive() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
