@@ -101,7 +101,7 @@ pub struct WatchOptions {
     pub version: Option<u64>,
     /// Whether bookmarks are wanted.
     pub bookmarks: bool,
-    /// Whether the present state shall come first, and a bookmark that ends it.
+    /// Whether the present state shall come first and, with bookmarks, one that ends it.
     pub initial: Option<bool>,
     /// When to end; None for never.
     pub timeout: Option<Duration>,

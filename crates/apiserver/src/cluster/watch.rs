@@ -80,9 +80,9 @@ impl Watch {
             return Err(Status::too_new(asked, current));
         }
         let initial = options.initial.unwrap_or(version.is_none());
-        // Without a version a watch that takes bookmarks is told where the present state ends, as by Kubernetes.
+        // Who takes bookmarks and asked for no version is told where the present state ends, too, as by Kubernetes.
         let end =
-            initial && (options.initial == Some(true) || (options.version.is_none() && options.bookmarks));
+            initial && options.bookmarks && (options.initial == Some(true) || options.version.is_none());
         let after = if initial { current } else { version.unwrap_or(current) };
         let watcher = cluster.store().watch(&kind.storage().resource(), namespace, after);
         let watcher = watcher.map_err(|error| match error.kind() {

@@ -81,3 +81,23 @@ pub(crate) fn write(value: &Value, out: &mut Vec<u8>) {
     // Writing into memory does not fail.
     let _ = vaquita_schema::encode::write(value, out);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::{EMPTY, KINDS, PLAIN};
+
+    #[test]
+    fn every_kind_has_a_cell_for_each_column_of_anything() {
+        for kind in KINDS.iter().copied().chain(PLAIN).chain(EMPTY) {
+            for object in [
+                Value::Null,
+                json!({"metadata": {"name": ""}}),
+                json!({"spec": [], "status": 1, "data": "x"}),
+            ] {
+                let cells = (kind.cells)(&object, Timestamp::UNIX_EPOCH);
+                assert_eq!(cells.len(), kind.columns.len(), "{kind:?} {object}");
+            }
+        }
+    }
+}

@@ -96,7 +96,7 @@ impl Writer {
     }
 
     fn bookmark(&mut self, revision: u64, initial_end: bool, out: &mut Vec<u8>) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
@@ -108,7 +108,8 @@ impl Writer {
             Form::Metadata(version) => table::metadata(metadata, version),
             Form::Table(version) => {
                 self.head(revision, version, out);
-                let row = json!({"cells": [], "object": table::metadata(metadata, version)});
+                let cells = (kind.cells)(&json!({"metadata": {"name": ""}}), Timestamp::now());
+                let row = json!({"cells": cells, "object": table::metadata(metadata, version)});
                 table::write(&row, out);
                 out.extend_from_slice(b"]}");
                 return;
