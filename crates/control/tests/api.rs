@@ -492,3 +492,19 @@ async fn what_a_pod_refers_to_comes_from_the_cluster() {
     let config = &state.containers.values().next().unwrap().config;
     assert!(config.envs.iter().any(|env| env.key == "COLOR" && env.value == b"red"), "{:?}", config.envs);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_runtime_class_is_gone_can_be_deleted() {
+    let mut home = Home::new().await;
+    let kind = &vaquita_apiserver::kinds::RUNTIME_CLASS;
+    let class = json!({"metadata": {"name": "special"}, "handler": "kata"});
+    home.cluster.create(kind, "", class, &home.write).await.unwrap();
+    home.create("web", &json!({"runtimeClassName": "special"})).await;
+    home.running("web").await;
+    home.stop().await;
+    home.cluster.delete(kind, "", "special", &DeleteOptions::default(), &home.write).await.unwrap();
+    home.start(|_| {}).await;
+    home.delete("web", None).await;
+    home.gone("web").await;
+    home.nothing_runs().await;
+}

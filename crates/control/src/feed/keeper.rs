@@ -64,7 +64,10 @@ impl Keeper {
             let typed = match self.typed(&latest) {
                 Ok(typed) => typed,
                 Err(error) => {
-                    tracing::warn!(error, pod = self.name, "a pod cannot be read");
+                    tracing::warn!(error, pod = self.name, "a pod cannot be run as it is");
+                    if self.wait(&mut latest, &mut orders).await {
+                        continue;
+                    }
                     return;
                 }
             };
@@ -79,6 +82,42 @@ impl Keeper {
                     known = { all }.remove(&self.uid).unwrap_or_default();
                 }
             }
+        }
+    }
+
+    /// Waits for a change of a pod that cannot be run as it is. Whether to try again; if not, nothing of it is left.
+    async fn wait(&self, latest: &mut Value, orders: &mut mpsc::UnboundedReceiver<Order>) -> bool {
+        let deleting = !self.is_static && !latest["metadata"]["deletionTimestamp"].is_null();
+        if !deleting {
+            match tokio::time::timeout(LONGEST_RETRY, orders.recv()).await {
+                Ok(Some(Order::Set(pod))) => *latest = *pod,
+                Ok(None) => return false,
+                Ok(Some(Order::Gone | Order::Unwanted)) => {
+                    self.remove().await;
+                    return false;
+                }
+                Ok(Some(Order::Mirrored)) | Err(_) => {}
+            }
+            return true;
+        }
+        self.remove().await;
+        delete(&self.shared, &self.namespace, &self.name, &self.uid).await;
+        false
+    }
+
+    /// Removes whatever there is of the pod; tried until that has succeeded.
+    async fn remove(&self) {
+        let mut pause = RETRY;
+        loop {
+            let known = self.agent.known().await.map(|mut all| all.remove(&self.uid).unwrap_or_default());
+            let removed = match known {
+                Ok(known) => self.agent.remove(&self.uid, known).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = removed else { return };
+            tracing::warn!(%error, pod = self.name, "something of a pod cannot be removed: it is tried again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_RETRY);
         }
     }
 
