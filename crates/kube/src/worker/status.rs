@@ -271,7 +271,7 @@ impl Worker {
             ready,
             restart_count: match &member.last {
                 // The next run counts when there is a container of it.
-                Some(last) if self.between_runs(member) => last.attempt,
+                Some(_) if self.kept && !member.used => member.attempt.saturating_sub(1),
                 _ => member.attempt,
             },
             image: match member.identity.image.as_str() {

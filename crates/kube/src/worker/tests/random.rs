@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::sim::{Script, Sim};
-use crate::worker::Input;
+use crate::worker::{Input, Past};
 
 const NAMES: [&str; 6] = ["m0", "m1", "m2", "m3", "m4", "m5"];
 
@@ -95,5 +95,47 @@ proptest! {
         prop_assert!(sim.worker.finished(), "not finished:\n{}\n{:#?}", sim.trace.join("\n"), sim.worker);
         prop_assert!(sim.alive.is_empty());
         prop_assert!(sim.worker.wake_at().is_none());
+    }
+
+    /// Processes of the agent die at any time. What runs goes on, nothing runs twice, counts only grow, and the end comes.
+    #[test]
+    fn nothing_is_lost_when_the_agent_dies(
+        policy in prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")],
+        members in prop::collection::vec(member(), 0..6),
+        scripts in prop::collection::vec(script(), 6),
+        last in script(),
+        deaths in prop::collection::vec((0.0..80.0_f64, prop::bool::weighted(0.2)), 1..6),
+        stop in 0.0..90.0_f64,
+    ) {
+        let spec = spec(policy, &members);
+        let scripts = NAMES.into_iter().zip(scripts).chain([("last", last)]);
+        let mut sim = Sim::new(&spec, scripts);
+        sim.adopt(&Past::default());
+        let mut deaths = deaths;
+        deaths.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (at, lost) in deaths {
+            sim.run_until(at.min(stop));
+            let ready = sim.worker.sandbox_id().is_some_and(|id| !id.is_empty());
+            if lost && ready {
+                sim.lose_sandbox();
+            }
+            let before = sim.status();
+            let running: Vec<String> = sim.alive.keys().cloned().collect();
+            let past = sim.past();
+            sim.adopt(&past);
+            let after = sim.status();
+            for id in running {
+                let goes_on = sim.worker.live().any(|(_, other)| other == id);
+                prop_assert!(goes_on, "{id} is forgotten: {past:#?}\n{}", sim.trace.join("\n"));
+            }
+            for (old, new) in before.containers().zip(after.containers()) {
+                prop_assert!(new.restart_count >= old.restart_count, "{old:#?} {new:#?} {past:#?}");
+            }
+        }
+        sim.run_until(stop);
+        sim.input(Input::Stop { grace: None });
+        sim.run_until(stop + 20.0);
+        prop_assert!(sim.worker.finished(), "not finished:\n{}\n{:#?}", sim.trace.join("\n"), sim.worker);
+        prop_assert!(sim.alive.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::api::{ContainerStatus, Pod, PodStatus};
 use crate::event::{EventKind, HookKind, ProbeKind};
 use crate::manifest;
-use crate::worker::{Action, Exit, Identity, Input, Outcome, Past, Slot, Worker};
+use crate::worker::{Action, Exit, Identity, Input, Outcome, Past, PastSandbox, Run, Slot, Stage, Worker};
 
 /// How the runs of a container go: each run's length in seconds (none: for ever) and exit code. The last one repeats.
 #[derive(Debug)]
@@ -60,6 +60,9 @@ pub(super) struct Sim {
     /// Containers that run: slot by id, with start, and whether a stop is under way and till when.
     pub(super) alive: BTreeMap<String, (Slot, Timestamp)>,
     pub(super) trace: Vec<String>,
+    /// Containers as a server would list them, by id, and whether the last sandbox is ready.
+    made: BTreeMap<String, Run>,
+    ready: bool,
 }
 
 pub(super) fn epoch() -> Timestamp {
@@ -91,6 +94,8 @@ impl Sim {
             failing_sandboxes: 0,
             alive: BTreeMap::new(),
             trace: Vec::new(),
+            made: BTreeMap::new(),
+            ready: false,
         }
     }
 
@@ -101,6 +106,26 @@ impl Sim {
         self.pending.retain(|(_, _, input)| matches!(input, Input::Exited { .. }));
         self.worker = Worker::adopt(pod, "192.0.2.1".to_owned(), self.now, past);
         self.step();
+    }
+
+    /// What the next process would find.
+    pub(super) fn past(&self) -> Past {
+        let last = self.sandboxes.checked_sub(1);
+        let sandbox = last.map(|attempt| PastSandbox {
+            id: format!("sandbox{attempt}"),
+            attempt,
+            ready: self.ready,
+            ips: vec!["10.0.0.2".to_owned()],
+        });
+        let mut runs: Vec<Run> = self.made.values().cloned().collect();
+        runs.sort_by_key(|run| run.attempt);
+        Past { sandbox, runs }
+    }
+
+    fn dies(&mut self, id: &str, exit: &Exit) {
+        if let Some(run) = self.made.get_mut(id) {
+            run.stage = Stage::Exited(exit.clone());
+        }
     }
 
     /// Seconds since the pod began.
@@ -134,10 +159,11 @@ impl Sim {
     }
 
     pub(super) fn input(&mut self, input: Input) {
-        if let Input::Exited { id, .. } = &input
-            && self.alive.remove(id).is_none()
-        {
-            return;
+        if let Input::Exited { id, exit, .. } = &input {
+            if self.alive.remove(id).is_none() {
+                return;
+            }
+            self.dies(id, exit);
         }
         self.worker.handle(self.now, input);
         self.step();
@@ -173,6 +199,7 @@ impl Sim {
     /// The sandbox and everything in it dies.
     pub(super) fn lose_sandbox(&mut self) {
         let id = self.worker.sandbox_id().unwrap().to_owned();
+        self.ready = false;
         self.input(Input::SandboxLost { id });
     }
 
@@ -223,6 +250,7 @@ impl Sim {
                     return self.later(0.1, Input::SandboxFailed { message: "no".to_owned(), volume: None });
                 }
                 self.sandboxes += 1;
+                self.ready = true;
                 let id = format!("sandbox{attempt}");
                 self.later(
                     0.1,
@@ -232,12 +260,16 @@ impl Sim {
             Action::StopSandbox { id } => {
                 for (id, (slot, started)) in std::mem::take(&mut self.alive) {
                     let exit = Exit { code: 137, ..self.exit(started, 137) };
+                    self.dies(&id, &exit);
                     self.worker.handle(self.now, Input::Exited { slot, id, exit });
                 }
                 self.later(0.1, Input::SandboxStopped { id });
             }
             Action::Pull { slot } => self.pull(slot),
-            Action::AbandonPull { .. } | Action::Remove { .. } => {}
+            Action::AbandonPull { .. } => {}
+            Action::Remove { id, .. } => {
+                self.made.remove(&id);
+            }
             Action::Create { slot, attempt, .. } => self.create(slot, attempt),
             Action::Resize { slot, id } => {
                 self.note(format!("resize {}", self.name(slot)));
@@ -295,6 +327,16 @@ impl Sim {
         }
         self.ids += 1;
         let id = format!("c{}.{attempt}", self.ids);
+        let run = Run {
+            name: self.name(slot),
+            id: id.clone(),
+            sandbox: format!("sandbox{}", self.sandboxes.saturating_sub(1)),
+            attempt,
+            fingerprint: self.worker.container(slot).fingerprint(),
+            identity: Identity::default(),
+            stage: Stage::Created,
+        };
+        self.made.insert(id.clone(), run);
         self.later(0.1, Input::Created { slot, id, image: "sha256:0".to_owned() });
     }
 
@@ -305,10 +347,14 @@ impl Sim {
         let script = self.scripts.entry(name).or_default();
         if script.broken {
             let exit = Exit { reason: "StartError".to_owned(), started_at: None, ..self.exit(self.now, 128) };
+            self.dies(&id, &exit);
             return self.later(0.0, Input::StartFailed { slot, id, exit });
         }
         let (length, code) = script.runs[attempt.min(script.runs.len() - 1)];
         self.alive.insert(id.clone(), (slot, self.now));
+        if let Some(run) = self.made.get_mut(&id) {
+            run.stage = Stage::Running { started_at: self.now };
+        }
         self.later(0.0, Input::Started { slot, id: id.clone(), at: self.now, identity: Identity::default() });
         if let Some(length) = length {
             let mut exit = self.exit(self.now, code);
