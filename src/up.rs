@@ -81,6 +81,9 @@ impl Settings {
                 "--streaming-tls-cert: clients of the API reach exec, attach and port-forward by the API's own address"
             );
         }
+        if !config.cgroup_root.is_absolute() {
+            bail!("--cgroup {}: want a path from the root, as /vaquita", config.cgroup_root.display());
+        }
         let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         let network = config.network.clone().unwrap_or_default();
         Ok(Self {

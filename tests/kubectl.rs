@@ -14,7 +14,7 @@ mod manifests;
 mod pods;
 mod policy;
 mod tutorial;
-mod volumes;
 mod up;
+mod volumes;
 
 pub(crate) use harness::{Cluster, Kubectl};

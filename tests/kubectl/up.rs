@@ -73,6 +73,8 @@ fn an_address_that_cannot_be_had_is_told_before_anything_is_made() {
     assert!(said.contains("this host does not have that address"), "{said}");
     let said = refused(&cluster, &["up", "--node-name", "Not_A_Name"]);
     assert!(said.contains("--node-name"), "{said}");
+    let said = refused(&cluster, &["up", "--cgroup", "relative"]);
+    assert!(said.contains("--cgroup relative"), "{said}");
     cluster.start();
     cluster.finish();
 }
