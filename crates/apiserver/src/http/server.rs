@@ -11,7 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -23,10 +23,7 @@ use crate::pki::{self, Pki};
 /// Connections at once. Each takes some 40 KiB; who comes when so many are there waits until one ends.
 const CONNECTIONS: usize = 4096;
 
-/// Connections of which it is not known yet who they are.
-const HANDSHAKES: usize = 256;
-
-/// How long those may take.
+/// How long a connection may take to say who it is. Until then it takes some 7 KiB.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How long a connection may be silent between two requests, and take for the head of one (kube-apiserver's idle timeout).
@@ -62,7 +59,6 @@ struct Shared {
     api: Arc<Api>,
     pki: Pki,
     tls: TlsAcceptor,
-    handshakes: Semaphore,
     ending: watch::Receiver<bool>,
 }
 
@@ -78,7 +74,7 @@ pub async fn serve(
     let (end, ending) = watch::channel(false);
     let Config { listeners, pki } = config;
     let tls = TlsAcceptor::from(pki.server_config()?);
-    let shared = Arc::new(Shared { api, pki, tls, handshakes: Semaphore::new(HANDSHAKES), ending });
+    let shared = Arc::new(Shared { api, pki, tls, ending });
     let connections = Arc::new(Semaphore::new(most()));
     let tasks = TaskTracker::new();
     let accepting: Vec<_> = listeners
@@ -124,13 +120,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, connections: Arc<Sem
 
 async fn connection(socket: TcpStream, from: SocketAddr, shared: &Arc<Shared>) {
     keep_alive(&socket);
-    let met = tokio::time::timeout(HANDSHAKE, async {
-        let turn: SemaphorePermit<'_> = shared.handshakes.acquire().await.ok()?;
-        let stream = shared.tls.accept(socket).await;
-        drop(turn);
-        stream.inspect_err(|error| tracing::debug!(%from, %error, "TLS handshake")).ok()
-    });
-    let Ok(Some(stream)) = met.await else { return };
+    let stream = match tokio::time::timeout(HANDSHAKE, shared.tls.accept(socket)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%from, %error, "TLS handshake"),
+        Err(_) => return tracing::debug!(%from, "TLS handshake: it takes too long"),
+    };
     let (_, tls) = stream.get_ref();
     let peer = Arc::new(shared.pki.peer(tls));
     if tls.alpn_protocol() == Some(b"h2") {
