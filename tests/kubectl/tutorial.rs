@@ -156,7 +156,9 @@ fn forward(cluster: &Cluster, version: Kubectl) {
     let mut command = cluster.command(version, &["port-forward", "kuard", ":8080"]);
     let mut child = Running(command.stdout(Stdio::piped()).spawn().unwrap());
     let mut line = String::new();
-    BufReader::new(child.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // Kept open: kubectl goes on to write there, and ends where it cannot.
+    let mut said = BufReader::new(child.0.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
     let port = line.strip_prefix("Forwarding from 127.0.0.1:").unwrap_or_else(|| panic!("{line:?}"));
     let (port, to) = port.trim_end().split_once(" -> ").unwrap();
     assert_eq!(to, "8080");
