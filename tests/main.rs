@@ -15,6 +15,7 @@ mod features;
 mod floods;
 mod image;
 mod install;
+mod kubectl;
 mod lifecycle;
 mod logs;
 mod memory;

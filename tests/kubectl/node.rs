@@ -22,6 +22,14 @@ fn a_node_says_what_it_is_and_keeps_what_users_wrote() {
     ] {
         assert!(text.contains(line), "no {line:?} in:\n{text}");
     }
+    cluster.kubectl(&[
+        "wait",
+        "--for=create",
+        "-n",
+        "kube-node-lease",
+        "--timeout=60s",
+        &format!("lease/{name}"),
+    ]);
     let lease = cluster.get(&["lease", &name, "-n", "kube-node-lease"]);
     assert_eq!(lease["spec"]["holderIdentity"], json!(name));
 

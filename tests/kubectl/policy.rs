@@ -48,7 +48,10 @@ fn limits_and_quotas_hold() {
             "[minimum cpu usage per Container is 50m, but request is 10m, cpu max limit to request ratio per Container is 5, but provided ratio is 50.000000]",
         ),
     ] {
-        assert_eq!(cluster.refuses(&pod(name, resources, "")), format!("pods \"{name}\" is forbidden: {why}"));
+        assert_eq!(
+            cluster.refuses(&pod(name, resources, "")),
+            format!("pods \"{name}\" is forbidden: {why}")
+        );
     }
     cluster.takes(&pod("e", "", ""));
     let made = cluster.get(&["pod", "e"]);
@@ -86,7 +89,11 @@ fn limits_and_quotas_hold() {
 #[track_caller]
 fn at_once(cluster: &Cluster) {
     let manifests: Vec<String> = (0..6)
-        .map(|number| cluster.node.write(&format!("p{number}.yaml"), &pod(&format!("p{number}"), "limits: {cpu: 100m}", "")))
+        .map(|number| {
+            cluster
+                .node
+                .write(&format!("p{number}.yaml"), &pod(&format!("p{number}"), "limits: {cpu: 100m}", ""))
+        })
         .collect();
     let children: Vec<_> = manifests
         .iter()
@@ -95,7 +102,8 @@ fn at_once(cluster: &Cluster) {
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         })
         .collect();
-    let made = children.into_iter().filter_map(|mut child| child.wait().unwrap().success().then_some(())).count();
+    let made =
+        children.into_iter().filter_map(|mut child| child.wait().unwrap().success().then_some(())).count();
     assert_eq!(made, 2, "as many as the quota allows");
     assert_eq!(cluster.get(&["pods"])["items"].as_array().unwrap().len(), 2);
 }
@@ -128,8 +136,14 @@ fn classes_accounts_and_namespaces_are_looked_up() {
     }
     cluster.takes(&pod("a", "", "  priorityClassName: high\n  runtimeClassName: rc\n"));
     let spec = &cluster.get(&["pod", "a"])["spec"];
-    assert_eq!((spec["priority"].as_i64(), spec["preemptionPolicy"].as_str()), (Some(1000), Some("PreemptLowerPriority")));
-    assert_eq!((spec["overhead"]["cpu"].as_str(), spec["nodeSelector"]["a"].as_str()), (Some("10m"), Some("b")));
+    assert_eq!(
+        (spec["priority"].as_i64(), spec["preemptionPolicy"].as_str()),
+        (Some(1000), Some("PreemptLowerPriority"))
+    );
+    assert_eq!(
+        (spec["overhead"]["cpu"].as_str(), spec["nodeSelector"]["a"].as_str()),
+        (Some("10m"), Some("b"))
+    );
     assert_eq!(spec["tolerations"][2]["key"], "z");
     let token = &spec["volumes"][0];
     assert!(token["name"].as_str().unwrap().starts_with("kube-api-access-"), "{token}");
@@ -151,7 +165,11 @@ fn classes_accounts_and_namespaces_are_looked_up() {
         cluster.refused(&["delete", "namespace", "kube-system"]),
         "Error from server (Forbidden): namespaces \"kube-system\" is forbidden: this namespace may not be deleted\n"
     );
-    let output = cluster.run_with(Kubectl::Sid, &pod("a.b", "", "  hostAliases: [{ip: 1.1.1.1}, {ip: 1.1.1.1}]\n"), &["create", "-f", "-"]);
+    let output = cluster.run_with(
+        Kubectl::Sid,
+        &pod("a.b", "", "  hostAliases: [{ip: 1.1.1.1}, {ip: 1.1.1.1}]\n"),
+        &["create", "-f", "-"],
+    );
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         "Warning: metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]\nWarning: spec.hostAliases[1].ip: duplicate ip \"1.1.1.1\"\n"

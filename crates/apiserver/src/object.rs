@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -101,38 +100,45 @@ impl Object {
     #[must_use]
     pub fn text(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.body.len() + 96);
+        let rest = self.begin(&mut out);
+        out.extend_from_slice(&rest);
+        out
+    }
+
+    /// Writes the beginning of [`Self::text`]; the rest is the store's own copy, shared by all who send it.
+    pub(crate) fn begin(&self, out: &mut Vec<u8>) -> Bytes {
         out.extend_from_slice(b"{\"kind\":\"");
         out.extend_from_slice(self.kind.name.as_bytes());
         out.extend_from_slice(b"\",\"apiVersion\":\"");
         out.extend_from_slice(self.kind.api_version().as_bytes());
         out.extend_from_slice(b"\",");
-        self.splice(&mut out);
-        out
+        self.splice(out)
     }
 
     /// The object as an item of a list: without kind and apiVersion.
     pub(crate) fn item(&self, out: &mut Vec<u8>) {
         out.push(b'{');
-        self.splice(out);
+        let rest = self.splice(out);
+        out.extend_from_slice(&rest);
     }
 
-    fn splice(&self, out: &mut Vec<u8>) {
-        let body = self.form();
+    fn splice(&self, out: &mut Vec<u8>) -> Bytes {
         out.extend_from_slice(&START[1..]);
         if self.revision > 0 {
             out.extend_from_slice(b"\"resourceVersion\":\"");
             out.extend_from_slice(self.revision.to_string().as_bytes());
             out.extend_from_slice(b"\",");
         }
-        out.extend_from_slice(body.strip_prefix(START).unwrap_or(b"}}"));
+        let body = self.form();
+        if body.starts_with(START) { body.slice(START.len()..) } else { Bytes::from_static(b"}}") }
     }
 
     /// The body in the kind's own form.
-    fn form(&self) -> Cow<'_, [u8]> {
-        let Some(alias) = &self.kind.stored else { return Cow::Borrowed(&self.body) };
+    fn form(&self) -> Bytes {
+        let Some(alias) = &self.kind.stored else { return self.body.clone() };
         let mut value: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         (alias.export)(&mut value);
-        Cow::Owned(encode(&value, &[]))
+        encode(&value, &[]).into()
     }
 
     pub(crate) fn stored(kind: &'static Kind, entry: Entry) -> Self {

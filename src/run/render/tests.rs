@@ -63,10 +63,34 @@ fn the_life_of_a_pod_reads_well() {
         (4, EventKind::PullStarted { container: "web".into(), image: image() }),
         (
             1503,
-            EventKind::Pulled { container: "prepare".into(), image: image(), cached: false, duration: 1.5, size: 0 },
+            EventKind::Pulled {
+                container: "prepare".into(),
+                image: image(),
+                cached: false,
+                duration: 1.5,
+                size: 0,
+            },
         ),
-        (1503, EventKind::Pulled { container: "web".into(), image: image(), cached: false, duration: 1.5, size: 0 }),
-        (1504, EventKind::Pulled { container: "web".into(), image: image(), cached: true, duration: 0.0, size: 0 }),
+        (
+            1503,
+            EventKind::Pulled {
+                container: "web".into(),
+                image: image(),
+                cached: false,
+                duration: 1.5,
+                size: 0,
+            },
+        ),
+        (
+            1504,
+            EventKind::Pulled {
+                container: "web".into(),
+                image: image(),
+                cached: true,
+                duration: 0.0,
+                size: 0,
+            },
+        ),
         (1510, EventKind::InitStarted { container: "prepare".into(), index: 1, of: 1 }),
         (
             1520,
@@ -205,8 +229,13 @@ fn a_pull_has_a_bar_with_bytes_percent_and_rate() {
         renderer.progress(half.time).unwrap(),
         "web:1 [############............]  50% 3.0 MiB of 6.0 MiB, 3.0 MiB/s, 1 of 2 layers"
     );
-    let done =
-        EventKind::Pulled { container: "web".into(), image: "web:1".into(), cached: false, duration: 2.0, size: 0 };
+    let done = EventKind::Pulled {
+        container: "web".into(),
+        image: "web:1".into(),
+        cached: false,
+        duration: 2.0,
+        size: 0,
+    };
     renderer.event(&event(2000, done));
     assert_eq!(renderer.progress(half.time), None);
 }

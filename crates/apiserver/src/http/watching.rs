@@ -1,5 +1,6 @@
 //! Watches over HTTP: one JSON text per line.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use bytes::Bytes;
@@ -16,12 +17,13 @@ use super::reply::{self, Shape};
 use super::table;
 use crate::{Object, Watch, WatchEvent};
 
-/// Events that are there already go out together, up to so many bytes.
+/// Events that are there already go out together, up to so many bytes; what is longer goes out in pieces of that. So a client
+/// that does not read costs no more than this, and what is shared with all others.
 const TOGETHER: usize = 16 << 10;
 
 /// The answer that goes on until the watch ends or the client goes.
 pub(crate) fn watch(watch: Watch, shape: Shape) -> Response<Body> {
-    let writer = Writer { watch, shape, first: true };
+    let writer = Writer { watch, shape, first: true, parts: VecDeque::new() };
     let pieces = stream::unfold(writer, |mut writer| async {
         let piece = writer.piece().await?;
         Some((Ok::<_, Infallible>(Frame::data(piece)), writer))
@@ -34,19 +36,30 @@ struct Writer {
     shape: Shape,
     /// Only the first table has its headings.
     first: bool,
+    /// What is still to be sent of the events that were taken from the watch.
+    parts: VecDeque<Bytes>,
 }
 
 impl Writer {
     async fn piece(&mut self) -> Option<Bytes> {
-        let event = self.watch.next().await?;
-        let mut out = Vec::new();
-        self.add(&event, &mut out);
-        while out.len() < TOGETHER
-            && let Some(event) = self.watch.ready()
-        {
+        if self.parts.is_empty() {
+            let event = self.watch.next().await?;
+            let mut out = Vec::new();
             self.add(&event, &mut out);
+            while self.parts.is_empty()
+                && out.len() < TOGETHER
+                && let Some(event) = self.watch.ready()
+            {
+                self.add(&event, &mut out);
+            }
+            self.parts.push_back(out.into());
         }
-        Some(out.into())
+        let part = self.parts.front_mut()?;
+        let piece = part.split_to(part.len().min(TOGETHER));
+        if part.is_empty() {
+            self.parts.pop_front();
+        }
+        Some(piece)
     }
 
     fn add(&mut self, event: &WatchEvent, out: &mut Vec<u8>) {
@@ -72,7 +85,15 @@ impl Writer {
 
     fn object(&mut self, object: &Object, out: &mut Vec<u8>) {
         match self.shape.form {
-            Form::Objects => out.extend_from_slice(&object.text()),
+            Form::Objects => {
+                let rest = object.begin(out);
+                if rest.len() < TOGETHER {
+                    out.extend_from_slice(&rest);
+                } else {
+                    self.parts.push_back(std::mem::take(out).into());
+                    self.parts.push_back(rest);
+                }
+            }
             Form::Metadata(version) => {
                 table::write(&table::metadata(object.metadata(), version), out);
             }
