@@ -13,6 +13,7 @@ mod manifests;
 mod node;
 mod pods;
 mod policy;
+mod streams;
 mod tutorial;
 mod up;
 mod volumes;
