@@ -38,6 +38,7 @@ pub(crate) enum Command {
     /// Run a built-in pod: a web server with probes to play with
     Demo(Demo),
     /// Run this host as a Kubernetes of one node, for kubectl: the daemon with `--api`
+    #[command(mut_arg("api", |flag| flag.hide(true)))]
     Up(Daemon),
     /// Print the kubeconfig of the administrator, or merge it into a file
     Kubeconfig(Kubeconfig),
